@@ -1,0 +1,1 @@
+"""The command `openclaw`: a client of the control plane."""

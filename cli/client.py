@@ -1,0 +1,175 @@
+"""How a command reaches the tenants: through the gateway when there is one, else directly.
+
+Whoever holds the lock on the state root is the writer. A gateway that holds it has written down
+where it serves; without one the command takes the lock itself and works on the files.
+"""
+
+import http.client
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Protocol
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from cli.exits import ExitCode, fail
+from protocol.errors import GatewayError
+from supervisor import config as gateway_config
+from supervisor.registry import Quota, RegistryError
+from supervisor.state import LockedError, StateError, StateRoot, default_root
+from supervisor.tenants import TenantDesk
+
+REQUEST_SECONDS: Final = 60.0
+STARTING_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.05
+
+
+class Tenants(Protocol):
+    """What the tenant commands need; JSON as the control plane gives it."""
+
+    def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
+        """Make a tenant."""
+
+    def list(self) -> list[dict[str, Any]]:
+        """Give all tenants."""
+
+    def show(self, tenant: str) -> dict[str, Any]:
+        """Give one tenant."""
+
+    def rotate(self, tenant: str) -> dict[str, Any]:
+        """Replace its tokens."""
+
+    def delete(self, tenant: str) -> dict[str, Any]:
+        """Remove it."""
+
+
+class DirectTenants:
+    """Works on the files, with the lock held."""
+
+    def __init__(self, desk: TenantDesk) -> None:
+        self._desk: Final = desk
+        self._actor: Final = f"cli:{os.getuid()}"
+
+    def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
+        """See `Tenants`."""
+        created = self._desk.create(
+            tenant, actor=self._actor, display_name=display_name, quota=quota
+        )
+        return _plain(created)
+
+    def list(self) -> list[dict[str, Any]]:
+        """See `Tenants`."""
+        return [_plain(tenant) for tenant in self._desk.list()]
+
+    def show(self, tenant: str) -> dict[str, Any]:
+        """See `Tenants`."""
+        return _plain(self._desk.get(tenant))
+
+    def rotate(self, tenant: str) -> dict[str, Any]:
+        """See `Tenants`."""
+        return {"tenantId": tenant, "token": self._desk.rotate(tenant, actor=self._actor)}
+
+    def delete(self, tenant: str) -> dict[str, Any]:
+        """See `Tenants`."""
+        self._desk.begin_delete(tenant, actor=self._actor)
+        self._desk.finish_delete(tenant, actor=self._actor)
+        return {"deleted": True, "tenantId": tenant}
+
+
+class RemoteTenants:
+    """Asks the gateway's control plane."""
+
+    def __init__(self, url: str, admin_key: str) -> None:
+        self._address: Final = urlsplit(url).netloc
+        self._admin_key: Final = admin_key
+
+    def _ask(self, verb: str, path: str, body: Any = None) -> Any:
+        connection = http.client.HTTPConnection(self._address, timeout=REQUEST_SECONDS)
+        headers = {"Authorization": f"Bearer {self._admin_key}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            payload = None if body is None else msgspec.json.encode(body)
+            connection.request(verb, path, payload, headers)
+            response = connection.getresponse()
+            answer = msgspec.json.decode(response.read() or b"null")
+        except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+            fail(f"the gateway at {self._address} does not answer: {error}", ExitCode.TRY_LATER)
+        finally:
+            connection.close()
+        if response.status >= http.client.BAD_REQUEST:
+            fail(answer["error"]["message"])
+        return answer
+
+    def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
+        """See `Tenants`."""
+        body: dict[str, Any] = {"tenantId": tenant, "quota": _plain(quota)}
+        if display_name is not None:
+            body["displayName"] = display_name
+        created: dict[str, Any] = self._ask("POST", "/v1/tenants", body)
+        return created
+
+    def list(self) -> list[dict[str, Any]]:
+        """See `Tenants`."""
+        tenants: list[dict[str, Any]] = self._ask("GET", "/v1/tenants")["tenants"]
+        return tenants
+
+    def show(self, tenant: str) -> dict[str, Any]:
+        """See `Tenants`."""
+        found: dict[str, Any] = self._ask("GET", _path(tenant))
+        return found
+
+    def rotate(self, tenant: str) -> dict[str, Any]:
+        """See `Tenants`."""
+        rotated: dict[str, Any] = self._ask("POST", f"{_path(tenant)}/token/rotate", {})
+        return rotated
+
+    def delete(self, tenant: str) -> dict[str, Any]:
+        """See `Tenants`."""
+        deleted: dict[str, Any] = self._ask("DELETE", _path(tenant))
+        return deleted
+
+
+def _path(tenant: str) -> str:
+    return f"/v1/tenants/{quote(tenant, safe='')}"
+
+
+def _plain(value: msgspec.Struct) -> dict[str, Any]:
+    plain: dict[str, Any] = msgspec.to_builtins(value)
+    return plain
+
+
+@contextmanager
+def open_tenants() -> Iterator[Tenants]:
+    """Give a way to the tenants, and end the command with a message where there is none."""
+    state = StateRoot(default_root())
+    deadline = time.monotonic() + STARTING_SECONDS
+    try:
+        config = gateway_config.load(state.config)
+        state.prepare()
+        while True:
+            try:
+                with state.acquire():
+                    desk = TenantDesk(state, config)
+                    try:
+                        desk.recover()
+                        yield DirectTenants(desk)
+                    finally:
+                        desk.close()
+                return
+            except LockedError as error:
+                if error.holder.url:
+                    yield RemoteTenants(error.holder.url, state.admin_key())
+                    return
+                # A gateway that starts or stops, or another command: soon over.
+                if time.monotonic() > deadline:
+                    fail(f"{error} and does not serve", ExitCode.TRY_LATER)
+                time.sleep(_POLL_SECONDS)
+    except GatewayError as error:
+        fail(error.message)
+    except gateway_config.ConfigError as error:
+        fail(str(error), ExitCode.CONFIGURATION)
+    except (StateError, RegistryError, OSError) as error:
+        fail(str(error))

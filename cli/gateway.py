@@ -1,0 +1,64 @@
+"""`openclaw gateway`: run the gateway in the foreground."""
+
+import asyncio
+import os
+
+import click
+import msgspec
+
+from cli.exits import ExitCode, fail
+from supervisor import config as gateway_config
+from supervisor import isolation
+from supervisor.logs import open_log
+from supervisor.main import Supervisor
+from supervisor.registry import RegistryError
+from supervisor.state import LockedError, StateError, StateLock, StateRoot, default_root
+
+
+@click.command("gateway")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Listen here instead of gateway.port (18789); 0 takes any free one.",
+)
+def command(port: int | None) -> None:
+    """Run the gateway in the foreground until SIGTERM or Ctrl-C."""
+    os.umask(0o077)
+    state = StateRoot(default_root())
+    try:
+        config = gateway_config.load(state.config)
+        state.prepare()
+        lock = state.acquire()
+    except gateway_config.ConfigError as error:
+        fail(str(error), ExitCode.CONFIGURATION)
+    except StateError as error:
+        fail(str(error), ExitCode.CONFIGURATION)
+    except LockedError as error:
+        fail(f"{error}: is a gateway running already?", ExitCode.TRY_LATER)
+    if port is not None:
+        section = msgspec.structs.replace(config.gateway, port=port)
+        config = msgspec.structs.replace(config, gateway=section)
+    with lock:
+        _serve(state, lock, config)
+
+
+def _serve(state: StateRoot, lock: StateLock, config: gateway_config.Config) -> None:
+    try:
+        report = isolation.examine(config.isolation)
+    except isolation.BelowMinimumError as error:
+        fail(str(error), ExitCode.CONFIGURATION)
+
+    def banner(url: str) -> None:
+        click.echo(f"openclaw gateway · {url} · {report.summary()} · {state.path}")
+
+    async def run() -> None:
+        log = open_log(state.log)
+        await Supervisor(state, lock, config, report, log).serve(banner)
+
+    try:
+        asyncio.run(run())
+    except OSError as error:
+        address = f"{config.gateway.host}:{config.gateway.port}"
+        fail(f"the gateway cannot run on {address}: {error.strerror or error}")
+    except (RegistryError, StateError) as error:
+        fail(str(error), ExitCode.CONFIGURATION)

@@ -1,0 +1,46 @@
+"""`openclaw`: the command line.
+
+Commands are imported when they are used, since most calls are short and start-up is most of them.
+"""
+
+import importlib
+from typing import Final
+
+import click
+
+_COMMANDS: Final = {
+    "config": ("cli.config", "Check the configuration."),
+    "gateway": ("cli.gateway", "Run the gateway in the foreground."),
+    "tenants": ("cli.tenants", "Create, show and remove tenants."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are modules with an attribute `command`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """See `click.Group`."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See `click.Group`."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """See `click.Group`; the summaries are known without an import."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in sorted(_COMMANDS)])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="openclawmu", prog_name="openclaw")
+def main() -> None:
+    """One gateway, many tenants who do not trust each other.
+
+    The state directory is OPENCLAW_STATE_DIR, else /var/lib/openclaw for root and ~/.openclaw for
+    a user.
+    """

@@ -1,0 +1,1 @@
+"""The contract between the processes: frames, links, names, errors and the method registry."""

@@ -1,0 +1,246 @@
+"""A link on an asyncio transport: the only place where frames meet sockets.
+
+An exception that escapes `data_received` makes uvloop close the whole transport and every later
+call hangs; so nothing may escape from here. A handler that raises ends its own link, with the
+reason reported, and no other.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from protocol import frames, limits
+from protocol.errors import (
+    ErrorCode,
+    GatewayError,
+    LinkClosedError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
+from protocol.link import Link
+
+Reply = frames.Result | frames.End | frames.Failure | frames.Chunk | LinkClosedError
+OnReply = Callable[[Reply], None]
+
+
+class LinkHandler(Protocol):
+    """What the owner of a link end provides. Every method returns at once."""
+
+    def on_call(self, end: "LinkEnd", call: frames.Call) -> None:
+        """The peer asks; answer through `end.link`, then `end.flush()`."""
+
+    def on_cancel(self, end: "LinkEnd", call_id: int) -> None:
+        """Nobody waits for this answer any more; it must still be given."""
+
+    def on_credit(self, end: "LinkEnd", call_id: int) -> None:
+        """The stream of this call may go on."""
+
+    def on_notice(
+        self, end: "LinkEnd", frame: frames.Event | frames.Drain | frames.Drained | frames.Pong
+    ) -> None:
+        """A frame that belongs to no call."""
+
+    def on_closed(self, end: "LinkEnd", reason: Exception | None) -> None:
+        """The link has ended; `reason` is None when the peer just closed it."""
+
+
+class LinkEnd(asyncio.Protocol):
+    """One end of a link on a stream transport.
+
+    Writes of one turn of the event loop leave in one system call.
+    """
+
+    def __init__(self, accepts: frozenset[type], handler: LinkHandler) -> None:
+        self.link: Final = Link(accepts)
+        self._handler: Final = handler
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._replies: dict[int, OnReply] = {}
+        self._flush_due = False
+        self._closed = False
+        self._reason: Exception | None = None
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(
+            high=limits.LINK_WRITE_BUFFER_HIGH, low=limits.LINK_WRITE_BUFFER_LOW
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`. Lets nothing escape."""
+        try:
+            for frame in self.link.receive(data):
+                self._act(frame)
+        except RemoteProtocolError as error:
+            self.close(error)
+        except Exception as error:  # noqa: BLE001 - anything that escapes would hang the transport
+            self.close(error)
+        if self.link.has_outgoing:
+            self.flush()
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._writable.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._closed = True
+        self._writable.set()
+        self.link.abandon()
+        replies, self._replies = self._replies, {}
+        gone = LinkClosedError("the process that was asked has gone away")
+        for on_reply in replies.values():
+            on_reply(gone)
+        self._handler.on_closed(self, self._reason or exc)
+
+    # For the owner.
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._closed
+
+    def close(self, reason: Exception | None = None) -> None:
+        """End the link at once; open calls of ours end with `LinkClosedError`."""
+        if not self._closed:
+            self._closed = True
+            self._reason = reason
+            if self._transport is not None:
+                self._transport.abort()
+
+    async def writable(self) -> None:
+        """Wait until the transport's buffer has room again."""
+        await self._writable.wait()
+
+    def flush(self) -> None:
+        """Have what the link wants to say written at the end of this turn of the loop."""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._write)
+
+    def start_call(
+        self,
+        method: str,
+        params: bytes,
+        on_reply: OnReply,
+        *,
+        scopes: int = 0,
+        credit: int = 0,
+        idempotency_key: str | None = None,
+    ) -> int:
+        """Ask the peer; `on_reply` gets every chunk and then one last answer or the link's end.
+
+        Raises:
+            LinkClosedError: the link has ended.
+            LocalProtocolError: the call is over a bound.
+        """
+        if self._closed:
+            msg = "the link has ended"
+            raise LinkClosedError(msg)
+        call_id = self.link.call(
+            method, params, scopes=scopes, credit=credit, idempotency_key=idempotency_key
+        )
+        self._replies[call_id] = on_reply
+        self.flush()
+        return call_id
+
+    async def call(self, method: str, params: Any, *, scopes: int = 0) -> bytes:
+        """Ask the peer and wait for its plain result (JSON bytes). Bound the wait outside.
+
+        Args:
+            method: The name of the method.
+            params: Anything msgspec encodes to a JSON object.
+            scopes: The scopes granted to whoever asks.
+
+        Raises:
+            GatewayError: the peer refused, with the table's code.
+            LinkClosedError: the link ended first.
+        """
+        answer: asyncio.Future[Reply] = self._loop.create_future()
+
+        def settle(reply: Reply) -> None:
+            if not answer.done():
+                answer.set_result(reply)
+
+        call_id = self.start_call(method, msgspec.json.encode(params), settle, scopes=scopes)
+        try:
+            reply = await answer
+        except asyncio.CancelledError:
+            self.link.cancel(call_id)
+            self.flush()
+            raise
+        if isinstance(reply, LinkClosedError):
+            raise reply
+        if isinstance(reply, frames.Failure):
+            raise failure_error(reply)
+        assert isinstance(reply, frames.Result)
+        return reply.body
+
+    def fail(self, call_id: int, error: GatewayError) -> None:
+        """Refuse the peer's call with an error of the table."""
+        details = msgspec.json.encode(error.details)
+        self.link.fail(call_id, error.code.name, error.message, details)
+        self.flush()
+
+    # Inside.
+
+    def _write(self) -> None:
+        self._flush_due = False
+        if self._closed or self._transport is None or not self.link.has_outgoing:
+            return
+        self._transport.write(self.link.take_outgoing())
+        if self._transport.get_write_buffer_size() > limits.LINK_WRITE_BUFFER_MAX:
+            self.close(LocalProtocolError("the peer does not read"))
+
+    def _act(self, frame: frames.Frame) -> None:
+        match frame:
+            case frames.Call():
+                self._handler.on_call(self, frame)
+            case frames.Chunk():
+                self._replies[frame.id](frame)
+            case frames.Result() | frames.Failure() | frames.End():
+                self._replies.pop(frame.id)(frame)
+            case frames.Cancel():
+                self._handler.on_cancel(self, frame.id)
+            case frames.Credit():
+                self._handler.on_credit(self, frame.id)
+            case frames.Event() | frames.Drain() | frames.Drained() | frames.Pong():
+                self._handler.on_notice(self, frame)
+
+
+def failure_error(failure: frames.Failure) -> GatewayError:
+    """Turn a peer's refusal into the error it names; what is not in the table is INTERNAL.
+
+    Raises:
+        RemoteProtocolError: the details are no JSON object.
+    """
+    try:
+        details = msgspec.json.decode(failure.details, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        reason = f"failure details that are no JSON object: {error}"
+        raise RemoteProtocolError(reason) from error
+    code = ErrorCode.__members__.get(failure.code, ErrorCode.INTERNAL)
+    details.pop("code", None)
+    details.pop("message", None)
+    return GatewayError(code, failure.message, **details)
+
+
+async def attach(sock: socket.socket, accepts: frozenset[type], handler: LinkHandler) -> LinkEnd:
+    """Put a link on our end of a socketpair; the transport owns the socket from here on."""
+    loop = asyncio.get_running_loop()
+    sock.setblocking(False)
+    _, end = await loop.create_connection(lambda: LinkEnd(accepts, handler), sock=sock)
+    return end

@@ -1,0 +1,110 @@
+"""The error table: string code, JSON-RPC code and HTTP status, written once.
+
+The numeric codes from -32700 to -32603 are JSON-RPC 2.0's own (section 5.1 of its specification);
+the rest lie in the range that it leaves to servers.
+"""
+
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+
+class ErrorKind(NamedTuple):
+    """One row of the table."""
+
+    rpc_code: int
+    http_status: int
+    retryable: bool
+
+
+class ErrorCode(Enum):
+    """Every error a client can be answered with."""
+
+    PARSE_ERROR = ErrorKind(-32700, 400, retryable=False)
+    MALFORMED_REQUEST = ErrorKind(-32600, 400, retryable=False)
+    METHOD_NOT_FOUND = ErrorKind(-32601, 404, retryable=False)
+    INVALID_REQUEST = ErrorKind(-32602, 400, retryable=False)
+    INTERNAL = ErrorKind(-32603, 500, retryable=False)
+    UNAUTHORIZED = ErrorKind(-32001, 401, retryable=False)
+    FORBIDDEN = ErrorKind(-32003, 403, retryable=False)
+    NOT_FOUND = ErrorKind(-32004, 404, retryable=False)
+    METHOD_NOT_ALLOWED = ErrorKind(-32005, 405, retryable=False)
+    REQUEST_TIMEOUT = ErrorKind(-32008, 408, retryable=True)
+    CONFLICT = ErrorKind(-32009, 409, retryable=False)
+    PAYLOAD_TOO_LARGE = ErrorKind(-32013, 413, retryable=False)
+    UNSUPPORTED_MEDIA_TYPE = ErrorKind(-32015, 415, retryable=False)
+    RATE_LIMITED = ErrorKind(-32029, 429, retryable=True)
+    QUOTA_EXCEEDED = ErrorKind(-32030, 429, retryable=True)
+    HEADERS_TOO_LARGE = ErrorKind(-32031, 431, retryable=False)
+    CANCELLED = ErrorKind(-32040, 499, retryable=False)
+    UNAVAILABLE = ErrorKind(-32050, 503, retryable=True)
+    TIMEOUT = ErrorKind(-32054, 504, retryable=True)
+
+    @property
+    def rpc_code(self) -> int:
+        """The number a JSON-RPC client sees."""
+        return self.value.rpc_code
+
+    @property
+    def http_status(self) -> int:
+        """The status a single HTTP call is answered with."""
+        return self.value.http_status
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request can succeed later."""
+        return self.value.retryable
+
+
+class ErrorBody(msgspec.Struct, frozen=True, gc=False):
+    """The JSON-RPC error object (section 5.1): `{code, message, data: {code, …details}}`."""
+
+    code: int
+    message: str
+    data: dict[str, Any]
+
+
+class GatewayError(Exception):
+    """An answer to a client that is not a result.
+
+    Args:
+        code: The row of the error table.
+        message: One sentence that names what is wrong and, for bad input, the fix.
+        details: JSON values added beside the string code (`field`, `retryAfterMs`, …).
+    """
+
+    def __init__(self, code: ErrorCode, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.code: Final = code
+        self.message: Final = message
+        self.details: Final = details
+
+    def body(self) -> ErrorBody:
+        """Give the object that is sent to the client."""
+        data: dict[str, Any] = {"code": self.code.name, **self.details}
+        if self.code.retryable:
+            data["retryable"] = True
+        return ErrorBody(self.code.rpc_code, self.message, data)
+
+
+class ProtocolError(Exception):
+    """A frame broke the contract. Never raised itself: the two below say whose fault it is."""
+
+    def __init__(self, reason: str) -> None:
+        if type(self) is ProtocolError:
+            msg = "raise LocalProtocolError or RemoteProtocolError"
+            raise TypeError(msg)
+        super().__init__(reason)
+
+
+class LocalProtocolError(ProtocolError):
+    """Our own side asked the link for something it must not send: a bug here."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The peer sent what it must not: the link is closed and the peer counts as crashed."""
+
+
+class LinkClosedError(Exception):
+    """The link ended while a call waited for its answer."""

@@ -1,0 +1,18 @@
+"""The catalogue of methods. Importing this package declares them all."""
+
+from protocol.methods import channels, chat, health, rpc, sessions
+from protocol.methods.registry import ALL_SCOPES, METHODS, Method, Params, Result, Scope
+
+__all__ = [
+    "ALL_SCOPES",
+    "METHODS",
+    "Method",
+    "Params",
+    "Result",
+    "Scope",
+    "channels",
+    "chat",
+    "health",
+    "rpc",
+    "sessions",
+]

@@ -1,0 +1,88 @@
+"""`chat.*`: the transcript of a session."""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from protocol import limits
+from protocol.methods.registry import Params, Result, Scope, declare
+
+SessionKey = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.SESSION_KEY_CHARS_MAX)]
+MessageText = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MESSAGE_CHARS_MAX)]
+Role = Literal["user", "assistant", "tool"]
+
+
+class TextPart(Result, tag="text", tag_field="type", frozen=True, kw_only=True):
+    """Plain text."""
+
+    text: str
+
+
+class ToolCallPart(Result, tag="toolCall", tag_field="type", frozen=True, kw_only=True):
+    """The model asks for a tool; `arguments` is a JSON object as text."""
+
+    call_id: str
+    name: str
+    arguments: str
+
+
+class ToolResultPart(Result, tag="toolResult", tag_field="type", frozen=True, kw_only=True):
+    """What a tool answered: untrusted text."""
+
+    call_id: str
+    name: str
+    text: str
+    is_error: bool = False
+
+
+Part = TextPart | ToolCallPart | ToolResultPart
+
+
+class Usage(Result, frozen=True, kw_only=True):
+    """Tokens of one turn, all its model calls together."""
+
+    input: int
+    output: int
+
+
+class Message(Result, frozen=True, kw_only=True):
+    """One row of a transcript. `seq` grows within the session; `timestamp` is Unix ms."""
+
+    seq: int
+    id: str
+    role: Role
+    content: list[Part]
+    timestamp: int
+    run_id: str
+    model: str | None = None
+    usage: Usage | None = None
+    stop_reason: str | None = None
+
+
+class HistoryParams(Params, frozen=True, kw_only=True):
+    """`before_seq` pages backwards: rows older than it."""
+
+    session_key: SessionKey
+    limit: Annotated[int, msgspec.Meta(ge=1, le=limits.HISTORY_MESSAGES_MAX)] = (
+        limits.HISTORY_MESSAGES_DEFAULT
+    )
+    before_seq: Annotated[int, msgspec.Meta(ge=1, le=limits.JSON_INTEGER_ABS_MAX)] | None = None
+
+
+class HistoryResult(Result, frozen=True, kw_only=True):
+    """The newest rows, oldest first. `has_more` says that older ones exist."""
+
+    session_key: str
+    session_id: str
+    messages: list[Message]
+    has_more: bool
+
+
+HISTORY: Final = declare(
+    "chat.history",
+    params=HistoryParams,
+    result=HistoryResult,
+    scope=Scope.READ,
+    idempotent=True,
+    doc="Give the newest rows of a session's transcript.",
+)

@@ -1,0 +1,83 @@
+"""How a method is declared, once: for the dispatcher, the OpenRPC document, docs and tests."""
+
+import enum
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from protocol.limits import CALL_SECONDS_DEFAULT, CALL_SECONDS_MAX, METHOD_NAME_CHARS_MAX
+
+
+class Scope(enum.IntFlag):
+    """What a token allows inside its tenant. Granted by look-up of the token, never by a field."""
+
+    READ = 1
+    WRITE = 2
+    ADMIN = 4
+
+
+ALL_SCOPES: Final = Scope.READ | Scope.WRITE | Scope.ADMIN
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """Base of every method's parameters: by name, closed, camelCase on the wire."""
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Base of every method's result. A field that equals its default is left out."""
+
+
+class Method(NamedTuple):
+    """The declaration of one method."""
+
+    name: str
+    params: type[Params]
+    result: type[Any]
+    scope: Scope
+    doc: str
+    spends: bool
+    idempotent: bool
+    streams: bool
+    timeout_seconds: float
+
+
+METHODS: Final[dict[str, Method]] = {}
+
+
+def declare(  # noqa: PLR0913 - a declaration is its fields
+    name: str,
+    *,
+    params: type[Params],
+    result: type[Any],
+    scope: Scope,
+    doc: str,
+    spends: bool = False,
+    idempotent: bool = False,
+    streams: bool = False,
+    timeout_seconds: float = CALL_SECONDS_DEFAULT,
+) -> Method:
+    """Declare a method; the handler in the worker is bound to it by name.
+
+    Args:
+        name: `<domain>.<verb>`, at most 64 characters.
+        params: The closed set of parameters.
+        result: What `result` holds in the response.
+        scope: What the caller's token must allow.
+        doc: One sentence for OpenRPC and the docs page.
+        spends: Whether a model may be called on the tenant's budget.
+        idempotent: Whether an idempotency key makes a repeat safe, or the method is safe by itself.
+        streams: Whether a caller may ask for the answer in pieces.
+        timeout_seconds: How long the caller waits at most.
+
+    Raises:
+        ValueError: the name is taken, or a field is out of its bounds: a mistake in our own code.
+    """
+    if name in METHODS or not 0 < len(name) <= METHOD_NAME_CHARS_MAX:
+        msg = f"method name taken or out of bounds: {name!r}"
+        raise ValueError(msg)
+    if not 0 < timeout_seconds <= CALL_SECONDS_MAX or not doc.endswith("."):
+        msg = f"{name}: a timeout within bounds and a sentence are needed"
+        raise ValueError(msg)
+    method = Method(name, params, result, scope, doc, spends, idempotent, streams, timeout_seconds)
+    METHODS[name] = method
+    return method

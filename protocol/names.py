@@ -1,0 +1,75 @@
+"""Names that come from outside: tenants, tokens, channel accounts, agents and session keys.
+
+A name carries no authority. Each check here is by whole-string regular expression and bounded
+length, so that a name that passed can be part of a path or a log line.
+"""
+
+import hashlib
+import re
+import secrets
+from typing import Annotated, Final
+
+import msgspec
+
+from protocol import limits
+
+TENANT_ID_PATTERN: Final = r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$"
+ACCOUNT_ID_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+TOKEN_PATTERN: Final = r"^tk_([a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?)_[0-9A-Fa-f]{32}$"
+
+# `\Z`, since `$` also matches before a trailing newline.
+_TENANT_ID: Final = re.compile(TENANT_ID_PATTERN.replace("$", r"\Z"))
+_TOKEN: Final = re.compile(TOKEN_PATTERN.replace("$", r"\Z"))
+_ACCOUNT_ID: Final = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z"))
+_SESSION_KEY: Final = re.compile(
+    r"agent:[a-z0-9][a-z0-9_-]{0,63}(?::[a-z0-9@+._%=-]{1,400}){1,8}\Z"
+)
+
+TOKEN_SECRET_BYTES: Final = 16
+DEFAULT_AGENT_ID: Final = "main"
+
+AgentId = Annotated[str, msgspec.Meta(pattern=ACCOUNT_ID_PATTERN, max_length=64)]
+
+
+def is_tenant_id(text: str) -> bool:
+    """Say whether `text` is a tenant id."""
+    return _TENANT_ID.match(text) is not None
+
+
+def is_account_id(text: str) -> bool:
+    """Say whether `text` is a channel account id (the same shape names agents)."""
+    return _ACCOUNT_ID.match(text) is not None
+
+
+def is_session_key(text: str) -> bool:
+    """Say whether `text` is a session key, `agent:<agent>:<rest>`, all lower case."""
+    return len(text) <= limits.SESSION_KEY_CHARS_MAX and _SESSION_KEY.match(text) is not None
+
+
+def mint_token(tenant: str) -> str:
+    """Make a new tenant token, `tk_<tenant>_<32 hex>`, with 128 bits from the system's generator.
+
+    Raises:
+        ValueError: `tenant` is no tenant id.
+    """
+    if not is_tenant_id(tenant):
+        msg = f"not a tenant id: {tenant!r}"
+        raise ValueError(msg)
+    return f"tk_{tenant}_{secrets.token_hex(TOKEN_SECRET_BYTES)}"
+
+
+def claimed_tenant(token: str) -> str | None:
+    """Give the tenant that a token names, or None when it has not the shape of a token.
+
+    Only good for throttling and logs: who a caller is comes from the digest alone.
+    """
+    match = _TOKEN.match(token)
+    return match.group(1) if match else None
+
+
+def digest(secret: str) -> bytes:
+    """Give the SHA-256 under which a token or admin key is kept (32 bytes).
+
+    A plain hash is right here: the secret is 128 random bits, not a password.
+    """
+    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()

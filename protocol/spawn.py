@@ -1,0 +1,79 @@
+"""What the supervisor tells a process at its start, and asks the front later."""
+
+import msgspec
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker has to know; its tenant's directory is its working directory.
+
+    `generation` grows with every worker of the tenant and is never used again. `living` are the
+    other generations that are still alive; what any other one left behind was cut off.
+    """
+
+    tenant: str
+    generation: int
+    living: tuple[int, ...] = ()
+
+
+class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """First message on the front's descriptor channel; the listening socket comes with it.
+
+    `allowed_hosts` are the values of `Host` (without port, lower case) that are answered.
+    """
+
+    allowed_hosts: tuple[str, ...]
+    version: str
+
+
+class WorkerLink(msgspec.Struct, frozen=True, kw_only=True):
+    """Each later message on the front's descriptor channel: a link to a tenant's worker."""
+
+    tenant: str
+    generation: int
+
+
+class TenantAccess(msgspec.Struct, frozen=True, kw_only=True):
+    """What the front knows of one tenant. `tokens` maps SHA-256 digests (hex) to scopes."""
+
+    tenant: str
+    enabled: bool
+    tokens: dict[str, int]
+
+
+class TenantsUpdate(msgspec.Struct, frozen=True, kw_only=True):
+    """Parameters of `tenants.update`, asked of the front; in force when it is answered."""
+
+    known: list[TenantAccess] = []
+    gone: list[str] = []
+    complete: bool = False
+    """True with the last part of the first load: from here on the front is ready."""
+
+
+class WakeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of `worker.wake`, asked by the front when a call finds no worker."""
+
+    tenant: str
+
+
+class ControlRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of `control.request`: an HTTP request on the control plane, not yet authorised.
+
+    The front cannot check the admin key; it hands over what the caller presented.
+    """
+
+    secret: str
+    verb: str
+    path: str
+    query: str
+    body: bytes
+    idempotency_key: str | None = None
+
+
+class ControlResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of `control.request`: an HTTP status and a JSON body."""
+
+    status: int
+    body: msgspec.Raw
+
+
+TENANTS_PER_UPDATE_MAX = 1000

@@ -1,0 +1,144 @@
+"""The supervisor's side of the front: start it, tell it the tenants, hand it links, replace it."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from protocol import aio, descriptors, frames
+from protocol.link import ANSWERS, LIVENESS, REQUESTS
+from protocol.spawn import (
+    TENANTS_PER_UPDATE_MAX,
+    FrontSpec,
+    TenantAccess,
+    TenantsUpdate,
+    WorkerLink,
+)
+from supervisor.child import Child, Exit, start_python
+from supervisor.logs import Log, LogPump
+
+ACCEPTS: Final = REQUESTS | ANSWERS | LIVENESS | {frames.Drained, frames.Event}
+UPDATE_SECONDS: Final = 10.0
+EXIT_SECONDS: Final = 5.0
+
+
+class FrontProcess:
+    """One front process, from its start to its end.
+
+    Args:
+        spec: What it is told first.
+        listener: The listening socket; stays the supervisor's.
+        on_call: Gets every call of the front.
+        on_exit: Called once when it has ended.
+        log: For what it writes to standard error.
+    """
+
+    def __init__(
+        self,
+        spec: FrontSpec,
+        listener: socket.socket,
+        on_call: Callable[[aio.LinkEnd, frames.Call], None],
+        on_exit: Callable[["FrontProcess", Exit], None],
+        log: Log,
+    ) -> None:
+        self._spec: Final = spec
+        self._listener: Final = listener
+        self._on_call: Final = on_call
+        self._on_exit: Final = on_exit
+        self._log: Final = log
+        self._end: aio.LinkEnd
+        self._channel: socket.socket
+        self._child: Child
+
+    async def start(self, tenants: Iterable[TenantAccess]) -> None:
+        """Start the process and tell it the tenants; it serves when this returns.
+
+        Raises:
+            OSError: it cannot be started.
+            LinkClosedError: it ended at once; the log says why.
+            TimeoutError: it did not answer.
+        """
+        ours, theirs = socket.socketpair()
+        self._channel, their_channel = descriptors.pair()
+        reader, writer = os.pipe()
+        with theirs, their_channel:
+            pid = start_python(
+                "supervisor.front", (theirs.fileno(), their_channel.fileno()), writer
+            )
+        os.close(writer)
+        LogPump(reader, self._log)
+        self._child = Child(pid, lambda status: self._on_exit(self, status))
+        self._channel.setblocking(False)
+        descriptors.send(
+            self._channel, msgspec.msgpack.encode(self._spec), [self._listener.fileno()]
+        )
+        self._end = await aio.attach(ours, ACCEPTS, self)
+        known = list(tenants)
+        for start in range(0, len(known), TENANTS_PER_UPDATE_MAX):
+            part = known[start : start + TENANTS_PER_UPDATE_MAX]
+            await self.update(TenantsUpdate(known=part))
+        await self.update(TenantsUpdate(complete=True))
+
+    async def update(self, change: TenantsUpdate) -> None:
+        """Tell it about tenants; in force when this returns. A front that has ended knows none.
+
+        Raises:
+            TimeoutError: it did not answer; it is killed and will be replaced.
+        """
+        try:
+            async with asyncio.timeout(UPDATE_SECONDS):
+                await self._end.call("tenants.update", change)
+        except TimeoutError:
+            self.kill()
+            raise
+
+    def give_link(self, link: WorkerLink, sock: socket.socket) -> None:
+        """Hand it the front's end of a link to a ready worker."""
+        try:
+            descriptors.send(self._channel, msgspec.msgpack.encode(link), [sock.fileno()])
+        except OSError as error:
+            # Its queue is full or it is gone: in both cases a new front gets all links again.
+            self._log.warning("front takes no link", tenant=link.tenant, error=str(error))
+            self.kill()
+
+    async def drain(self, seconds: float) -> None:
+        """Let it finish what clients wait for, and end it."""
+        if not self._end.closed:
+            self._end.link.send(frames.Drain(seconds))
+            self._end.flush()
+        try:
+            async with asyncio.timeout(seconds + EXIT_SECONDS):
+                await self._child.wait()
+        except TimeoutError:
+            self.kill()
+            await self._child.wait()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._child.signal(signal.SIGKILL)
+
+    # protocol.aio.LinkHandler
+
+    def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        """See `LinkHandler`."""
+        self._on_call(end, call)
+
+    def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`. What the front asks for is short and is not cut off."""
+
+    def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`. Nothing is streamed to the front."""
+
+    def on_notice(self, end: aio.LinkEnd, frame: frames.Frame) -> None:
+        """See `LinkHandler`. `Drained` is followed by its exit, which is what counts."""
+
+    def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
+        """See `LinkHandler`. A front without its link is of no use."""
+        self._channel.close()
+        if reason is not None:
+            self._log.error("front broke its link", reason=str(reason))
+        self.kill()

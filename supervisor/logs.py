@@ -1,0 +1,112 @@
+"""`gateway.log`: JSON lines, bounded in size, with every control character escaped.
+
+Workers, zygote and front write to pipes of which the supervisor holds the other end, so a tenant
+decides neither how much nor in what form it writes here.
+"""
+
+import asyncio
+import logging
+import os
+import sys
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+LOG_BYTES_MAX: Final = 16 * 1024 * 1024
+LOG_FILES_KEPT: Final = 4
+LINE_BYTES_MAX: Final = 4096
+PIPE_READ_BYTES: Final = 64 * 1024
+PIPE_BURST_BYTES: Final = 256 * 1024
+PIPE_BYTES_PER_SECOND: Final = 64 * 1024
+
+Log = structlog.typing.FilteringBoundLogger
+
+
+def open_log(path: Path) -> Log:
+    """Send structured logging to `path`, and warnings and worse to standard error as well."""
+    file = RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT)
+    file.setFormatter(logging.Formatter("%(message)s"))
+    console = logging.StreamHandler(sys.stderr)
+    console.setLevel(logging.WARNING)
+    console.setFormatter(logging.Formatter("%(message)s"))
+    target = logging.getLogger("openclaw")
+    target.handlers[:] = [file, console]
+    target.setLevel(logging.INFO)
+    target.propagate = False
+    path.chmod(0o600)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    log: Log = structlog.get_logger("openclaw")
+    return log
+
+
+class LogPump:
+    """Copies the lines of a pipe into the log, as much of them as the rate allows.
+
+    The pipe is always emptied, so a writer never blocks; what is over the rate is counted and lost.
+
+    Args:
+        descriptor: The reading end; owned by the pump from here on.
+        log: Where the lines go, bound to who writes them.
+    """
+
+    def __init__(self, descriptor: int, log: Log) -> None:
+        self._descriptor: Final = descriptor
+        self._log: Final = log
+        self._loop: Final = asyncio.get_running_loop()
+        self._partial = b""
+        self._allowance = float(PIPE_BURST_BYTES)
+        self._filled_at = self._loop.time()
+        self._lost = 0
+        os.set_blocking(descriptor, False)
+        self._loop.add_reader(descriptor, self._read)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._descriptor, PIPE_READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self.close()
+            return
+        now = self._loop.time()
+        earned = (now - self._filled_at) * PIPE_BYTES_PER_SECOND
+        self._allowance = min(self._allowance + earned, PIPE_BURST_BYTES)
+        self._filled_at = now
+        if len(data) > self._allowance:
+            self._lost += len(data)
+            return
+        self._allowance -= len(data)
+        if self._lost:
+            self._log.warning("output lost", bytes=self._lost)
+            self._lost = 0
+        *lines, rest = (self._partial + data).split(b"\n")
+        for line in lines:
+            self._emit(line)
+        while len(rest) > LINE_BYTES_MAX:
+            self._emit(rest[:LINE_BYTES_MAX])
+            rest = rest[LINE_BYTES_MAX:]
+        self._partial = rest
+
+    def _emit(self, line: bytes) -> None:
+        if line:
+            self._log.info("output", line=line[:LINE_BYTES_MAX].decode("utf-8", "replace"))
+
+    def close(self) -> None:
+        """Stop; what came without a line end is written too."""
+        if self._loop.remove_reader(self._descriptor):
+            os.close(self._descriptor)
+            self._emit(self._partial)
+            if self._lost:
+                self._log.warning("output lost", bytes=self._lost)

@@ -1,0 +1,341 @@
+"""The supervisor: parent of every process, owner of the state root and of the listening socket.
+
+It decides and never serves: one event loop that no request can block, one thread for the disk.
+"""
+
+import asyncio
+import functools
+import signal
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, ParamSpec, TypeVar
+
+import msgspec
+import setproctitle
+
+from protocol import aio, frames
+from protocol.errors import ErrorCode, GatewayError, LinkClosedError
+from protocol.spawn import (
+    ControlRequest,
+    FrontSpec,
+    TenantAccess,
+    TenantsUpdate,
+    WakeParams,
+)
+from supervisor import isolation
+from supervisor.child import Exit
+from supervisor.config import Config
+from supervisor.control import ControlPlane
+from supervisor.front_process import FrontProcess
+from supervisor.logs import Log
+from supervisor.registry import Quota, Tenant
+from supervisor.state import StateLock, StateRoot
+from supervisor.tenants import CreatedTenant, TenantDesk, TenantView
+from supervisor.version import VERSION
+from supervisor.workers import Workers
+from supervisor.zygote.spec import JailSpec
+from supervisor.zygote_process import ZygoteProcess
+
+LISTEN_BACKLOG: Final = 1024
+FRONT_DRAIN_SECONDS: Final = 30.0
+WORKER_DRAIN_SECONDS: Final = 30.0
+DELETE_DRAIN_SECONDS: Final = 2.0
+RESPAWN_SECONDS_MIN: Final = 0.1
+RESPAWN_SECONDS_MAX: Final = 5.0
+LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Supervisor:
+    """One gateway, from start to end.
+
+    Args:
+        state: The state root, prepared.
+        lock: Its lock, held.
+        config: The configuration.
+        isolation_report: What of the jail holds here, checked already.
+        log: The gateway's log.
+        zygote_module: The program that forks workers.
+    """
+
+    def __init__(
+        self,
+        state: StateRoot,
+        lock: StateLock,
+        config: Config,
+        isolation_report: isolation.Report,
+        log: Log,
+        zygote_module: str = "supervisor.zygote",
+    ) -> None:
+        self._state: Final = state
+        self._lock: Final = lock
+        self._config: Final = config
+        self._isolation: Final = isolation_report
+        self._log: Final = log
+        self._zygote_module: Final = zygote_module
+        self._disk: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
+        self._desk: Final = TenantDesk(state, config)
+        self._rows: dict[str, Tenant] = {}
+        self._front_lock = asyncio.Lock()
+        self._stop_asked = asyncio.Event()
+        self._stopping = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._workers: Final = Workers(self, self._desk.registry.next_epoch(), log)
+        self._control: Final = ControlPlane(state.mint_admin_key(), self)
+        self._listener: socket.socket
+        self.front: FrontProcess | None = None
+        self.zygote: ZygoteProcess
+
+    # Start and stop
+
+    async def serve(self, on_ready: Callable[[str], None]) -> None:
+        """Run until SIGTERM or SIGINT; a second one ends everything at once.
+
+        Args:
+            on_ready: Called with the URL once requests are answered.
+
+        Raises:
+            OSError: the address cannot be listened on, or a process cannot be started.
+        """
+        setproctitle.setproctitle("openclaw: supervisor")
+        self._start_zygote()
+        self._listener = listen(self._config.gateway.host, self._config.gateway.port)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_stop_signal)
+        try:
+            await self._on_disk(self._desk.recover)
+            for row in await self._on_disk(self._desk.registry.tenants):
+                self._rows[row.id] = row
+            await self._replace_front()
+            self._spawn_task(self._workers.watch())
+            url = url_of(self._listener)
+            self._lock.announce(url)
+            self._log.info("gateway ready", url=url, isolation=self._isolation.summary())
+            on_ready(url)
+            await self._stop_asked.wait()
+        finally:
+            await self._stop()
+        if self._failure is not None:
+            raise self._failure
+
+    def _on_stop_signal(self) -> None:
+        if self._stop_asked.is_set():
+            self._workers.kill_all()
+            if self.front is not None:
+                self.front.kill()
+        self._stop_asked.set()
+
+    async def _stop(self) -> None:
+        self._stopping = True
+        self._lock.announce("")
+        self._log.info("gateway stops")
+        async with self._front_lock:
+            if self.front is not None:
+                await self.front.drain(FRONT_DRAIN_SECONDS)
+        await self._workers.stop_all(WORKER_DRAIN_SECONDS)
+        await self.zygote.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._listener.close()
+        await self._on_disk(self._desk.close)
+        self._disk.shutdown()
+        self._log.info("gateway stopped")
+
+    def _spawn_task(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._log.critical("supervisor failed", exc_info=task.exception())
+            self._failure = self._failure or task.exception()
+            self._stop_asked.set()
+
+    async def _on_disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._disk, functools.partial(work, *args, **kwargs))
+
+    # Zygote and front are replaced when they die.
+
+    def _start_zygote(self) -> None:
+        self.zygote = ZygoteProcess(
+            self._zygote_module, self._zygote_ended, self._log.bind(source="zygote")
+        )
+        self.zygote.start()
+
+    def _zygote_ended(self, zygote: ZygoteProcess, status: Exit) -> None:
+        if not self._stopping:
+            self._log.error("zygote died", status=str(status))
+            asyncio.get_running_loop().call_later(RESPAWN_SECONDS_MIN, self._restart_zygote)
+
+    def _restart_zygote(self) -> None:
+        if not self._stopping:
+            self._start_zygote()
+
+    def _front_ended(self, front: FrontProcess, status: Exit) -> None:
+        if self.front is front:
+            self.front = None
+            if not self._stopping:
+                self._log.error("front died", status=str(status))
+                self._spawn_task(self._replace_front())
+
+    async def _replace_front(self) -> None:
+        """Start a front and hand it all there is; the old one's clients reconnect to it."""
+        async with self._front_lock:
+            delay = RESPAWN_SECONDS_MIN
+            while self.front is None and not self._stopping:
+                front = FrontProcess(
+                    self._front_spec(),
+                    self._listener,
+                    self._on_front_call,
+                    self._front_ended,
+                    self._log.bind(source="front"),
+                )
+                try:
+                    tokens = await self._on_disk(self._desk.registry.token_digests)
+                    access = [_access(row, tokens) for row in self._rows.values()]
+                    await front.start(access)
+                    self.front = front
+                except (OSError, LinkClosedError, TimeoutError) as error:
+                    self._log.error("front does not start", error=str(error))
+                    await asyncio.sleep(delay)
+                    delay = min(delay * 2, RESPAWN_SECONDS_MAX)
+        self._workers.link_all()
+
+    def _front_spec(self) -> FrontSpec:
+        return FrontSpec(
+            allowed_hosts=LOOPBACK_HOSTS + self._config.gateway.allowed_hosts,
+            version=VERSION,
+        )
+
+    async def _tell_front(self, change: TenantsUpdate) -> None:
+        async with self._front_lock:
+            if self.front is not None:
+                try:
+                    await self.front.update(change)
+                except (LinkClosedError, TimeoutError):
+                    # It has ended, or was killed for not answering: its successor knows all.
+                    self._log.warning("front was not told")
+
+    # What the front asks for.
+
+    def _on_front_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        self._spawn_task(self._answer_front(end, call))
+
+    async def _answer_front(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        try:
+            body = await self._front_request(call)
+        except GatewayError as error:
+            if not end.closed:
+                end.fail(call.id, error)
+            return
+        if not end.closed:
+            end.link.result(call.id, body)
+            end.flush()
+
+    async def _front_request(self, call: frames.Call) -> bytes:
+        match call.method:
+            case "worker.wake":
+                await self._workers.wake(_decode(call.params, WakeParams).tenant)
+                return b"{}"
+            case "control.request":
+                request = _decode(call.params, ControlRequest)
+                return msgspec.json.encode(await self._control.answer(request))
+            case _:
+                raise GatewayError(ErrorCode.METHOD_NOT_FOUND, "the supervisor has no such method")
+
+    async def jail_of(self, tenant: str) -> JailSpec:
+        """See `supervisor.workers.Surroundings`."""
+        row = self._rows.get(tenant)
+        if row is None or row.state != "enabled":
+            raise GatewayError(ErrorCode.NOT_FOUND, f"no such tenant: {tenant}")
+        directory = self._state.tenant_directory(tenant)
+        if not directory.is_dir():
+            await self._on_disk(self._desk.ensure_directory, row)
+        return self._isolation.worker_jail(tenant, directory, row.uid)
+
+    # supervisor.control.TenantActions
+
+    async def create_tenant(
+        self, tenant: str, *, actor: str, display_name: str | None, quota: Quota
+    ) -> CreatedTenant:
+        """See `TenantActions`."""
+        created = await self._on_disk(
+            self._desk.create, tenant, actor=actor, display_name=display_name, quota=quota
+        )
+        await self._know(tenant)
+        return created
+
+    async def list_tenants(self) -> list[TenantView]:
+        """See `TenantActions`."""
+        return await self._on_disk(self._desk.list)
+
+    async def get_tenant(self, tenant: str) -> TenantView:
+        """See `TenantActions`."""
+        return await self._on_disk(self._desk.get, tenant)
+
+    async def rotate_token(self, tenant: str, *, actor: str) -> str:
+        """See `TenantActions`."""
+        token = await self._on_disk(self._desk.rotate, tenant, actor=actor)
+        await self._know(tenant)
+        return token
+
+    async def delete_tenant(self, tenant: str, *, actor: str) -> None:
+        """See `TenantActions`."""
+        await self._on_disk(self._desk.begin_delete, tenant, actor=actor)
+        self._rows.pop(tenant, None)
+        await self._tell_front(TenantsUpdate(gone=[tenant]))
+        await self._workers.stop(tenant, DELETE_DRAIN_SECONDS)
+        await self._on_disk(self._desk.finish_delete, tenant, actor=actor)
+
+    async def _know(self, tenant: str) -> None:
+        row = await self._on_disk(self._desk.registry.get, tenant)
+        tokens = await self._on_disk(self._desk.registry.tokens_of, tenant)
+        self._rows[tenant] = row
+        await self._tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
+
+
+def _access(row: Tenant, tokens: dict[str, dict[str, int]]) -> TenantAccess:
+    return TenantAccess(
+        tenant=row.id, enabled=row.state == "enabled", tokens=tokens.get(row.id, {})
+    )
+
+
+def _decode(params: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(params, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise GatewayError(ErrorCode.INVALID_REQUEST, str(error)) from error
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket.
+
+    Raises:
+        OSError: the address is taken or not to be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(LISTEN_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def url_of(listener: socket.socket) -> str:
+    """Give the URL under which a listening socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,175 @@
+"""The state root: where it is, what lies in it, and who holds it.
+
+Everything the gateway keeps is below one directory, which has one owner at a time: whoever holds
+the lock on `gateway.lock`, a gateway or a command that works while there is none.
+"""
+
+import fcntl
+import os
+import secrets
+import stat
+from pathlib import Path
+from typing import Final, Self
+
+import msgspec
+
+from protocol.names import digest, is_tenant_id
+
+TENANT_FOLDERS: Final = ("sessions", "memory", "plugins", "sandbox", "cron", "channels")
+ADMIN_KEY_PREFIX: Final = "ak_"
+_LOCK_BYTES_MAX: Final = 4096
+
+
+class StateError(Exception):
+    """The state root cannot be used; the message names the path and the fix."""
+
+
+class LockedError(Exception):
+    """Another process holds the state root."""
+
+    def __init__(self, holder: "Holder") -> None:
+        super().__init__(f"the state directory is held by process {holder.pid}")
+        self.holder: Final = holder
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who holds the state root. `url` is empty until (or unless) it serves requests."""
+
+    pid: int = 0
+    url: str = ""
+
+
+def default_root() -> Path:
+    """Give `OPENCLAW_STATE_DIR`, else `/var/lib/openclaw` for root and `~/.openclaw` for a user."""
+    named = os.environ.get("OPENCLAW_STATE_DIR")
+    if named:
+        return Path(named).absolute()
+    return Path("/var/lib/openclaw") if os.geteuid() == 0 else Path.home() / ".openclaw"
+
+
+class StateRoot:
+    """Paths below the state root, and the files of it that are no database."""
+
+    def __init__(self, path: Path) -> None:
+        self.path: Final = path
+        self.config: Final = path / "config.yaml"
+        self.log: Final = path / "gateway.log"
+        self.registry: Final = path / "registry.sqlite"
+        self.audit: Final = path / "audit.jsonl"
+        self.tenants: Final = path / "tenants"
+        self._admin_key: Final = path / "admin.key"
+        self._lock: Final = path / "gateway.lock"
+
+    def prepare(self) -> None:
+        """Make what is missing.
+
+        Raises:
+            StateError: it cannot be made, or (as root) a tenant's uid could not reach it.
+        """
+        root = os.geteuid() == 0
+        try:
+            # Root's tenants run under uids of their own, which have to pass through.
+            self.path.mkdir(mode=0o711 if root else 0o700, parents=True, exist_ok=True)
+            self.tenants.mkdir(mode=0o711 if root else 0o700, exist_ok=True)
+        except OSError as error:
+            msg = (
+                f"{error.filename} cannot be made: {error.strerror}; "
+                "name another directory with OPENCLAW_STATE_DIR"
+            )
+            raise StateError(msg) from error
+        if root:
+            self._check_reachable()
+
+    def _check_reachable(self) -> None:
+        for directory in (self.tenants, *self.tenants.resolve().parents):
+            if not directory.stat().st_mode & stat.S_IXOTH:
+                msg = (
+                    f"{directory} cannot be passed by other users, so no tenant could reach its "
+                    f"own directory below it; use another state directory or chmod o+x {directory}"
+                )
+                raise StateError(msg)
+
+    def tenant_directory(self, tenant: str) -> Path:
+        """Give the directory of a tenant.
+
+        Raises:
+            ValueError: `tenant` is no tenant id.
+        """
+        if not is_tenant_id(tenant):
+            msg = f"not a tenant id: {tenant!r}"
+            raise ValueError(msg)
+        return self.tenants / tenant
+
+    def admin_key(self) -> str:
+        """Give the admin key: `OPENCLAW_ADMIN_KEY`, else the one in `admin.key`.
+
+        Raises:
+            StateError: there is none, or it cannot be read.
+        """
+        given = os.environ.get("OPENCLAW_ADMIN_KEY")
+        if given:
+            return given
+        try:
+            return self._admin_key.read_text("ascii").strip()
+        except FileNotFoundError as error:
+            msg = f"{self._admin_key} does not exist yet; start the gateway once"
+            raise StateError(msg) from error
+        except (OSError, ValueError) as error:
+            msg = f"{self._admin_key} cannot be read: {error}; set OPENCLAW_ADMIN_KEY"
+            raise StateError(msg) from error
+
+    def mint_admin_key(self) -> bytes:
+        """Make `admin.key` if there is none; gives the digest of the one in force."""
+        try:
+            descriptor = os.open(self._admin_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            return digest(self.admin_key())
+        with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor
+            file.write(ADMIN_KEY_PREFIX + secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        return digest(self.admin_key())
+
+    def acquire(self) -> "StateLock":
+        """Take the state root for this process.
+
+        Raises:
+            LockedError: somebody else has it.
+        """
+        return StateLock(self._lock)
+
+
+class StateLock:
+    """Holds the state root until it is released or the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            try:
+                holder = msgspec.json.decode(
+                    os.pread(self._descriptor, _LOCK_BYTES_MAX, 0), type=Holder
+                )
+            except msgspec.DecodeError:
+                holder = Holder()
+            os.close(self._descriptor)
+            raise LockedError(holder) from error
+        self.announce("")
+
+    def announce(self, url: str) -> None:
+        """Write down who holds the lock and where it serves."""
+        text = msgspec.json.encode(Holder(os.getpid(), url))
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, text, 0)
+
+    def release(self) -> None:
+        """Let go."""
+        os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
