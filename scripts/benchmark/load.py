@@ -1,0 +1,113 @@
+"""A closed-loop HTTP client: every connection sends its next request when the last is answered."""
+
+import asyncio
+import time
+from typing import Final, NamedTuple
+
+import uvloop
+
+_BODY_MARK: Final = b"\r\n\r\n"
+
+
+class Load(NamedTuple):
+    """What one round measured; latencies in ms."""
+
+    requests_per_second: float
+    p50_ms: float
+    p99_ms: float
+    failures: int
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, request: bytes, latencies: list[float], stop_at: float) -> None:
+        self.done: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
+        self.failures = 0
+        self._request: Final = request
+        self._latencies: Final = latencies
+        self._stop_at: Final = stop_at
+        self._buffer = b""
+        self._expected = 0
+        self._transport: asyncio.Transport
+        self._sent_at = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._send()
+
+    def _send(self) -> None:
+        self._sent_at = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if not self._expected:
+            head, mark, _ = self._buffer.partition(_BODY_MARK)
+            if not mark:
+                return
+            lower = head.lower()
+            length = lower.index(b"content-length:") + len(b"content-length:")
+            end = lower.find(b"\r\n", length)
+            size = int(lower[length : end if end >= 0 else None])
+            self._expected = len(head) + len(mark) + size
+            if b" 200 " not in head[:15]:
+                self.failures += 1
+        if len(self._buffer) < self._expected:
+            return
+        now = time.perf_counter()
+        self._latencies.append(now - self._sent_at)
+        self._buffer = b""
+        self._expected = 0
+        if now < self._stop_at:
+            self._send()
+        else:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None or self._expected:
+            self.failures += 1
+        if not self.done.done():
+            self.done.set_result(None)
+
+
+def post(path: str, body: bytes, token: str) -> bytes:
+    """Give the bytes of a request."""
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+def run(address: tuple[str, int], request: bytes, connections: int, seconds: float) -> Load:
+    """Send `request` over and over; gives rate and latencies."""
+    latencies: list[float] = []
+
+    async def drive() -> int:
+        loop = asyncio.get_running_loop()
+        stop_at = time.perf_counter() + seconds
+        opened = [
+            (
+                await loop.create_connection(
+                    lambda: _Connection(request, latencies, stop_at), *address
+                )
+            )[1]
+            for _ in range(connections)
+        ]
+        await asyncio.gather(*(connection.done for connection in opened))
+        return sum(connection.failures for connection in opened)
+
+    started = time.perf_counter()
+    failures = uvloop.run(drive())
+    elapsed = time.perf_counter() - started
+    return Load(
+        len(latencies) / elapsed,
+        percentile(latencies, 50) * 1000,
+        percentile(latencies, 99) * 1000,
+        failures,
+    )
+
+
+def percentile(values: list[float], percent: float) -> float:
+    """Give the nearest-rank percentile."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]

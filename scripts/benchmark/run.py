@@ -1,0 +1,184 @@
+"""All benchmarks: a table on standard error, JSON on standard output.
+
+Every figure stands beside a baseline that was measured in the same run, round by round in turn:
+machines differ and are shared, ratios hold better than numbers.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.benchmark import load
+from tests.conftest import make_state_dir, remove_tree
+from tests.e2e.gateway import Gateway
+
+SESSIONS = 50
+HERE = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    """Measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=100)
+    options = parser.parse_args()
+    state_dir = make_state_dir()
+    try:
+        with Gateway(state_dir) as gateway:
+            figures = {
+                "forward": forward(gateway, options.rounds, options.seconds),
+                "cold_start": cold_start(gateway, options.workers),
+                "memory": memory(gateway, options.workers),
+            }
+    finally:
+        remove_tree(state_dir)
+    table(figures)
+    print(json.dumps(figures, indent=2))
+
+
+def forward(gateway: Gateway, rounds: int, seconds: float) -> dict[str, Any]:
+    """`sessions.list` of 50 sessions against a bare forwarder with an answer of the same size."""
+    token = gateway.create("bench")
+    for number in range(SESSIONS):
+        gateway.rpc(token, "sessions.create", label=f"session {number}")
+    call = b'{"jsonrpc":"2.0","id":1,"method":"sessions.list","params":{}}'
+    request = load.post("/rpc", call, token)
+    answer = gateway.request("POST", "/rpc", token=token, body=call).body
+    host, port = gateway.address.split(":")
+    figures: dict[str, Any] = {"answer_bytes": len(answer)}
+    with baseline(answer) as baseline_port:
+        for connections in (1, 64):
+            ours, bare = [], []
+            for _ in range(rounds):
+                ours.append(load.run((host, int(port)), request, connections, seconds))
+                bare.append(load.run(("127.0.0.1", baseline_port), request, connections, seconds))
+            figures[f"connections_{connections}"] = {
+                "gateway": summary(ours),
+                "bare_forwarder": summary(bare),
+                "rate_ratio": round(
+                    statistics.median(
+                        one.requests_per_second / other.requests_per_second
+                        for one, other in zip(ours, bare, strict=True)
+                    ),
+                    3,
+                ),
+            }
+    return figures
+
+
+@contextlib.contextmanager
+def baseline(answer: bytes) -> Iterator[int]:
+    """Run the bare forwarder; gives its port."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(answer)
+        file.flush()
+        command = [sys.executable, str(HERE / "baseline.py"), file.name]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            try:
+                yield int(process.stdout.readline())
+            finally:
+                process.terminate()
+
+
+def summary(rounds: list[load.Load]) -> dict[str, float]:
+    """Give the median round."""
+    return {
+        "requests_per_second": round(statistics.median(r.requests_per_second for r in rounds)),
+        "p50_ms": round(statistics.median(r.p50_ms for r in rounds), 3),
+        "p99_ms": round(statistics.median(r.p99_ms for r in rounds), 3),
+        "failures": sum(r.failures for r in rounds),
+    }
+
+
+def cold_start(gateway: Gateway, workers: int) -> dict[str, Any]:
+    """First request to answer on tenants without a process, against one exec'd interpreter each."""
+    tokens = [gateway.create(f"cold-{number}") for number in range(workers)]
+    ours, bare = [], []
+    for token in tokens:
+        started = time.perf_counter()
+        gateway.rpc(token, "health")
+        ours.append(time.perf_counter() - started)
+    for _ in range(min(workers, 20)):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-I", "-c", "import worker.main"], check=True)
+        bare.append(time.perf_counter() - started)
+    return {
+        "gateway": quantiles_ms(ours),
+        "exec_and_import_only": quantiles_ms(bare),
+        "p50_ratio": round(load.percentile(ours, 50) / load.percentile(bare, 50), 3),
+    }
+
+
+def quantiles_ms(seconds: list[float]) -> dict[str, float]:
+    """Give p50 and p99 in ms."""
+    return {
+        "p50_ms": round(load.percentile(seconds, 50) * 1000, 2),
+        "p99_ms": round(load.percentile(seconds, 99) * 1000, 2),
+    }
+
+
+def memory(gateway: Gateway, workers: int) -> dict[str, Any]:
+    """PSS of the workers that `cold_start` left idle, and of the shared processes, in MB."""
+    if os.geteuid() != 0:
+        return {"skipped": "only root may read the memory maps of processes that are not dumpable"}
+    found = gateway.processes()
+    idle = [pss_mb(p.pid) for title, p in found.items() if "worker cold-" in title]
+    shared = {
+        title.removeprefix("openclaw: "): round(pss_mb(process.pid), 1)
+        for title, process in found.items()
+        if "worker" not in title
+    }
+    shared["supervisor"] = round(pss_mb(gateway.pid), 1)
+    with subprocess.Popen(
+        [sys.executable, "-I", "-c", "import worker.main; print(flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as execed:
+        assert execed.stdout is not None
+        execed.stdout.readline()
+        bare = pss_mb(execed.pid)
+        execed.communicate(b"\n")
+    return {
+        "idle_workers": len(idle),
+        "idle_worker_pss_mb": {
+            "p50": round(load.percentile(idle, 50), 2),
+            "max": round(max(idle), 2),
+        },
+        "exec_and_import_only_pss_mb": round(bare, 2),
+        "shared_pss_mb": {**shared, "total": round(sum(shared.values()), 1)},
+        "wanted_workers": workers,
+    }
+
+
+def pss_mb(pid: int) -> float:
+    """Give a process's proportional set size."""
+    size: int = psutil.Process(pid).memory_full_info().pss
+    return size / 2**20
+
+
+def table(figures: dict[str, Any], prefix: str = "") -> None:
+    """Print every number on a line of its own."""
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            table(value, f"{prefix}{name}.")
+        else:
+            print(f"{prefix + name:<64} {value:>12}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""The `root` marker, a state directory that other uids can reach, and a patient hypothesis."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# pytest-timeout bounds a test; a deadline per example only fails on a busy machine.
+settings.register_profile("patient", deadline=None)
+# Found examples are kept in the checkout, which may belong to somebody else.
+settings.register_profile("patient and forgetful", settings.get_profile("patient"), database=None)
+writable = os.access(Path(__file__).parents[1], os.W_OK)
+settings.load_profile("patient" if writable else "patient and forgetful")
+
+deselected_for_root = pytest.StashKey[int]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if os.geteuid() == 0:
+        return
+    for_root = [item for item in items if item.get_closest_marker("root")]
+    config.stash[deselected_for_root] = len(for_root)
+    config.hook.pytest_deselected(items=for_root)
+    items[:] = [item for item in items if not item.get_closest_marker("root")]
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    count = config.stash.get(deselected_for_root, 0)
+    return [f"not run by root: {count} tests marked root are deselected"] if count else []
+
+
+def remove_tree(path: Path) -> None:
+    """Remove `path` with directories in it that their own owner may not enter."""
+    path.chmod(0o700)
+    for folder, names, _ in os.walk(path):
+        for name in names:
+            child = Path(folder, name)
+            if not child.is_symlink():
+                child.chmod(0o700)
+    shutil.rmtree(path)
+
+
+def make_state_dir() -> Path:
+    """Make a directory that every uid can reach, unlike those below pytest's tmp_path (0700)."""
+    path = Path(tempfile.mkdtemp(prefix="openclaw-test-", dir="/tmp"))
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def state_dir() -> Iterator[Path]:
+    path = make_state_dir()
+    yield path
+    remove_tree(path)
