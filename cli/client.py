@@ -4,11 +4,10 @@ Whoever holds the lock on the state root is the writer. A gateway that holds it 
 where it serves; without one the command takes the lock itself and works on the files.
 """
 
+import contextlib
 import http.client
 import os
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -18,12 +17,10 @@ from cli.exits import ExitCode, fail
 from protocol.errors import GatewayError
 from supervisor import config as gateway_config
 from supervisor.registry import Quota, RegistryError
-from supervisor.state import LockedError, StateError, StateRoot, default_root
+from supervisor.state import LOCK_WAIT_SECONDS, LockedError, StateError, StateRoot, default_root
 from supervisor.tenants import TenantDesk
 
 REQUEST_SECONDS: Final = 60.0
-STARTING_SECONDS: Final = 10.0
-_POLL_SECONDS: Final = 0.05
 
 
 class Tenants(Protocol):
@@ -141,32 +138,30 @@ def _plain(value: msgspec.Struct) -> dict[str, Any]:
     return plain
 
 
-@contextmanager
+def _admin_key(state: StateRoot) -> str:
+    try:
+        return state.admin_key()
+    except StateError as error:
+        fail(str(error))
+
+
+@contextlib.contextmanager
 def open_tenants() -> Iterator[Tenants]:
     """Give a way to the tenants, and end the command with a message where there is none."""
     state = StateRoot(default_root())
-    deadline = time.monotonic() + STARTING_SECONDS
     try:
         config = gateway_config.load(state.config)
         state.prepare()
-        while True:
-            try:
-                with state.acquire():
-                    desk = TenantDesk(state, config)
-                    try:
-                        desk.recover()
-                        yield DirectTenants(desk)
-                    finally:
-                        desk.close()
-                return
-            except LockedError as error:
-                if error.holder.url:
-                    yield RemoteTenants(error.holder.url, state.admin_key())
-                    return
-                # A gateway that starts or stops, or another command: soon over.
-                if time.monotonic() > deadline:
-                    fail(f"{error} and does not serve", ExitCode.TRY_LATER)
-                time.sleep(_POLL_SECONDS)
+        with (
+            state.acquire(LOCK_WAIT_SECONDS),
+            contextlib.closing(TenantDesk(state, config)) as desk,
+        ):
+            desk.recover()
+            yield DirectTenants(desk)
+    except LockedError as error:
+        if not error.holder.url:
+            fail(f"{error} and does not serve", ExitCode.TRY_LATER)
+        yield RemoteTenants(error.holder.url, _admin_key(state))
     except GatewayError as error:
         fail(error.message)
     except gateway_config.ConfigError as error:

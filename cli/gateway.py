@@ -12,7 +12,14 @@ from supervisor import isolation
 from supervisor.logs import open_log
 from supervisor.main import Supervisor
 from supervisor.registry import RegistryError
-from supervisor.state import LockedError, StateError, StateLock, StateRoot, default_root
+from supervisor.state import (
+    LOCK_WAIT_SECONDS,
+    LockedError,
+    StateError,
+    StateLock,
+    StateRoot,
+    default_root,
+)
 
 
 @click.command("gateway")
@@ -28,7 +35,7 @@ def command(port: int | None) -> None:
     try:
         config = gateway_config.load(state.config)
         state.prepare()
-        lock = state.acquire()
+        lock = state.acquire(LOCK_WAIT_SECONDS)
     except gateway_config.ConfigError as error:
         fail(str(error), ExitCode.CONFIGURATION)
     except StateError as error:

@@ -121,6 +121,20 @@ class LinkEnd(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.abort()
 
+    def finish(self) -> None:
+        """End the link once everything said has left; `on_closed` tells when."""
+        self._write()
+        if not self._closed and self._transport is not None:
+            self._transport.close()
+
+    @property
+    def congested(self) -> bool:
+        """Whether more is waiting to be sent than should be; then let big answers wait."""
+        return (
+            not self._writable.is_set()
+            or self.link.outgoing_bytes > limits.LINK_WRITE_BUFFER_HIGH
+        )
+
     async def writable(self) -> None:
         """Wait until the transport's buffer has room again."""
         await self._writable.wait()

@@ -33,6 +33,7 @@ class ErrorCode(Enum):
     REQUEST_TIMEOUT = ErrorKind(-32008, 408, retryable=True)
     CONFLICT = ErrorKind(-32009, 409, retryable=False)
     PAYLOAD_TOO_LARGE = ErrorKind(-32013, 413, retryable=False)
+    TARGET_TOO_LONG = ErrorKind(-32014, 414, retryable=False)
     UNSUPPORTED_MEDIA_TYPE = ErrorKind(-32015, 415, retryable=False)
     RATE_LIMITED = ErrorKind(-32029, 429, retryable=True)
     QUOTA_EXCEEDED = ErrorKind(-32030, 429, retryable=True)

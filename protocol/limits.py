@@ -45,7 +45,12 @@ HTTP_PIPELINED_REQUESTS_MAX: Final = 16
 HTTP_IDLE_SECONDS: Final = 75.0
 HTTP_HEADER_SECONDS: Final = 10.0
 HTTP_BODY_SECONDS: Final = 60.0
+HTTP_WRITE_SECONDS: Final = 60.0
+HTTP_LINGER_SECONDS: Final = 2.0
 HTTP_WRITE_BUFFER_HIGH: Final = 256 * KIB
+# What is read of a refused request to keep its connection in step; more than this closes it.
+HTTP_DISCARD_BYTES_MAX: Final = 64 * KIB
+BEARER_CHARS_MAX: Final = 512
 
 # JSON-RPC.
 RPC_ID_CHARS_MAX: Final = 256
@@ -56,6 +61,11 @@ HOLD_CALLS_MAX: Final = 256
 HOLD_BYTES_MAX: Final = 16 * MIB
 HOLD_SECONDS: Final = 10.0
 TENANT_CALLS_IN_FLIGHT_MAX: Final = 512
+# Request bodies that are read or in flight, and answers that a client does not take. One tenant's
+# must stay well below LINK_WRITE_BUFFER_MAX, or its own clients could cut its worker off.
+TENANT_BYTES_IN_FLIGHT_MAX: Final = 32 * MIB
+FRONT_BYTES_IN_FLIGHT_MAX: Final = 512 * MIB
+CONTROL_CALLS_IN_FLIGHT_MAX: Final = 64
 
 # Waits.
 CALL_SECONDS_DEFAULT: Final = 30.0

@@ -162,6 +162,11 @@ class Link:
         return out
 
     @property
+    def outgoing_bytes(self) -> int:
+        """How much `take_outgoing` would give."""
+        return len(self._out)
+
+    @property
     def has_outgoing(self) -> bool:
         """Whether there is anything to be written."""
         return bool(self._out)

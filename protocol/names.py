@@ -13,14 +13,14 @@ import msgspec
 
 from protocol import limits
 
-TENANT_ID_PATTERN: Final = r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$"
-ACCOUNT_ID_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+# The look-ahead, since Python's `$` also matches before a trailing newline; JSON Schema takes both.
+TENANT_ID_PATTERN: Final = r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$(?!\n)"
+ACCOUNT_ID_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}$(?!\n)"
 TOKEN_PATTERN: Final = r"^tk_([a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?)_[0-9A-Fa-f]{32}$"
 
-# `\Z`, since `$` also matches before a trailing newline.
-_TENANT_ID: Final = re.compile(TENANT_ID_PATTERN.replace("$", r"\Z"))
+_TENANT_ID: Final = re.compile(TENANT_ID_PATTERN)
 _TOKEN: Final = re.compile(TOKEN_PATTERN.replace("$", r"\Z"))
-_ACCOUNT_ID: Final = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z"))
+_ACCOUNT_ID: Final = re.compile(ACCOUNT_ID_PATTERN)
 _SESSION_KEY: Final = re.compile(
     r"agent:[a-z0-9][a-z0-9_-]{0,63}(?::[a-z0-9@+._%=-]{1,400}){1,8}\Z"
 )

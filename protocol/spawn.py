@@ -23,6 +23,10 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     allowed_hosts: tuple[str, ...]
     version: str
+    notices: tuple[str, ...]
+    """What an operator has to know, such as isolation that was switched off; part of `/readyz`."""
+    jail: bytes
+    """How the front is confined; its meaning is the privileged side's."""
 
 
 class WorkerLink(msgspec.Struct, frozen=True, kw_only=True):

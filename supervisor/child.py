@@ -73,8 +73,8 @@ class Child:
         self._on_exit(result)
 
 
-def start_python(module: str, descriptors: Sequence[int], stderr: int) -> int:
-    """Start `python -I -m module` with an empty environment; gives its pid.
+def start_python(arguments: Sequence[str], descriptors: Sequence[int], stderr: int) -> int:
+    """Start this interpreter with `arguments` and an empty environment; gives its pid.
 
     Standard input and output are /dev/null; `descriptors` become 3, 4, … there. It gets a process
     group of its own, so that a terminal's Ctrl-C reaches the supervisor alone.
@@ -97,7 +97,7 @@ def start_python(module: str, descriptors: Sequence[int], stderr: int) -> int:
             actions.append((os.POSIX_SPAWN_DUP2, copy, target))
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-I", "-m", module],
+            [sys.executable, *arguments],
             {},
             file_actions=actions,
             setpgroup=0,

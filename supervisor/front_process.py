@@ -18,12 +18,19 @@ from protocol.spawn import (
     TenantsUpdate,
     WorkerLink,
 )
-from supervisor.child import Child, Exit, start_python
+from supervisor.child import FIRST_DESCRIPTOR, Child, Exit, start_python
 from supervisor.logs import Log, LogPump
 
 ACCEPTS: Final = REQUESTS | ANSWERS | LIVENESS | {frames.Drained, frames.Event}
 UPDATE_SECONDS: Final = 10.0
 EXIT_SECONDS: Final = 5.0
+COMMAND: Final = (
+    "-I",
+    "-m",
+    "supervisor.front",
+    str(FIRST_DESCRIPTOR),
+    str(FIRST_DESCRIPTOR + 1),
+)
 
 
 class FrontProcess:
@@ -66,9 +73,7 @@ class FrontProcess:
         self._channel, their_channel = descriptors.pair()
         reader, writer = os.pipe()
         with theirs, their_channel:
-            pid = start_python(
-                "supervisor.front", (theirs.fileno(), their_channel.fileno()), writer
-            )
+            pid = start_python(COMMAND, (theirs.fileno(), their_channel.fileno()), writer)
         os.close(writer)
         LogPump(reader, self._log)
         self._child = Child(pid, lambda status: self._on_exit(self, status))

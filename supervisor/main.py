@@ -7,7 +7,7 @@ import asyncio
 import functools
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
@@ -24,7 +24,7 @@ from protocol.spawn import (
     WakeParams,
 )
 from supervisor import isolation
-from supervisor.child import Exit
+from supervisor.child import FIRST_DESCRIPTOR, Exit
 from supervisor.config import Config
 from supervisor.control import ControlPlane
 from supervisor.front_process import FrontProcess
@@ -34,6 +34,7 @@ from supervisor.state import StateLock, StateRoot
 from supervisor.tenants import CreatedTenant, TenantDesk, TenantView
 from supervisor.version import VERSION
 from supervisor.workers import Workers
+from supervisor.zygote.main import command as zygote_program
 from supervisor.zygote.spec import JailSpec
 from supervisor.zygote_process import ZygoteProcess
 
@@ -58,7 +59,7 @@ class Supervisor:
         config: The configuration.
         isolation_report: What of the jail holds here, checked already.
         log: The gateway's log.
-        zygote_module: The program that forks workers.
+        zygote_command: Arguments of the interpreter that start what forks workers.
     """
 
     def __init__(
@@ -68,14 +69,15 @@ class Supervisor:
         config: Config,
         isolation_report: isolation.Report,
         log: Log,
-        zygote_module: str = "supervisor.zygote",
+        zygote_command: Sequence[str] | None = None,
     ) -> None:
         self._state: Final = state
+        self._root: Final = state.path.resolve()
         self._lock: Final = lock
         self._config: Final = config
         self._isolation: Final = isolation_report
         self._log: Final = log
-        self._zygote_module: Final = zygote_module
+        self._zygote_command: Final = zygote_command or zygote_program(FIRST_DESCRIPTOR)[1:]
         self._disk: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
         self._desk: Final = TenantDesk(state, config)
         self._rows: dict[str, Tenant] = {}
@@ -167,7 +169,7 @@ class Supervisor:
 
     def _start_zygote(self) -> None:
         self.zygote = ZygoteProcess(
-            self._zygote_module, self._zygote_ended, self._log.bind(source="zygote")
+            self._zygote_command, self._zygote_ended, self._log.bind(source="zygote")
         )
         self.zygote.start()
 
@@ -214,6 +216,8 @@ class Supervisor:
         return FrontSpec(
             allowed_hosts=LOOPBACK_HOSTS + self._config.gateway.allowed_hosts,
             version=VERSION,
+            notices=self._isolation.notices(),
+            jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root)),
         )
 
     async def _tell_front(self, change: TenantsUpdate) -> None:
@@ -260,7 +264,7 @@ class Supervisor:
         directory = self._state.tenant_directory(tenant)
         if not directory.is_dir():
             await self._on_disk(self._desk.ensure_directory, row)
-        return self._isolation.worker_jail(tenant, directory, row.uid)
+        return self._isolation.worker_jail(self._root, tenant, row.uid)
 
     # supervisor.control.TenantActions
 

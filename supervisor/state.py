@@ -8,6 +8,7 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from pathlib import Path
 from typing import Final, Self
 
@@ -17,6 +18,8 @@ from protocol.names import digest, is_tenant_id
 
 TENANT_FOLDERS: Final = ("sessions", "memory", "plugins", "sandbox", "cron", "channels")
 ADMIN_KEY_PREFIX: Final = "ak_"
+LOCK_WAIT_SECONDS: Final = 10.0
+LOCK_POLL_SECONDS: Final = 0.02
 _LOCK_BYTES_MAX: Final = 4096
 
 
@@ -130,13 +133,24 @@ class StateRoot:
             os.fsync(file.fileno())
         return digest(self.admin_key())
 
-    def acquire(self) -> "StateLock":
+    def acquire(self, wait_seconds: float = 0.0) -> "StateLock":
         """Take the state root for this process.
+
+        Args:
+            wait_seconds: How long to wait for a holder that serves no requests: a command, or a
+                gateway that starts or stops, is soon done.
 
         Raises:
             LockedError: somebody else has it.
         """
-        return StateLock(self._lock)
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            try:
+                return StateLock(self._lock)
+            except LockedError as error:
+                if error.holder.url or time.monotonic() >= deadline:
+                    raise
+            time.sleep(LOCK_POLL_SECONDS)
 
 
 class StateLock:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -38,15 +38,15 @@ class ZygoteProcess:
     """One zygote process.
 
     Args:
-        module: The program, `supervisor.zygote`.
+        command: The interpreter's arguments; the program finds its channel at descriptor 3.
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
     """
 
     def __init__(
-        self, module: str, on_exit: Callable[["ZygoteProcess", Exit], None], log: Log
+        self, command: Sequence[str], on_exit: Callable[["ZygoteProcess", Exit], None], log: Log
     ) -> None:
-        self._module: Final = module
+        self._command: Final = command
         self._on_exit: Final = on_exit
         self._log: Final = log
         self._waiting: dict[int, asyncio.Future[int]] = {}
@@ -64,7 +64,7 @@ class ZygoteProcess:
         self._channel, theirs = descriptors.pair()
         reader, writer = os.pipe()
         with theirs:
-            pid = start_python(self._module, (theirs.fileno(),), writer)
+            pid = start_python(self._command, (theirs.fileno(),), writer)
         os.close(writer)
         LogPump(reader, self._log)
         self._channel.setblocking(False)

@@ -10,7 +10,7 @@ from protocol.methods.registry import Params, Result, Scope, declare
 from protocol.methods.sessions import IdempotencyKey
 from protocol.names import ACCOUNT_ID_PATTERN, TENANT_ID_PATTERN
 
-OutsideId = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,120}$")]
+OutsideId = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,120}$(?!\n)")]
 """A name that another system gives: printable ASCII without spaces."""
 
 
@@ -32,8 +32,8 @@ class InboundText(Params, tag="text", tag_field="type", rename=str, frozen=True,
 class InboundEnvelope(Params, rename=str, frozen=True, kw_only=True):
     """What a channel delivers.
 
-    `tenant` and `channel` may be left out; when given they must be the caller's own tenant and
-    this channel. `session_id` tells conversations of one user apart. `message_id` is the channel's
+    `tenant` and `channel` may be left out; `tenant`, when given, must be the caller's own.
+    `session_id` tells conversations of one user apart. `message_id` is the channel's
     own id of the message: a second delivery of it is answered, not run again.
     """
 

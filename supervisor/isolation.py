@@ -1,0 +1,96 @@
+"""What keeps the processes apart on this machine, and how each of them is jailed.
+
+The gateway refuses to start below the minimum, unless the operator has written `isolation: {mode:
+none}` into `config.yaml`; then it says so in its banner, in its log and at `/readyz`.
+"""
+
+import functools
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from supervisor.config import IsolationSection
+from supervisor.zygote import probe, roots, seccomp
+from supervisor.zygote.spec import JailSpec, Limits
+
+WORKER_LIMITS: Final = Limits()
+FRONT_LIMITS: Final = Limits(open_files=16384)
+SWITCHED_OFF: Final = "isolation is off: tenants are not kept apart (isolation.mode: none)"
+
+
+class BelowMinimumError(Exception):
+    """Tenants could not be kept apart here; the message names what is missing."""
+
+
+class Report(NamedTuple):
+    """What holds here, and what of the minimum does not."""
+
+    section: IsolationSection
+    found: probe.Probe
+    missing: tuple[str, ...]
+
+    def summary(self) -> str:
+        """Say it in one line, for the banner."""
+        if self.missing:
+            return f"{SWITCHED_OFF}; {' '.join(self.missing)}"
+        held = ["uid per tenant"] if self.found.root else []
+        held += ["namespaces"] if self.found.namespaces is None else []
+        held += [f"Landlock ABI {self.found.landlock_abi}"] if self.found.landlock_abi else []
+        return f"isolation: {', '.join([*held, 'seccomp'])}"
+
+    def notices(self) -> tuple[str, ...]:
+        """Give what everybody who looks after the gateway has to know."""
+        return (SWITCHED_OFF,) if self.missing else ()
+
+    def worker_jail(self, state_root: Path, tenant: str, uid: int | None) -> JailSpec:
+        """Give the jail of a tenant's worker; without a uid of its own it has the gateway's."""
+        own = (os.geteuid(), os.getegid()) if uid is None else (uid, uid)
+        return self._jail("worker", state_root, own, tenant=tenant)
+
+    def front_jail(self, state_root: Path) -> JailSpec:
+        """Give the jail of the front: as root it has the first uid of the range."""
+        first = self.section.uid_first
+        own = (first, first) if self.found.root else (os.geteuid(), os.getegid())
+        return self._jail("front", state_root, own, limits=FRONT_LIMITS)
+
+    def _jail(
+        self,
+        profile: seccomp.Profile,
+        state_root: Path,
+        own: tuple[int, int],
+        *,
+        tenant: str = "",
+        limits: Limits = WORKER_LIMITS,
+    ) -> JailSpec:
+        return JailSpec(
+            profile=profile,
+            state_root=str(state_root),
+            uid=own[0],
+            gid=own[1],
+            namespaces=self.found.namespaces is None,
+            readable=_readable(),
+            policy=seccomp.compiled(profile),
+            tenant=tenant,
+            limits=limits,
+        )
+
+
+@functools.cache
+def _readable() -> tuple[str, ...]:
+    return roots.readable_paths()
+
+
+def examine(section: IsolationSection) -> Report:
+    """See what holds here; the caller must have a single thread.
+
+    Raises:
+        BelowMinimumError: it is below the minimum, and the configuration does not allow that.
+    """
+    found = probe.probe(section.uid_first, section.uid_first)
+    missing = tuple(probe.missing_minimum(found))
+    if missing and section.mode != "none":
+        raise BelowMinimumError(
+            f"tenants cannot be kept apart here. {' '.join(missing)} "
+            "To run without, write isolation: {mode: none} into config.yaml."
+        )
+    return Report(section, found, missing)
