@@ -13,9 +13,11 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from cli.exits import ExitCode, fail
-from protocol.errors import GatewayError
+from cli.exits import ExitCode, fail, refuse
+from protocol import limits
+from protocol.errors import ErrorCode, GatewayError
 from supervisor import config as gateway_config
+from supervisor.audit import AuditError
 from supervisor.registry import Quota, RegistryError
 from supervisor.state import LOCK_WAIT_SECONDS, LockedError, StateError, StateRoot, default_root
 from supervisor.tenants import TenantDesk
@@ -75,6 +77,21 @@ class DirectTenants:
         return {"deleted": True, "tenantId": tenant}
 
 
+class _RefusedData(msgspec.Struct):
+    code: str
+
+
+class _RefusedError(msgspec.Struct):
+    message: str
+    data: _RefusedData
+
+
+class _Refused(msgspec.Struct):
+    """What the control plane answers instead of a result."""
+
+    error: _RefusedError
+
+
 class RemoteTenants:
     """Asks the gateway's control plane."""
 
@@ -91,13 +108,16 @@ class RemoteTenants:
             payload = None if body is None else msgspec.json.encode(body)
             connection.request(verb, path, payload, headers)
             response = connection.getresponse()
-            answer = msgspec.json.decode(response.read() or b"null")
-        except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
+            answer = msgspec.json.decode(response.read(limits.FRAME_BYTES_MAX))
+            if response.status >= http.client.BAD_REQUEST:
+                refusal = msgspec.convert(answer, _Refused).error
+        except (OSError, http.client.HTTPException, ValueError) as error:
             fail(f"the gateway at {self._address} does not answer: {error}", ExitCode.TRY_LATER)
         finally:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
-            fail(answer["error"]["message"])
+            code = ErrorCode.__members__.get(refusal.data.code, ErrorCode.INTERNAL)
+            refuse(GatewayError(code, refusal.message))
         return answer
 
     def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
@@ -148,8 +168,8 @@ def _admin_key(state: StateRoot) -> str:
 @contextlib.contextmanager
 def open_tenants() -> Iterator[Tenants]:
     """Give a way to the tenants, and end the command with a message where there is none."""
-    state = StateRoot(default_root())
     try:
+        state = StateRoot(default_root())
         config = gateway_config.load(state.config)
         state.prepare()
         with (
@@ -163,8 +183,8 @@ def open_tenants() -> Iterator[Tenants]:
             fail(f"{error} and does not serve", ExitCode.TRY_LATER)
         yield RemoteTenants(error.holder.url, _admin_key(state))
     except GatewayError as error:
-        fail(error.message)
+        refuse(error)
     except gateway_config.ConfigError as error:
         fail(str(error), ExitCode.CONFIGURATION)
-    except (StateError, RegistryError, OSError) as error:
+    except (StateError, RegistryError, AuditError, OSError) as error:
         fail(str(error))

@@ -1,10 +1,11 @@
 """`openclaw config`: look at `config.yaml` without starting anything."""
 
 import click
+import msgspec
 
 from cli.exits import ExitCode, fail
 from supervisor import config as gateway_config
-from supervisor.state import StateRoot, default_root
+from supervisor.state import StateError, StateRoot, default_root
 
 
 @click.group("config")
@@ -13,12 +14,17 @@ def command() -> None:
 
 
 @command.command("check")
-def check() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(as_json: bool) -> None:
     """Read config.yaml and say what is wrong with it."""
-    state = StateRoot(default_root())
     try:
+        state = StateRoot(default_root())
         gateway_config.load(state.config)
-    except gateway_config.ConfigError as error:
+    except (gateway_config.ConfigError, StateError) as error:
         fail(str(error), ExitCode.CONFIGURATION)
+    if as_json:
+        report = {"path": str(state.config), "exists": state.config.exists(), "valid": True}
+        click.echo(msgspec.json.encode(report))
+        return
     found = "is good" if state.config.exists() else "does not exist: every key has its default"
     click.echo(f"{state.config} {found}")

@@ -5,6 +5,8 @@ from typing import NoReturn
 
 import click
 
+from protocol.errors import GatewayError
+
 
 class ExitCode(IntEnum):
     """What a caller can act on; 0 is success, 2 is click's own for a wrong command line."""
@@ -19,3 +21,8 @@ def fail(message: str, code: ExitCode = ExitCode.FAILED) -> NoReturn:
     """Say on standard error what is wrong, and exit."""
     click.echo(f"openclaw: {message}", err=True)
     raise SystemExit(code)
+
+
+def refuse(error: GatewayError) -> NoReturn:
+    """Say on standard error what was refused, and exit."""
+    fail(error.message, ExitCode.TRY_LATER if error.code.retryable else ExitCode.FAILED)

@@ -7,8 +7,10 @@ import click
 import msgspec
 
 from cli.exits import ExitCode, fail
+from protocol.errors import LinkClosedError
 from supervisor import config as gateway_config
 from supervisor import isolation
+from supervisor.audit import AuditError
 from supervisor.logs import open_log
 from supervisor.main import Supervisor
 from supervisor.registry import RegistryError
@@ -31,8 +33,8 @@ from supervisor.state import (
 def command(port: int | None) -> None:
     """Run the gateway in the foreground until SIGTERM or Ctrl-C."""
     os.umask(0o077)
-    state = StateRoot(default_root())
     try:
+        state = StateRoot(default_root())
         config = gateway_config.load(state.config)
         state.prepare()
         lock = state.acquire(LOCK_WAIT_SECONDS)
@@ -42,6 +44,8 @@ def command(port: int | None) -> None:
         fail(str(error), ExitCode.CONFIGURATION)
     except LockedError as error:
         fail(f"{error}: is a gateway running already?", ExitCode.TRY_LATER)
+    except OSError as error:
+        fail(str(error), ExitCode.CONFIGURATION)
     if port is not None:
         section = msgspec.structs.replace(config.gateway, port=port)
         config = msgspec.structs.replace(config, gateway=section)
@@ -67,5 +71,8 @@ def _serve(state: StateRoot, lock: StateLock, config: gateway_config.Config) -> 
     except OSError as error:
         address = f"{config.gateway.host}:{config.gateway.port}"
         fail(f"the gateway cannot run on {address}: {error.strerror or error}")
-    except (RegistryError, StateError) as error:
+    except (LinkClosedError, TimeoutError) as error:
+        reason = f"the front does not start ({error}); {state.log} says why"
+        fail(reason, ExitCode.WOULD_FAIL_AGAIN)
+    except (RegistryError, AuditError, StateError) as error:
         fail(str(error), ExitCode.CONFIGURATION)

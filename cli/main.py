@@ -4,6 +4,8 @@ Commands are imported when they are used, since most calls are short and start-u
 """
 
 import importlib
+import io
+import sys
 from typing import Final
 
 import click
@@ -44,3 +46,7 @@ def main() -> None:
     The state directory is OPENCLAW_STATE_DIR, else /var/lib/openclaw for root and ~/.openclaw for
     a user.
     """
+    # A terminal that cannot show a ✓ must not cost the token that is printed below it.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

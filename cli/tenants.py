@@ -1,6 +1,7 @@
 """`openclaw tenants`: create, list, show and delete tenants, and rotate their tokens."""
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from typing import Any, Final
 
 import click
@@ -12,6 +13,8 @@ from supervisor.registry import Quota
 
 MICRO: Final = 1_000_000
 AMOUNT_MAX: Final = 2**53
+# Short enough for exact decimal arithmetic.
+_NUMBER: Final = re.compile(r"[0-9](?:_?[0-9]){0,15}(?:\.[0-9]{1,6})?", re.ASCII)
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -28,12 +31,12 @@ class Amount(click.ParamType[int]):
         """See `click.ParamType`."""
         if isinstance(value, int):
             return value
-        try:
-            scaled = Decimal(str(value).replace("_", "")) * self._scale
-        except InvalidOperation:
-            self.fail(f"{value!r} is no number", param, ctx)
-        if not scaled.is_finite() or scaled != int(scaled) or not 0 <= scaled <= AMOUNT_MAX:
-            self.fail(f"{value!r} is negative, too large or too fine", param, ctx)
+        if not _NUMBER.fullmatch(str(value)):
+            msg = f"{value!r} is no number of at most 16 digits and 6 decimals, 0 or more"
+            self.fail(msg, param, ctx)
+        scaled = Decimal(str(value).replace("_", "")) * self._scale
+        if scaled != int(scaled) or scaled > AMOUNT_MAX:
+            self.fail(f"{value!r} is too large or too fine", param, ctx)
         return int(scaled)
 
 

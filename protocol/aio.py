@@ -8,7 +8,7 @@ reason reported, and no other.
 import asyncio
 import socket
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import msgspec
 
@@ -69,8 +69,8 @@ class LinkEnd(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.BaseProtocol`."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(
             high=limits.LINK_WRITE_BUFFER_HIGH, low=limits.LINK_WRITE_BUFFER_LOW
         )
@@ -80,6 +80,8 @@ class LinkEnd(asyncio.Protocol):
         try:
             for frame in self.link.receive(data):
                 self._act(frame)
+                if self._closed:
+                    break
         except RemoteProtocolError as error:
             self.close(error)
         except Exception as error:  # noqa: BLE001 - anything that escapes would hang the transport
@@ -103,7 +105,11 @@ class LinkEnd(asyncio.Protocol):
         replies, self._replies = self._replies, {}
         gone = LinkClosedError("the process that was asked has gone away")
         for on_reply in replies.values():
-            on_reply(gone)
+            try:
+                on_reply(gone)
+            except Exception as error:  # noqa: BLE001 - the others have to hear of it too
+                context = {"message": "the owner of a call failed at its end", "exception": error}
+                self._loop.call_exception_handler(context)
         self._handler.on_closed(self, self._reason or exc)
 
     # For the owner.
@@ -131,8 +137,7 @@ class LinkEnd(asyncio.Protocol):
     def congested(self) -> bool:
         """Whether more is waiting to be sent than should be; then let big answers wait."""
         return (
-            not self._writable.is_set()
-            or self.link.outgoing_bytes > limits.LINK_WRITE_BUFFER_HIGH
+            not self._writable.is_set() or self.link.outgoing_bytes > limits.LINK_WRITE_BUFFER_HIGH
         )
 
     async def writable(self) -> None:
@@ -181,7 +186,8 @@ class LinkEnd(asyncio.Protocol):
 
         Raises:
             GatewayError: the peer refused, with the table's code.
-            LinkClosedError: the link ended first.
+            LinkClosedError: the link ended first, or ends now since the refusal cannot be read.
+            LocalProtocolError: the call is over a bound.
         """
         answer: asyncio.Future[Reply] = self._loop.create_future()
 
@@ -199,7 +205,7 @@ class LinkEnd(asyncio.Protocol):
         if isinstance(reply, LinkClosedError):
             raise reply
         if isinstance(reply, frames.Failure):
-            raise failure_error(reply)
+            raise self._failure_error(reply)
         assert isinstance(reply, frames.Result)
         return reply.body
 
@@ -211,9 +217,19 @@ class LinkEnd(asyncio.Protocol):
 
     # Inside.
 
+    def _failure_error(self, failure: frames.Failure) -> GatewayError:
+        try:
+            return failure_error(failure)
+        except RemoteProtocolError as error:
+            self.close(error)
+            msg = "the process that was asked gave no proper answer"
+            raise LinkClosedError(msg) from error
+
     def _write(self) -> None:
         self._flush_due = False
-        if self._closed or self._transport is None or not self.link.has_outgoing:
+        if self._closed or self._transport is None or self._transport.is_closing():
+            return
+        if not self.link.has_outgoing:
             return
         self._transport.write(self.link.take_outgoing())
         if self._transport.get_write_buffer_size() > limits.LINK_WRITE_BUFFER_MAX:
@@ -243,12 +259,10 @@ def failure_error(failure: frames.Failure) -> GatewayError:
     """
     try:
         details = msgspec.json.decode(failure.details, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = f"failure details that are no JSON object: {error}"
         raise RemoteProtocolError(reason) from error
     code = ErrorCode.__members__.get(failure.code, ErrorCode.INTERNAL)
-    details.pop("code", None)
-    details.pop("message", None)
     return GatewayError(code, failure.message, **details)
 
 

@@ -18,11 +18,17 @@ def encode_into(buffer: bytearray, frame: Frame) -> None:
     """Append the wire form of `frame` to `buffer`.
 
     Raises:
-        LocalProtocolError: the frame is over `FRAME_BYTES_MAX`; `buffer` is as before.
+        LocalProtocolError: the frame is over `FRAME_BYTES_MAX` or holds what has no wire form, such
+            as a lone surrogate; `buffer` is as before.
     """
     start = len(buffer)
     buffer += b"\0\0\0\0"
-    _encoder.encode_into(frame, buffer, start + _PREFIX_BYTES)
+    try:
+        _encoder.encode_into(frame, buffer, start + _PREFIX_BYTES)
+    except (msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:
+        del buffer[start:]
+        msg = f"a frame that cannot be written: {error}"
+        raise LocalProtocolError(msg) from error
     size = len(buffer) - start - _PREFIX_BYTES
     if size > FRAME_BYTES_MAX:
         del buffer[start:]
@@ -35,7 +41,7 @@ def encode(frame: Frame) -> bytes:
     """Give the wire form of one frame.
 
     Raises:
-        LocalProtocolError: the frame is over `FRAME_BYTES_MAX`.
+        LocalProtocolError: as `encode_into`.
     """
     buffer = bytearray()
     encode_into(buffer, frame)
@@ -64,7 +70,7 @@ class FrameDecoder:
 
         Raises:
             RemoteProtocolError: a length over the bound, an unknown tag or a malformed frame. The
-                stream cannot be read on.
+                stream cannot be read on, and nothing of it is kept.
         """
         buffer = self._buffer
         buffer += data
@@ -73,23 +79,31 @@ class FrameDecoder:
         try:
             while available - offset >= _PREFIX_BYTES:
                 start = offset + _PREFIX_BYTES
-                size = int.from_bytes(buffer[offset:start], "little")
-                if size > FRAME_BYTES_MAX:
-                    msg = f"a frame of {size} bytes is over the bound of {FRAME_BYTES_MAX}"
-                    raise RemoteProtocolError(msg)
+                size = _checked_size(buffer[offset:start])
                 if available - start < size:
                     break
                 offset = start + size
                 yield _decode(buffer, start, offset)
+        except RemoteProtocolError:
+            offset = len(buffer)
+            raise
         finally:
             del buffer[:offset]
+
+
+def _checked_size(prefix: bytearray) -> int:
+    size = int.from_bytes(prefix, "little")
+    if size > FRAME_BYTES_MAX:
+        msg = f"a frame of {size} bytes is over the bound of {FRAME_BYTES_MAX}"
+        raise RemoteProtocolError(msg)
+    return size
 
 
 def _decode(buffer: bytearray, start: int, end: int) -> Frame:
     try:
         # A copy, because a decoder that saw a view would keep the bytearray from being cut.
         frame: Frame = _decoder.decode(bytes(memoryview(buffer)[start:end]))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         reason = f"a frame that cannot be read: {error}"
         raise RemoteProtocolError(reason) from error
     return frame

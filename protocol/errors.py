@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from protocol.limits import ERROR_MESSAGE_CHARS_MAX
+
 
 class ErrorKind(NamedTuple):
     """One row of the table."""
@@ -71,11 +73,17 @@ class GatewayError(Exception):
 
     Args:
         code: The row of the error table.
-        message: One sentence that names what is wrong and, for bad input, the fix.
+        message: One sentence that names what is wrong and, for bad input, the fix. It may quote
+            what a client sent: it is cut to `ERROR_MESSAGE_CHARS_MAX`, lone surrogates are escaped.
         details: JSON values added beside the string code (`field`, `retryAfterMs`, …).
     """
 
-    def __init__(self, code: ErrorCode, message: str, **details: Any) -> None:
+    # Positional only, so that details of any name can be given.
+    def __init__(self, code: ErrorCode, message: str, /, **details: Any) -> None:
+        message = message[:ERROR_MESSAGE_CHARS_MAX]
+        if not message.isascii():
+            escaped = message.encode("utf-8", "backslashreplace").decode()
+            message = escaped[:ERROR_MESSAGE_CHARS_MAX]
         super().__init__(message)
         self.code: Final = code
         self.message: Final = message
@@ -83,7 +91,8 @@ class GatewayError(Exception):
 
     def body(self) -> ErrorBody:
         """Give the object that is sent to the client."""
-        data: dict[str, Any] = {"code": self.code.name, **self.details}
+        data: dict[str, Any] = {"code": self.code.name} | self.details
+        data["code"] = self.code.name
         if self.code.retryable:
             data["retryable"] = True
         return ErrorBody(self.code.rpc_code, self.message, data)

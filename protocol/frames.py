@@ -32,7 +32,7 @@ class Call(_Frame, frozen=True, tag=1):
     id: CallId
     method: Annotated[str, msgspec.Meta(max_length=limits.METHOD_NAME_CHARS_MAX)]
     params: bytes
-    scopes: Annotated[int, msgspec.Meta(ge=0, lt=256)] = 0
+    scopes: Annotated[int, msgspec.Meta(ge=0, le=limits.SCOPE_BITS_MAX)] = 0
     credit: Annotated[int, msgspec.Meta(ge=0, le=limits.STREAM_CREDIT_MAX)] = 0
     idempotency_key: (
         Annotated[str, msgspec.Meta(max_length=limits.IDEMPOTENCY_KEY_CHARS_MAX)] | None
@@ -50,7 +50,7 @@ class Failure(_Frame, frozen=True, tag=3):
     """The refusal of a call: an `ErrorCode` name, a sentence and a JSON object. Retires the id."""
 
     id: CallId
-    code: Annotated[str, msgspec.Meta(max_length=64)]
+    code: Annotated[str, msgspec.Meta(max_length=limits.ERROR_CODE_CHARS_MAX)]
     message: Annotated[str, msgspec.Meta(max_length=4096)]
     details: bytes = b"{}"
 
@@ -104,7 +104,7 @@ class Pong(_Frame, frozen=True, tag=10):
 class Drain(_Frame, frozen=True, tag=11):
     """Take no new call, finish what runs within `seconds`, then say `Drained`."""
 
-    seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)]
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=limits.DRAIN_SECONDS_MAX)]
 
 
 class Drained(_Frame, frozen=True, tag=12):

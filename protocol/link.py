@@ -2,7 +2,8 @@
 
 Two rules hold everywhere. What the peer does wrong raises `RemoteProtocolError` and ends the link:
 a frame over its bound, of an unknown tag, of a kind this end does not take, or about an id never
-asked. What our own side does wrong raises `LocalProtocolError` and changes nothing.
+asked. What our own side does wrong raises `LocalProtocolError` and changes nothing; above all, no
+frame leaves that the peer would have to refuse.
 
 An id lives from its `Call` to its `Result`, `Failure` or `End`; `Cancel` does not retire it, since
 the answer may already be on its way.
@@ -24,8 +25,8 @@ REQUESTS: Final = frozenset({frames.Call, frames.Cancel, frames.Credit})
 LIVENESS: Final = frozenset({frames.Ping, frames.Pong})
 
 
-class _Asked:
-    """A call of ours that waits for its answer."""
+class _Open:
+    """A call, ours or the peer's, that waits for its answer."""
 
     __slots__ = ("cancelled", "credit", "streams")
 
@@ -46,12 +47,12 @@ class Link:
         self._accepts: Final = accepts
         self._decoder = FrameDecoder()
         self._out = bytearray()
-        self._asked: dict[int, _Asked] = {}
-        self._serving: dict[int, int] = {}
+        self._asked: dict[int, _Open] = {}
+        self._serving: dict[int, _Open] = {}
         self._last_asked = 0
         self._last_served = 0
-        self._pings: set[int] = set()
         self._last_ping = 0
+        self._last_pong = 0
         self._broken = False
 
     # What our side does.
@@ -82,17 +83,27 @@ class Link:
         """Ask the peer to run `method`; gives the id that its answer will carry.
 
         Raises:
-            LocalProtocolError: too many calls are open, or the call does not fit a frame.
+            LocalProtocolError: too many calls are open, a field is over its bound, the call does
+                not fit a frame, or the link has ended.
         """
+        if self._broken:
+            msg = "the link has ended"
+            raise LocalProtocolError(msg)
         if len(self._asked) >= limits.CALLS_IN_FLIGHT_MAX:
             msg = f"{limits.CALLS_IN_FLIGHT_MAX} calls are in flight already"
             raise LocalProtocolError(msg)
+        if (
+            len(method) > limits.METHOD_NAME_CHARS_MAX
+            or not 0 <= scopes <= limits.SCOPE_BITS_MAX
+            or not 0 <= credit <= limits.STREAM_CREDIT_MAX
+            or len(idempotency_key or "") > limits.IDEMPOTENCY_KEY_CHARS_MAX
+        ):
+            msg = "a field of the call is over its bound"
+            raise LocalProtocolError(msg)
         call_id = self._last_asked + 1
-        encode_into(
-            self._out, frames.Call(call_id, method, params, scopes, credit, idempotency_key)
-        )
+        self._say(frames.Call(call_id, method, params, scopes, credit, idempotency_key))
         self._last_asked = call_id
-        self._asked[call_id] = _Asked(credit)
+        self._asked[call_id] = _Open(credit)
         return call_id
 
     def cancel(self, call_id: int) -> None:
@@ -100,34 +111,59 @@ class Link:
         asked = self._asked.get(call_id)
         if asked is not None and not asked.cancelled:
             asked.cancelled = True
-            encode_into(self._out, frames.Cancel(call_id))
+            self._say(frames.Cancel(call_id))
 
     def grant(self, call_id: int, count: int) -> None:
-        """Let the peer send `count` chunks more; without effect once the stream has ended."""
+        """Let the peer send `count` chunks more; without effect once the stream has ended.
+
+        Raises:
+            LocalProtocolError: the credit would go over its bound, or the call has no stream.
+        """
         asked = self._asked.get(call_id)
         if asked is None:
             return
-        if not asked.streams or asked.credit + count > limits.STREAM_CREDIT_MAX:
+        if not asked.streams or not 1 <= count <= limits.STREAM_CREDIT_MAX - asked.credit:
             msg = f"credit of call {call_id} over {limits.STREAM_CREDIT_MAX}, or no stream"
             raise LocalProtocolError(msg)
         asked.credit += count
-        encode_into(self._out, frames.Credit(call_id, count))
+        self._say(frames.Credit(call_id, count))
 
     def result(self, call_id: int, body: bytes) -> None:
-        """Answer the peer's call with JSON and retire it."""
+        """Answer the peer's call with JSON and retire it.
+
+        Raises:
+            LocalProtocolError: the call is not open, or the answer does not fit a frame.
+        """
         self._answer(call_id, frames.Result(call_id, body))
 
     def end(self, call_id: int, body: bytes) -> None:
-        """End the stream of the peer's call with its result and retire it."""
+        """End the stream of the peer's call with its result and retire it.
+
+        Raises:
+            LocalProtocolError: as `result`, or the peer asked for no stream.
+        """
+        serving = self._serving.get(call_id)
+        if serving is not None and not serving.streams:
+            msg = f"the end of a stream on call {call_id}, which has none"
+            raise LocalProtocolError(msg)
         self._answer(call_id, frames.End(call_id, body))
 
     def fail(self, call_id: int, code: str, message: str, details: bytes = b"{}") -> None:
-        """Refuse the peer's call and retire it. A sentence over the bound is cut."""
-        self._answer(call_id, frames.Failure(call_id, code, message[:1024], details))
+        """Refuse the peer's call and retire it. A sentence over the bound is cut.
+
+        Raises:
+            LocalProtocolError: as `result`, or the code is over its bound.
+        """
+        if len(code) > limits.ERROR_CODE_CHARS_MAX:
+            msg = f"an error code of {len(code)} characters"
+            raise LocalProtocolError(msg)
+        sentence = message[: limits.ERROR_MESSAGE_CHARS_MAX]
+        self._answer(call_id, frames.Failure(call_id, code, sentence, details))
 
     def stream_credit(self, call_id: int) -> int:
         """How many chunks the peer takes now for this call of its; 0 for one that is not open."""
-        return self._serving.get(call_id, 0)
+        serving = self._serving.get(call_id)
+        return 0 if serving is None else serving.credit
 
     def chunk(self, call_id: int, data: bytes) -> None:
         """Send one piece of a stream.
@@ -136,23 +172,37 @@ class Link:
             LocalProtocolError: no credit is left, the piece is over its bound or the call is not
                 open.
         """
-        credit = self._serving.get(call_id, 0)
-        if credit < 1 or len(data) > limits.CHUNK_BYTES_MAX:
+        serving = self._serving.get(call_id)
+        if serving is None or serving.credit < 1 or len(data) > limits.CHUNK_BYTES_MAX:
+            credit = self.stream_credit(call_id)
             msg = f"a chunk of {len(data)} bytes on call {call_id} with a credit of {credit}"
             raise LocalProtocolError(msg)
-        self._serving[call_id] = credit - 1
-        encode_into(self._out, frames.Chunk(call_id, data))
+        self._say(frames.Chunk(call_id, data))
+        serving.credit -= 1
 
     def send(self, frame: frames.Event | frames.Drain | frames.Drained) -> None:
-        """Send a frame that belongs to no call."""
-        encode_into(self._out, frame)
+        """Send a frame that belongs to no call; without effect once the link has ended.
+
+        Raises:
+            LocalProtocolError: a field is over its bound, or the frame does not fit.
+        """
+        match frame:
+            case frames.Event():
+                fits = len(frame.topic) <= limits.METHOD_NAME_CHARS_MAX
+            case frames.Drain():
+                fits = 0 <= frame.seconds <= limits.DRAIN_SECONDS_MAX
+            case frames.Drained():
+                fits = True
+        if not fits:
+            msg = f"a field of a {type(frame).__name__} frame is over its bound"
+            raise LocalProtocolError(msg)
+        self._say(frame)
 
     def ping(self) -> int:
         """Ask for a sign of life; gives how many earlier ones are still unanswered."""
-        missed = len(self._pings)
+        missed = self._last_ping - self._last_pong
         self._last_ping += 1
-        self._pings.add(self._last_ping)
-        encode_into(self._out, frames.Ping(self._last_ping))
+        self._say(frames.Ping(self._last_ping))
         return missed
 
     def take_outgoing(self) -> bytes:
@@ -172,18 +222,25 @@ class Link:
         return bool(self._out)
 
     def abandon(self) -> list[int]:
-        """Forget every open call of ours (the link has ended); gives their ids."""
+        """Forget all there is (the link has ended); gives the ids of our open calls."""
         ids = list(self._asked)
         self._asked.clear()
         self._serving.clear()
+        self._out.clear()
+        self._decoder = FrameDecoder()
         self._broken = True
         return ids
+
+    def _say(self, frame: frames.Frame) -> None:
+        # Nobody would read it, and what nobody takes must not pile up.
+        if not self._broken:
+            encode_into(self._out, frame)
 
     def _answer(self, call_id: int, frame: frames.Result | frames.Failure | frames.End) -> None:
         if call_id not in self._serving:
             msg = f"an answer to call {call_id}, which is not open"
             raise LocalProtocolError(msg)
-        encode_into(self._out, frame)
+        self._say(frame)
         del self._serving[call_id]
 
     # What the peer does.
@@ -234,20 +291,20 @@ class Link:
                     _refuse(f"a cancel of call {frame.id}, which was never made")
                 return frame.id in self._serving
             case frames.Ping():
-                encode_into(self._out, frames.Pong(frame.nonce))
+                self._say(frames.Pong(frame.nonce))
                 return False
             case frames.Pong():
-                if frame.nonce not in self._pings:
-                    _refuse(f"a pong to ping {frame.nonce}, which was never sent")
+                if not self._last_pong < frame.nonce <= self._last_ping:
+                    _refuse(f"a pong to ping {frame.nonce}, which waits for none")
                 # An answer proves that the loop took everything before it too.
-                self._pings = {nonce for nonce in self._pings if nonce > frame.nonce}
+                self._last_pong = frame.nonce
             case _:
                 pass
         return True
 
     def _asked_or_refuse(
         self, frame: frames.Result | frames.Failure | frames.Chunk | frames.End
-    ) -> _Asked:
+    ) -> _Open:
         asked = self._asked.get(frame.id)
         if asked is None:
             _refuse(f"an answer to call {frame.id}, which is not open")
@@ -259,17 +316,17 @@ class Link:
         if len(self._serving) >= limits.CALLS_IN_FLIGHT_MAX:
             _refuse(f"more than {limits.CALLS_IN_FLIGHT_MAX} calls in flight")
         self._last_served = call.id
-        self._serving[call.id] = call.credit
+        self._serving[call.id] = _Open(call.credit)
 
     def _book_credit(self, credit: frames.Credit) -> bool:
         if credit.id > self._last_served:
             _refuse(f"credit for call {credit.id}, which was never made")
-        if credit.id not in self._serving:
+        serving = self._serving.get(credit.id)
+        if serving is None:
             return False
-        total = self._serving[credit.id] + credit.count
-        if total > limits.STREAM_CREDIT_MAX:
-            _refuse(f"credit of call {credit.id} over {limits.STREAM_CREDIT_MAX}")
-        self._serving[credit.id] = total
+        if not serving.streams or serving.credit + credit.count > limits.STREAM_CREDIT_MAX:
+            _refuse(f"credit of call {credit.id} over {limits.STREAM_CREDIT_MAX}, or no stream")
+        serving.credit += credit.count
         return True
 
 

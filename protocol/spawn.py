@@ -36,6 +36,18 @@ class WorkerLink(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
 
 
+class LinkLost(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of the event `worker.link_lost`, sent by the front: a link to a worker has ended.
+
+    `reason` says what the worker did wrong, if it did. A worker that lives on and is meant to serve
+    has to be replaced, or given a new link.
+    """
+
+    tenant: str
+    generation: int
+    reason: str | None = None
+
+
 class TenantAccess(msgspec.Struct, frozen=True, kw_only=True):
     """What the front knows of one tenant. `tokens` maps SHA-256 digests (hex) to scopes."""
 

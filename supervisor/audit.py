@@ -13,7 +13,9 @@ from typing import Any, Final
 import msgspec
 
 _GENESIS: Final = "0" * 64
-_TAIL_BYTES: Final = 64 * 1024
+LINE_BYTES_MAX: Final = 32 * 1024
+# Holds the last whole line and a torn one after it.
+_TAIL_BYTES: Final = 2 * LINE_BYTES_MAX
 _encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
@@ -47,7 +49,11 @@ class Audit:
         self._descriptor: Final = os.open(path, flags, 0o600)
         self.repaired_bytes = 0
         """How much of a torn last line (a crash in mid-write) was cut off at the start."""
-        last = self._last_entry()
+        try:
+            last = self._last_entry()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
         self._seq = last.seq if last else 0
         self._hash = last.hash if last else _GENESIS
 
@@ -68,7 +74,7 @@ class Audit:
             return None
         try:
             return msgspec.json.decode(lines[-1], type=Entry)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             msg = f"the last line of audit.jsonl cannot be read: {error}"
             raise AuditError(msg) from error
 
@@ -83,19 +89,34 @@ class Audit:
             now_ms: Unix time in ms.
             tenant: Whom it concerns.
             detail: JSON values that say what changed; never a secret.
+
+        Raises:
+            AuditError: the line is too long, or was not taken whole; none of it stays.
+            OSError: it cannot be written; none of it stays.
         """
         entry = Entry(
             seq=self._seq + 1, ts=now_ms, actor=actor, action=action, tenant=tenant, detail=detail
         )
         entry = msgspec.structs.replace(entry, hash=entry_hash(self._hash, entry))
         line = _encoder.encode(entry) + b"\n"
+        if len(line) > LINE_BYTES_MAX:
+            msg = f"a line of audit.jsonl is over {LINE_BYTES_MAX} bytes"
+            raise AuditError(msg)
+        self._write(line)
+        self._seq, self._hash = entry.seq, entry.hash
+
+    def _write(self, line: bytes) -> None:
         end = os.lseek(self._descriptor, 0, os.SEEK_END)
-        if os.pwrite(self._descriptor, line, end) != len(line):
+        try:
+            written = os.pwrite(self._descriptor, line, end)
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, end)
+            raise
+        if written != len(line):
             os.ftruncate(self._descriptor, end)
             msg = "audit.jsonl takes no more (is the disk full?)"
             raise AuditError(msg)
-        os.fsync(self._descriptor)
-        self._seq, self._hash = entry.seq, entry.hash
 
     def close(self) -> None:
         """Close the file."""

@@ -26,7 +26,10 @@ class Exit(NamedTuple):
     def __str__(self) -> str:
         """Say it in words."""
         if self.signal is not None:
-            return f"killed by {signal.Signals(self.signal).name}"
+            try:
+                return f"killed by {signal.Signals(self.signal).name}"
+            except ValueError:  # most real-time signals have no name
+                return f"killed by signal {self.signal}"
         return f"exited with {self.code}"
 
 
@@ -76,18 +79,19 @@ class Child:
 def start_python(arguments: Sequence[str], descriptors: Sequence[int], stderr: int) -> int:
     """Start this interpreter with `arguments` and an empty environment; gives its pid.
 
-    Standard input and output are /dev/null; `descriptors` become 3, 4, … there. It gets a process
-    group of its own, so that a terminal's Ctrl-C reaches the supervisor alone.
+    Standard input and output are /dev/null; `descriptors` become 3, 4, … there. It gets a session
+    of its own, so that a terminal's Ctrl-C reaches the supervisor alone.
 
     Raises:
         OSError: it cannot be started.
     """
     # Copies above every target number, or one dup2 could overwrite the source of the next.
-    copies = [
-        fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _SCRATCH_DESCRIPTOR_MIN)
-        for descriptor in (*descriptors, stderr)
-    ]
+    copies: list[int] = []
     try:
+        copies.extend(
+            fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _SCRATCH_DESCRIPTOR_MIN)
+            for descriptor in (*descriptors, stderr)
+        )
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
@@ -100,7 +104,7 @@ def start_python(arguments: Sequence[str], descriptors: Sequence[int], stderr: i
             [sys.executable, *arguments],
             {},
             file_actions=actions,
-            setpgroup=0,
+            setsid=True,
             setsigmask=(),
             setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGPIPE),
         )

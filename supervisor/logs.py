@@ -17,9 +17,12 @@ import structlog
 LOG_BYTES_MAX: Final = 16 * 1024 * 1024
 LOG_FILES_KEPT: Final = 4
 LINE_BYTES_MAX: Final = 4096
+LINE_OVERHEAD_BYTES: Final = 256
+"""What a line costs beside its own bytes: without it, empty ones would be had for nothing."""
 PIPE_READ_BYTES: Final = 64 * 1024
 PIPE_BURST_BYTES: Final = 256 * 1024
 PIPE_BYTES_PER_SECOND: Final = 64 * 1024
+PIPE_PAUSE_SECONDS: Final = 0.01
 
 Log = structlog.typing.FilteringBoundLogger
 
@@ -32,6 +35,8 @@ def open_log(path: Path) -> Log:
     console.setLevel(logging.WARNING)
     console.setFormatter(logging.Formatter("%(message)s"))
     target = logging.getLogger("openclaw")
+    for replaced in target.handlers:
+        replaced.close()
     target.handlers[:] = [file, console]
     target.setLevel(logging.INFO)
     target.propagate = False
@@ -54,7 +59,8 @@ def open_log(path: Path) -> Log:
 class LogPump:
     """Copies the lines of a pipe into the log, as much of them as the rate allows.
 
-    The pipe is always emptied, so a writer never blocks; what is over the rate is counted and lost.
+    What is over the rate is counted and lost. The pipe is emptied all the same, so a writer goes
+    on; one over its rate is read once in `PIPE_PAUSE_SECONDS`, so it cannot keep this process busy.
 
     Args:
         descriptor: The reading end; owned by the pump from here on.
@@ -62,13 +68,14 @@ class LogPump:
     """
 
     def __init__(self, descriptor: int, log: Log) -> None:
-        self._descriptor: Final = descriptor
+        self._descriptor = descriptor
         self._log: Final = log
         self._loop: Final = asyncio.get_running_loop()
         self._partial = b""
         self._allowance = float(PIPE_BURST_BYTES)
         self._filled_at = self._loop.time()
         self._lost = 0
+        self._pause: asyncio.TimerHandle | None = None
         os.set_blocking(descriptor, False)
         self._loop.add_reader(descriptor, self._read)
 
@@ -84,29 +91,47 @@ class LogPump:
         earned = (now - self._filled_at) * PIPE_BYTES_PER_SECOND
         self._allowance = min(self._allowance + earned, PIPE_BURST_BYTES)
         self._filled_at = now
-        if len(data) > self._allowance:
-            self._lost += len(data)
+        *lines, rest = (self._partial + data).split(b"\n")
+        for line in lines:
+            self._take(line)
+        while len(rest) > LINE_BYTES_MAX:
+            self._take(rest[:LINE_BYTES_MAX])
+            rest = rest[LINE_BYTES_MAX:]
+        self._partial = rest
+        if self._lost:
+            self._loop.remove_reader(self._descriptor)
+            self._pause = self._loop.call_later(PIPE_PAUSE_SECONDS, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._descriptor, self._read)
+
+    def _take(self, line: bytes) -> None:
+        cost = len(line) + LINE_OVERHEAD_BYTES
+        if cost > self._allowance:
+            self._lost += len(line) + 1
             return
-        self._allowance -= len(data)
+        self._allowance -= cost
+        self._report_lost()
+        while line:
+            text = line[:LINE_BYTES_MAX].decode("utf-8", "replace")
+            self._log.info("output", line=text)
+            line = line[LINE_BYTES_MAX:]
+
+    def _report_lost(self) -> None:
         if self._lost:
             self._log.warning("output lost", bytes=self._lost)
             self._lost = 0
-        *lines, rest = (self._partial + data).split(b"\n")
-        for line in lines:
-            self._emit(line)
-        while len(rest) > LINE_BYTES_MAX:
-            self._emit(rest[:LINE_BYTES_MAX])
-            rest = rest[LINE_BYTES_MAX:]
-        self._partial = rest
-
-    def _emit(self, line: bytes) -> None:
-        if line:
-            self._log.info("output", line=line[:LINE_BYTES_MAX].decode("utf-8", "replace"))
 
     def close(self) -> None:
         """Stop; what came without a line end is written too."""
-        if self._loop.remove_reader(self._descriptor):
-            os.close(self._descriptor)
-            self._emit(self._partial)
-            if self._lost:
-                self._log.warning("output lost", bytes=self._lost)
+        if self._descriptor < 0:
+            return
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        self._descriptor = -1
+        if self._partial:
+            self._take(self._partial)
+        self._report_lost()

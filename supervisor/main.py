@@ -4,6 +4,7 @@ It decides and never serves: one event loop that no request can block, one threa
 """
 
 import asyncio
+import contextlib
 import functools
 import signal
 import socket
@@ -12,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
 
 import msgspec
-import setproctitle
 
 from protocol import aio, frames
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
@@ -36,6 +36,7 @@ from supervisor.version import VERSION
 from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
 from supervisor.zygote.spec import JailSpec
+from supervisor.zygote.title import set_title
 from supervisor.zygote_process import ZygoteProcess
 
 LISTEN_BACKLOG: Final = 1024
@@ -102,8 +103,9 @@ class Supervisor:
 
         Raises:
             OSError: the address cannot be listened on, or a process cannot be started.
+            LinkClosedError, TimeoutError: the front does not start; the log says why.
         """
-        setproctitle.setproctitle("openclaw: supervisor")
+        set_title("openclaw: supervisor")
         self._start_zygote()
         self._listener = listen(self._config.gateway.host, self._config.gateway.port)
         loop = asyncio.get_running_loop()
@@ -113,7 +115,7 @@ class Supervisor:
             await self._on_disk(self._desk.recover)
             for row in await self._on_disk(self._desk.registry.tenants):
                 self._rows[row.id] = row
-            await self._replace_front()
+            await self._start_front()
             self._spawn_task(self._workers.watch())
             url = url_of(self._listener)
             self._lock.announce(url)
@@ -190,26 +192,31 @@ class Supervisor:
                 self._spawn_task(self._replace_front())
 
     async def _replace_front(self) -> None:
-        """Start a front and hand it all there is; the old one's clients reconnect to it."""
+        """Start a front and hand it all there is, trying until there is one or the end comes."""
+        delay = RESPAWN_SECONDS_MIN
+        while not self._stop_asked.is_set():
+            try:
+                await self._start_front()
+            except (OSError, LinkClosedError, TimeoutError) as error:
+                self._log.error("front does not start", error=str(error))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop_asked.wait(), delay)
+                delay = min(delay * 2, RESPAWN_SECONDS_MAX)
+            else:
+                return
+
+    async def _start_front(self) -> None:
         async with self._front_lock:
-            delay = RESPAWN_SECONDS_MIN
-            while self.front is None and not self._stopping:
-                front = FrontProcess(
-                    self._front_spec(),
-                    self._listener,
-                    self._on_front_call,
-                    self._front_ended,
-                    self._log.bind(source="front"),
-                )
-                try:
-                    tokens = await self._on_disk(self._desk.registry.token_digests)
-                    access = [_access(row, tokens) for row in self._rows.values()]
-                    await front.start(access)
-                    self.front = front
-                except (OSError, LinkClosedError, TimeoutError) as error:
-                    self._log.error("front does not start", error=str(error))
-                    await asyncio.sleep(delay)
-                    delay = min(delay * 2, RESPAWN_SECONDS_MAX)
+            front = FrontProcess(
+                self._front_spec(),
+                self._listener,
+                self._on_front_call,
+                self._front_ended,
+                self._log.bind(source="front"),
+            )
+            tokens = await self._on_disk(self._desk.registry.token_digests)
+            await front.start([_access(row, tokens) for row in self._rows.values()])
+            self.front = front
         self._workers.link_all()
 
     def _front_spec(self) -> FrontSpec:

@@ -4,6 +4,7 @@ One writer: the supervisor, or a command that holds the state root while there i
 ever sees this file, and no file that a worker can write is ever read here.
 """
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -68,21 +69,36 @@ class UnknownTenantError(Exception):
 
 
 class Registry:
-    """The open registry. Not thread-safe: its owner calls it from one thread at a time."""
+    """The open registry. Not thread-safe: its owner calls it from one thread at a time.
+
+    Raises:
+        RegistryError: it is of a newer schema, is no database, or cannot be opened.
+    """
 
     def __init__(self, path: Path) -> None:
         version = apsw.sqlite_lib_version()
         if tuple(map(int, version.split("."))) < SQLITE_VERSION_MIN:
             msg = f"SQLite {version} is too old; 3.51.3 is needed"
             raise RegistryError(msg)
-        self._db: Final = apsw.Connection(str(path))
+        try:
+            self._db: Final = apsw.Connection(str(path))
+            try:
+                self._open(path)
+            except BaseException:
+                self._db.close()
+                raise
+        except apsw.Error as error:
+            msg = f"{path} cannot be opened: {error}"
+            raise RegistryError(msg) from error
+
+    def _open(self, path: Path) -> None:
         path.chmod(0o600)
         for pragma in (
+            "busy_timeout=5000",
             "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
             "trusted_schema=OFF",
-            "busy_timeout=5000",
         ):
             self._db.execute(f"PRAGMA {pragma}")
         self._migrate()
@@ -101,6 +117,10 @@ class Registry:
             with self._db:
                 self._db.execute(_SCHEMA)
                 self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def atomically(self) -> AbstractContextManager[object]:
+        """Give a context whose changes are all kept at its end, or none if it raises."""
+        return self._db
 
     # Tenants
 

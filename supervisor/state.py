@@ -4,8 +4,10 @@ Everything the gateway keeps is below one directory, which has one owner at a ti
 the lock on `gateway.lock`, a gateway or a command that works while there is none.
 """
 
+import contextlib
 import fcntl
 import os
+import re
 import secrets
 import stat
 import time
@@ -20,6 +22,8 @@ TENANT_FOLDERS: Final = ("sessions", "memory", "plugins", "sandbox", "cron", "ch
 ADMIN_KEY_PREFIX: Final = "ak_"
 LOCK_WAIT_SECONDS: Final = 10.0
 LOCK_POLL_SECONDS: Final = 0.02
+_ADMIN_KEY: Final = re.compile(r"[!-~]{16,256}")
+_ADMIN_KEY_FILE_BYTES_MAX: Final = 4096
 _LOCK_BYTES_MAX: Final = 4096
 
 
@@ -43,11 +47,21 @@ class Holder(msgspec.Struct, frozen=True):
 
 
 def default_root() -> Path:
-    """Give `OPENCLAW_STATE_DIR`, else `/var/lib/openclaw` for root and `~/.openclaw` for a user."""
+    """Give `OPENCLAW_STATE_DIR`, else `/var/lib/openclaw` for root and `~/.openclaw` for a user.
+
+    Raises:
+        StateError: none is named and the user has no home.
+    """
     named = os.environ.get("OPENCLAW_STATE_DIR")
     if named:
         return Path(named).absolute()
-    return Path("/var/lib/openclaw") if os.geteuid() == 0 else Path.home() / ".openclaw"
+    if os.geteuid() == 0:
+        return Path("/var/lib/openclaw")
+    try:
+        return Path.home() / ".openclaw"
+    except RuntimeError as error:
+        msg = f"{error}; name the state directory with OPENCLAW_STATE_DIR"
+        raise StateError(msg) from error
 
 
 class StateRoot:
@@ -70,16 +84,19 @@ class StateRoot:
             StateError: it cannot be made, or (as root) a tenant's uid could not reach it.
         """
         root = os.geteuid() == 0
+        # Root's tenants run under uids of their own, which have to pass through every directory
+        # that is made here. By the umask, since it holds from the first moment and for ancestors.
+        umask = os.umask(0o066 if root else 0o077)
         try:
-            # Root's tenants run under uids of their own, which have to pass through.
-            self.path.mkdir(mode=0o711 if root else 0o700, parents=True, exist_ok=True)
-            self.tenants.mkdir(mode=0o711 if root else 0o700, exist_ok=True)
+            self.tenants.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             msg = (
                 f"{error.filename} cannot be made: {error.strerror}; "
                 "name another directory with OPENCLAW_STATE_DIR"
             )
             raise StateError(msg) from error
+        finally:
+            os.umask(umask)
         if root:
             self._check_reachable()
 
@@ -107,30 +124,47 @@ class StateRoot:
         """Give the admin key: `OPENCLAW_ADMIN_KEY`, else the one in `admin.key`.
 
         Raises:
-            StateError: there is none, or it cannot be read.
+            StateError: there is none, it cannot be read, or it is no key.
         """
-        given = os.environ.get("OPENCLAW_ADMIN_KEY")
-        if given:
-            return given
-        try:
-            return self._admin_key.read_text("ascii").strip()
-        except FileNotFoundError as error:
-            msg = f"{self._admin_key} does not exist yet; start the gateway once"
-            raise StateError(msg) from error
-        except (OSError, ValueError) as error:
-            msg = f"{self._admin_key} cannot be read: {error}; set OPENCLAW_ADMIN_KEY"
-            raise StateError(msg) from error
+        source: str | Path = "OPENCLAW_ADMIN_KEY"
+        key = os.environ.get("OPENCLAW_ADMIN_KEY")
+        if not key:
+            source = self._admin_key
+            try:
+                with source.open("rb") as file:
+                    key = file.read(_ADMIN_KEY_FILE_BYTES_MAX).decode("latin-1").strip()
+            except FileNotFoundError as error:
+                msg = f"{source} does not exist yet; start the gateway once"
+                raise StateError(msg) from error
+            except OSError as error:
+                msg = f"{source} cannot be read: {error.strerror}; set OPENCLAW_ADMIN_KEY"
+                raise StateError(msg) from error
+        # An empty key above all: whoever presents none at all would hold it.
+        if not _ADMIN_KEY.fullmatch(key):
+            msg = f"{source} is no admin key: 16 to 256 printable ASCII characters without spaces"
+            raise StateError(msg)
+        return key
 
     def mint_admin_key(self) -> bytes:
-        """Make `admin.key` if there is none; gives the digest of the one in force."""
-        try:
-            descriptor = os.open(self._admin_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            return digest(self.admin_key())
-        with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor
-            file.write(ADMIN_KEY_PREFIX + secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Make `admin.key` if there is none; gives the digest of the one in force.
+
+        Raises:
+            StateError: the one that is there is no key.
+            OSError: it cannot be written.
+        """
+        if not os.path.lexists(self._admin_key):
+            # Whole under another name first: half a key must not pass for the key.
+            fresh = self._admin_key.with_name(f".new-admin.key-{secrets.token_hex(8)}")
+            try:
+                descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with open(descriptor, "w", encoding="ascii") as file:  # noqa: PTH123 - a descriptor
+                    file.write(ADMIN_KEY_PREFIX + secrets.token_hex(32) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                with contextlib.suppress(FileExistsError):
+                    os.link(fresh, self._admin_key)
+            finally:
+                fresh.unlink(missing_ok=True)
         return digest(self.admin_key())
 
     def acquire(self, wait_seconds: float = 0.0) -> "StateLock":
@@ -142,6 +176,7 @@ class StateRoot:
 
         Raises:
             LockedError: somebody else has it.
+            OSError: the lock cannot be opened.
         """
         deadline = time.monotonic() + wait_seconds
         while True:
@@ -159,17 +194,22 @@ class StateLock:
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            try:
-                holder = msgspec.json.decode(
-                    os.pread(self._descriptor, _LOCK_BYTES_MAX, 0), type=Holder
-                )
-            except msgspec.DecodeError:
-                holder = Holder()
+            self._take()
+            self.announce("")
+        except BaseException:
             os.close(self._descriptor)
+            raise
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            text = os.pread(self._descriptor, _LOCK_BYTES_MAX, 0)
+            try:
+                holder = msgspec.json.decode(text, type=Holder)
+            except msgspec.DecodeError:
+                holder = Holder()  # it is just writing
             raise LockedError(holder) from error
-        self.announce("")
 
     def announce(self, url: str) -> None:
         """Write down who holds the lock and where it serves."""

@@ -4,19 +4,21 @@ Used by the gateway (on its disk thread) and, while there is no gateway, by the 
 directly under the lock of the state root. Everything here blocks on the disk.
 """
 
+import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import apsw
 import msgspec
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import TENANT_ID_PATTERN, is_tenant_id
-from supervisor.audit import Audit
+from supervisor.audit import Audit, AuditError
 from supervisor.config import Config
 from supervisor.registry import (
     Quota,
@@ -27,6 +29,7 @@ from supervisor.registry import (
     UnknownTenantError,
 )
 from supervisor.state import TENANT_FOLDERS, StateRoot
+from supervisor.wipe import wipe
 
 SHARED_UIDS: Final = 16
 """The first uids of the range belong to the shared processes; the front has the very first."""
@@ -70,8 +73,25 @@ def view(tenant: Tenant) -> TenantView:
     )
 
 
+@contextlib.contextmanager
+def _disk_refusals() -> Iterator[None]:
+    """Turn a disk that is full or broken into an answer: it must not end the gateway."""
+    try:
+        yield
+    except OSError as error:
+        msg = f"the disk refuses {error.filename or 'a write'}: {error.strerror or error}"
+        raise GatewayError(ErrorCode.UNAVAILABLE, msg) from error
+    except (apsw.Error, AuditError) as error:
+        msg = f"the disk refuses registry or audit: {error}"
+        raise GatewayError(ErrorCode.UNAVAILABLE, msg) from error
+
+
 class TenantDesk:
     """The operations. One thread at a time.
+
+    A change and its line in the audit are kept together or not at all, but for a crash just between
+    the two: then the audit has a line too many, never one too few. Every operation raises
+    GatewayError UNAVAILABLE when the disk refuses.
 
     Args:
         state: The state root, held by the caller.
@@ -86,9 +106,14 @@ class TenantDesk:
         self._isolation: Final = config.isolation
         self._now_ms: Final = now_ms
         self.registry: Final = Registry(state.registry)
-        self.audit: Final = Audit(state.audit)
-        if self.audit.repaired_bytes:
-            self._note("audit.repaired", "gateway", None, bytes_cut=self.audit.repaired_bytes)
+        try:
+            self.audit: Final = Audit(state.audit)
+            cut = self.audit.repaired_bytes
+            if cut:
+                self._note("audit.repaired", "gateway", None, bytes_cut=cut)
+        except BaseException:
+            self.registry.close()
+            raise
 
     def close(self) -> None:
         """Close registry and audit."""
@@ -98,6 +123,7 @@ class TenantDesk:
     def _note(self, action: str, actor: str, tenant: str | None, **detail: object) -> None:
         self.audit.append(action, actor=actor, now_ms=self._now_ms(), tenant=tenant, **detail)
 
+    @_disk_refusals()
     def create(
         self, tenant: str, *, actor: str, display_name: str | None = None, quota: Quota
     ) -> CreatedTenant:
@@ -116,21 +142,22 @@ class TenantDesk:
             raise GatewayError(ErrorCode.CONFLICT, msg)
         uids = self._tenant_uids()
         try:
-            token = self.registry.create(
-                tenant,
-                uid_first=uids[0] if uids else None,
-                uid_count=uids[1] if uids else 0,
-                display_name=display_name,
-                quota=quota,
-                now_ms=self._now_ms(),
-            )
+            with self.registry.atomically():
+                token = self.registry.create(
+                    tenant,
+                    uid_first=uids[0] if uids else None,
+                    uid_count=uids[1] if uids else 0,
+                    display_name=display_name,
+                    quota=quota,
+                    now_ms=self._now_ms(),
+                )
+                self._note("tenant.created", actor, tenant, quota=msgspec.to_builtins(quota))
         except TenantExistsError as error:
             raise GatewayError(ErrorCode.CONFLICT, f"tenant {tenant} exists already") from error
         except RegistryError as error:
             raise GatewayError(ErrorCode.UNAVAILABLE, str(error)) from error
         row = self.registry.get(tenant)
         self.ensure_directory(row)
-        self._note("tenant.created", actor, tenant, quota=msgspec.to_builtins(quota))
         return CreatedTenant(**msgspec.structs.asdict(view(row)), token=token)
 
     def _tenant_uids(self) -> tuple[int, int] | None:
@@ -159,6 +186,7 @@ class TenantDesk:
         fresh.rename(directory)
         return directory
 
+    @_disk_refusals()
     def get(self, tenant: str) -> TenantView:
         """Give one tenant.
 
@@ -167,10 +195,12 @@ class TenantDesk:
         """
         return view(self._row(tenant))
 
+    @_disk_refusals()
     def list(self) -> list[TenantView]:
         """Give all tenants by id."""
         return [view(tenant) for tenant in self.registry.tenants()]
 
+    @_disk_refusals()
     def rotate(self, tenant: str, *, actor: str) -> str:
         """Replace a tenant's tokens; gives the new one.
 
@@ -178,49 +208,60 @@ class TenantDesk:
             GatewayError: NOT_FOUND.
         """
         self._row(tenant)
-        token = self.registry.rotate(tenant, self._now_ms())
-        self._note("token.rotated", actor, tenant)
+        with self.registry.atomically():
+            token = self.registry.rotate(tenant, self._now_ms())
+            self._note("token.rotated", actor, tenant)
         return token
 
+    @_disk_refusals()
     def begin_delete(self, tenant: str, *, actor: str) -> None:
         """Take a tenant's tokens away. Its worker must end before `finish_delete`.
+
+        It can be repeated, for a deletion that could not be finished.
 
         Raises:
             GatewayError: NOT_FOUND.
         """
-        self._row(tenant)
-        self.registry.begin_delete(tenant)
-        self._note("tenant.deleting", actor, tenant)
+        self._any_row(tenant)
+        with self.registry.atomically():
+            self.registry.begin_delete(tenant)
+            self._note("tenant.deleting", actor, tenant)
 
+    @_disk_refusals()
     def finish_delete(self, tenant: str, *, actor: str) -> None:
         """Wipe a tenant's directory and forget it; a crash in between is finished by `recover`.
+
+        Nothing happens to a tenant that is not being deleted: another call has finished it.
 
         Raises:
             GatewayError: UNAVAILABLE, when something cannot be removed: the tenant stays marked.
         """
-        directory = self._state.tenant_directory(tenant)
-        try:
-            shutil.rmtree(directory)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            msg = f"{error.filename} cannot be removed: {error.strerror}"
-            raise GatewayError(ErrorCode.UNAVAILABLE, msg) from error
-        self.registry.finish_delete(tenant)
-        self._note("tenant.deleted", actor, tenant)
+        row = self.registry.find(tenant)
+        if row is None or row.state != "deleting":
+            return
+        wipe(self._state.tenant_directory(tenant))
+        with self.registry.atomically():
+            self.registry.finish_delete(tenant)
+            self._note("tenant.deleted", actor, tenant)
 
+    @_disk_refusals()
     def recover(self) -> None:
         """Finish deletions that a crash cut off. Called at the start, before any worker runs."""
         for tenant in self.registry.tenants():
             if tenant.state == "deleting":
-                self.finish_delete(tenant.id, actor="gateway")
+                # What cannot be removed stays listed as `deleting`; nobody else waits for it.
+                with contextlib.suppress(GatewayError):
+                    self.finish_delete(tenant.id, actor="gateway")
 
-    def _row(self, tenant: str) -> Tenant:
+    def _any_row(self, tenant: str) -> Tenant:
         check_tenant_id(tenant)
         try:
-            row = self.registry.get(tenant)
+            return self.registry.get(tenant)
         except UnknownTenantError as error:
             raise GatewayError(ErrorCode.NOT_FOUND, f"no such tenant: {tenant}") from error
+
+    def _row(self, tenant: str) -> Tenant:
+        row = self._any_row(tenant)
         if row.state == "deleting":
             raise GatewayError(ErrorCode.NOT_FOUND, f"no such tenant: {tenant}")
         return row

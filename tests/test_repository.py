@@ -27,7 +27,7 @@ SYSTEM_FOLDERS = {
     "/var",
     "/var/lib",
 }
-NOT_OURS = {".git", ".venv", ".fuzz", "__pycache__"}
+NOT_OURS = {".git", ".venv", ".fuzz", ".hypothesis", "__pycache__"}
 PROGRAMS = [*(path for path in (ROOT / "scripts").iterdir() if path.is_file()), ROOT / ".ci/run"]
 SHELL = [path for path in PROGRAMS if path.suffix != ".py"]
 LOCKS = sorted(ROOT.glob("requirements*.lock"))

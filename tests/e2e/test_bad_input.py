@@ -133,7 +133,7 @@ def test_path_like_and_hostile_ids(fixed: Fixed, method: str, name: str, text: s
         ({"user": {"id": "x" * 121}}, "id"),
         ({"user": "me"}, "user"),
         ({"content": {"type": "image", "url": "x"}}, "content"),
-        ({"content": {"text": "no type"}}, "content"),
+        ({"content": {"type": "text"}}, "text"),
         ({"content": {"type": "text", "text": ""}}, "text"),
         ({"content": {"type": "text", "text": "a\0b"}}, "text"),
         ({"session_id": "../x y"}, "session_id"),

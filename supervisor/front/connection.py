@@ -1,0 +1,401 @@
+"""One client's connection: its requests in turn, its deadlines, its answers.
+
+Requests are answered strictly in order, one at a time; those that were sent ahead wait, up to
+`HTTP_PIPELINED_REQUESTS_MAX`, and no more is read meanwhile. A client that ends its side has gone
+away: half-closed connections are not served.
+
+Nothing that happens here may escape: callers are other connections' and workers' callbacks.
+"""
+
+import asyncio
+from math import inf
+from typing import Final, Protocol, cast
+
+from protocol import limits, names
+from protocol.errors import ErrorCode, GatewayError
+from supervisor.front import intake, response
+from supervisor.front.exchange import LateAnswer, Request, Work
+from supervisor.front.intake import Intake
+from supervisor.front.log import Log
+from supervisor.front.tenants import Tenant, unavailable
+from supervisor.front.throttle import Throttle
+
+
+class House(intake.Door, Protocol):
+    """What connections share."""
+
+    log: Log
+    throttle: Throttle
+    draining: bool
+
+    def enter(self, connection: "Connection") -> bool:
+        """Take a place; False when there is none."""
+
+    def leave(self, connection: "Connection") -> None:
+        """Give the place back."""
+
+
+class Connection(asyncio.Protocol):
+    """Implements `exchange.Client`.
+
+    Three deadlines, in monotonic seconds, are looked at by one common timer: for what the client
+    has to send, for what it waits for, and for what it has to take.
+    """
+
+    def __init__(self, house: House) -> None:
+        self._house: Final = house
+        self._intake: Final = Intake(house)
+        self._transport: asyncio.Transport
+        self._address = ""
+        self._request: Request | None = None
+        self._work: Work | None = None
+        self._stash: memoryview | None = None
+        self._advancing = False
+        self._reading = True
+        self._over = False
+        self._read_deadline = inf
+        self._work_deadline = inf
+        self._take_deadline = inf
+        self._untaken_bytes = 0
+        self._untaken: tuple[Tenant, int] | None = None
+        self.write_paused = False
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See `asyncio.BaseProtocol`."""
+        # uvloop's transports are no subclasses of asyncio's.
+        self._transport = transport = cast("asyncio.Transport", transport)
+        peer = transport.get_extra_info("peername")
+        self._address = str(peer[0]) if peer else ""
+        transport.set_write_buffer_limits(high=limits.HTTP_WRITE_BUFFER_HIGH)
+        if self._house.enter(self):
+            self._read_deadline = self._house.now() + limits.HTTP_IDLE_SECONDS
+            return
+        self._over = True
+        error = unavailable("the gateway has too many connections")
+        headers = response.error_headers(error) + response.CLOSE
+        transport.write(response.whole(503, response.error_body(error), headers))
+        transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._over:
+            return
+        try:
+            self._consume(data)
+            self._advance()
+        except Exception as error:  # noqa: BLE001 - what escapes would hang the transport
+            self._break(error)
+
+    def eof_received(self) -> None:
+        """See `asyncio.Protocol`. Has the transport closed."""
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self.write_paused = True
+        self._expect_taking(limits.HTTP_WRITE_SECONDS)
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self.write_paused = False
+        self._forget_untaken()
+        if self._over:
+            return
+        self._take_deadline = inf
+        try:
+            if self._work is not None:
+                self._work.on_writable()
+            self._advance()
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._break(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        self._over = True
+        self._forget_untaken()
+        self._stash = None
+        work, self._work = self._work, None
+        try:
+            self._intake.drop()
+            if self._request is not None:
+                self._request.release()
+            if work is not None:
+                work.abandon()
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._house.log.broken("connection", error)
+        self._house.leave(self)
+
+    # exchange.Client
+
+    def wait_for(self, work: Work, seconds: float) -> None:
+        """See `Client`."""
+        self._work = work
+        self._work_deadline = self._house.now() + seconds
+
+    def answer(self, status: int, body: bytes, headers: bytes = b"") -> None:
+        """See `Client`."""
+        request = self._request
+        if request is None or self._over:
+            return
+        try:
+            if not request.keep_alive or self._house.draining:
+                request.keep_alive = False
+                headers += response.CLOSE
+            only_head = request.asked.verb == "HEAD"
+            data = response.whole(status, body, headers, only_head=only_head)
+            self._transport.write(data)
+            if self.write_paused and request.asked.grant is not None:
+                self._untaken = (request.asked.grant.tenant, len(data))
+                request.asked.grant.tenant.charge(len(data))
+            self._finish(request)
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._break(error)
+
+    def refuse(self, error: GatewayError) -> None:
+        """See `Client`."""
+        request = self._request
+        if request is not None:
+            form = (
+                response.error_body if request.asked.route is None else request.asked.route.refusal
+            )
+            self.answer(error.code.http_status, form(error), response.error_headers(error))
+
+    def answer_unauthorized(self, body: bytes, headers: bytes) -> None:
+        """See `Client`."""
+        request = self._request
+        if request is None or self._over:
+            return
+        claimed = names.claimed_tenant(request.asked.secret)
+        request.asked.secret = ""
+        throttle = self._house.throttle
+        delay = throttle.failed(self._address, claimed)
+        self._house.log.warning(
+            "authentication failed",
+            address=self._address,
+            tenant=claimed,
+            prefix=f"tk_{claimed}_" if claimed else None,
+            delay=delay,
+        )
+        if delay and throttle.begin_wait():
+            late = LateAnswer(lambda: self.answer(401, body, headers), throttle.end_wait)
+            self.wait_for(late, delay)
+            return
+        if delay:
+            request.keep_alive = False
+        self.answer(401, body, headers)
+
+    def begin_events(self) -> None:
+        """See `Client`."""
+        request = self._request
+        if request is None:
+            return
+        if self._house.draining:
+            request.keep_alive = False
+        headers = b"" if request.keep_alive else response.CLOSE
+        if not request.asked.old_version:
+            headers += response.CHUNKED
+        self._send(response.event_stream(headers))
+
+    def send_event(self, name: bytes, data: bytes) -> None:
+        """See `Client`."""
+        if self._request is not None:
+            event = response.event(name, data)
+            self._send(event if self._request.asked.old_version else response.chunk(event))
+
+    def end_events(self) -> None:
+        """See `Client`."""
+        request = self._request
+        if request is None or self._over:
+            return
+        try:
+            if not request.asked.old_version:
+                self._send(response.LAST_CHUNK)
+            self._finish(request)
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._break(error)
+
+    # For the house.
+
+    def tick(self, now: float) -> None:
+        """Act on the deadlines that have passed."""
+        try:
+            if now >= self._take_deadline:
+                self._check_taking()
+            if now >= self._work_deadline and self._work is not None:
+                self._work_deadline = inf
+                self._work.expire(GatewayError(ErrorCode.TIMEOUT, "the call took too long"))
+            if now >= self._read_deadline:
+                self._read_deadline = inf
+                self._time_out_reading()
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._break(error)
+
+    def drain(self) -> None:
+        """Close the connection, now if it is idle, else with its next answer."""
+        if self._request is None and not self._intake.receiving and not self._over:
+            self._close()
+
+    def cut(self, error: GatewayError) -> None:
+        """Close the connection; who waits for something is refused with `error`."""
+        if self._work is not None and not self._over:
+            self._work_deadline = inf
+            self._work.expire(error)
+        elif not self._over:
+            self._close()
+
+    def abort(self) -> None:
+        """Close the connection and lose what has not been sent."""
+        self._over = True
+        self._transport.abort()
+
+    # Inside: reading.
+
+    def _consume(self, data: bytes | memoryview) -> None:
+        incoming = self._intake
+        while data and not incoming.closed:
+            if len(incoming.ready) >= limits.HTTP_PIPELINED_REQUESTS_MAX:
+                self._stash = memoryview(data)
+                return
+            appetite = incoming.appetite
+            if len(data) <= appetite:
+                incoming.feed(data)
+                return
+            data = memoryview(data)
+            incoming.feed(data[:appetite])
+            data = data[appetite:]
+        if data:
+            incoming.cut = True
+
+    def _time_out_reading(self) -> None:
+        if not self._intake.begun:
+            self._close()
+            return
+        self._intake.time_out()
+        self._advance()
+
+    def _settle(self) -> None:
+        """Say what the client has to do next, and by when."""
+        incoming = self._intake
+        full = self._stash is not None or len(incoming.ready) >= limits.HTTP_PIPELINED_REQUESTS_MAX
+        if full == self._reading:
+            self._reading = not full
+            if full:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+                incoming.deadline = max(
+                    incoming.deadline, self._house.now() + limits.HTTP_HEADER_SECONDS
+                )
+        waits_for_us = self._request is not None or bool(incoming.ready)
+        if incoming.receiving and not full:
+            self._read_deadline = incoming.deadline
+            if incoming.continue_due and not waits_for_us:
+                incoming.continue_due = False
+                self._transport.write(response.CONTINUE)
+        elif waits_for_us or full:
+            self._read_deadline = inf
+        elif self._house.draining:
+            self._close()
+        else:
+            self._read_deadline = self._house.now() + limits.HTTP_IDLE_SECONDS
+
+    # Inside: one request after the other.
+
+    def _advance(self) -> None:
+        if self._advancing:
+            return
+        self._advancing = True
+        ready = self._intake.ready
+        try:
+            while ready and self._request is None and not self.write_paused and not self._over:
+                self._begin(ready.popleft())
+                if self._stash is not None and not self._over:
+                    stash, self._stash = self._stash, None
+                    self._consume(stash)
+        finally:
+            self._advancing = False
+        if not self._over:
+            self._settle()
+
+    def _begin(self, request: Request) -> None:
+        self._request = request
+        refusal = request.refusal or self._changed_mind(request)
+        if refusal is None:
+            assert request.asked.route is not None
+            request.asked.route.start(self, request)
+        elif refusal.code is ErrorCode.UNAUTHORIZED:
+            form = (
+                response.error_body if request.asked.route is None else request.asked.route.refusal
+            )
+            self.answer_unauthorized(form(refusal), response.error_headers(refusal))
+        else:
+            self.refuse(refusal)
+
+    def _changed_mind(self, request: Request) -> GatewayError | None:
+        """Look the token up again if tokens have changed since the head was read."""
+        tokens, grant = self._house.tokens, request.asked.grant
+        if grant is None or request.asked.tokens_version == tokens.version:
+            return None
+        if tokens.holds(grant):
+            return None
+        return intake.unauthorized()
+
+    def _finish(self, request: Request) -> None:
+        request.release()
+        self._request = self._work = None
+        self._work_deadline = inf
+        if request.keep_alive:
+            self._advance()
+        else:
+            self._close()
+
+    # Inside: writing and the end.
+
+    def _send(self, data: bytes) -> None:
+        if self._over:
+            return
+        try:
+            self._transport.write(data)
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._break(error)
+
+    def _forget_untaken(self) -> None:
+        if self._untaken is not None:
+            tenant, count = self._untaken
+            self._untaken = None
+            tenant.release(count)
+
+    def _expect_taking(self, seconds: float) -> None:
+        self._untaken_bytes = self._transport.get_write_buffer_size()
+        self._take_deadline = self._house.now() + seconds
+
+    def _check_taking(self) -> None:
+        left = self._transport.get_write_buffer_size()
+        if 0 < left < self._untaken_bytes:
+            self._expect_taking(limits.HTTP_WRITE_SECONDS)
+        else:
+            self.abort()
+
+    def _close(self) -> None:
+        """Close when all is sent.
+
+        With input unread the kernel would reset the connection and the client lose the answer: then
+        only our side is closed, and what still comes is thrown away for a moment.
+        """
+        self._over = True
+        self._read_deadline = inf
+        unread = self._intake.cut or self._intake.receiving or self._stash is not None
+        if unread and self._transport.can_write_eof():
+            if not self._reading:
+                self._transport.resume_reading()
+            self._transport.write_eof()
+            sent = self._transport.get_write_buffer_size() == 0
+            self._expect_taking(limits.HTTP_LINGER_SECONDS if sent else limits.HTTP_WRITE_SECONDS)
+        else:
+            self._transport.close()
+            self._expect_taking(limits.HTTP_WRITE_SECONDS)
+
+    def _break(self, error: Exception) -> None:
+        self._house.log.broken("connection", error)
+        self.abort()

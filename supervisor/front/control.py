@@ -1,0 +1,119 @@
+"""`/v1/tenants` and below: handed to the supervisor as it came, for the front has no say in it.
+
+Failed attempts at the admin key are counted and slowed like those at tokens.
+"""
+
+from http import HTTPStatus
+from typing import Final, Protocol
+
+import msgspec
+
+from protocol import limits
+from protocol.aio import OnReply, Reply, failure_error
+from protocol.errors import (
+    ErrorCode,
+    GatewayError,
+    LinkClosedError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
+from protocol.frames import Failure, Result
+from protocol.spawn import ControlRequest, ControlResponse
+from supervisor.front import response
+from supervisor.front.exchange import Client, Request
+from supervisor.front.tenants import unavailable
+
+PREFIX: Final = "/v1/tenants"
+_decoder: Final = msgspec.json.Decoder(ControlResponse)
+
+
+class Supervisor(Protocol):
+    """The process that decides."""
+
+    control_calls: int
+
+    def ask_supervisor(self, method: str, params: bytes, on_reply: OnReply) -> None:
+        """See `tenants.Surroundings`."""
+
+
+class ControlCall:
+    """One control request that waits for the supervisor. Implements `exchange.Work`."""
+
+    def __init__(self, client: Client, supervisor: Supervisor) -> None:
+        self._client: Client | None = client
+        self._supervisor: Final = supervisor
+
+    def start(self, request: Request) -> None:
+        """Ask the supervisor.
+
+        Raises:
+            GatewayError: UNAVAILABLE: too much is asked of it already, or it is gone.
+        """
+        if self._supervisor.control_calls >= limits.CONTROL_CALLS_IN_FLIGHT_MAX:
+            raise unavailable("too many control requests are in flight")
+        asked = ControlRequest(
+            secret=request.asked.secret,
+            verb=request.asked.verb,
+            path=request.asked.path,
+            query=request.asked.query,
+            body=request.body,
+            idempotency_key=request.asked.idempotency_key,
+        )
+        assert self._client is not None
+        try:
+            self._supervisor.ask_supervisor(
+                "control.request", msgspec.json.encode(asked), self._on_reply
+            )
+        except (LinkClosedError, LocalProtocolError) as error:
+            raise unavailable("the supervisor cannot be asked now") from error
+        self._supervisor.control_calls += 1
+        self._client.wait_for(self, limits.CALL_SECONDS_MAX)
+
+    def abandon(self) -> None:
+        """See `Work`. What has been asked is done nevertheless."""
+        self._client = None
+
+    def expire(self, error: GatewayError) -> None:
+        """See `Work`."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.refuse(error)
+
+    def on_writable(self) -> None:
+        """See `Work`."""
+
+    def _on_reply(self, reply: Reply) -> None:
+        self._supervisor.control_calls -= 1
+        client, self._client = self._client, None
+        if client is None:
+            return
+        try:
+            answer = _read(reply)
+        except GatewayError as error:
+            client.refuse(error)
+            return
+        body = bytes(answer.body)
+        if answer.status == HTTPStatus.NO_CONTENT:
+            body = b""
+        headers = response.status_headers(answer.status, body)
+        if answer.status == HTTPStatus.UNAUTHORIZED:
+            client.answer_unauthorized(body, headers)
+        else:
+            client.answer(answer.status, body, headers)
+
+
+def _read(reply: Reply) -> ControlResponse:
+    if isinstance(reply, Failure):
+        try:
+            raise failure_error(reply)
+        except RemoteProtocolError as error:
+            raise GatewayError(ErrorCode.INTERNAL, "the supervisor gave no answer") from error
+    if not isinstance(reply, Result):
+        raise unavailable("the gateway is stopping")
+    try:
+        answer = _decoder.decode(reply.body)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise GatewayError(ErrorCode.INTERNAL, "the supervisor gave no answer") from error
+    if not response.is_status(answer.status):
+        raise GatewayError(ErrorCode.INTERNAL, "the supervisor gave no HTTP status")
+    return answer

@@ -1,0 +1,150 @@
+"""What a route sees: a complete request, and the client that waits for its answer."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol
+
+from protocol.errors import GatewayError
+from supervisor.front.auth import Grant
+
+
+class Asked:
+    """What the head of a request asks for.
+
+    Not changed once the head has been judged, and shared by the requests of one connection that ask
+    for the same.
+
+    `tokens_version` is that of the table in which `grant` was found; `secret` is what was presented
+    in vain, or what another process has to judge.
+    """
+
+    __slots__ = (
+        "grant",
+        "idempotency_key",
+        "is_json",
+        "old_version",
+        "path",
+        "query",
+        "route",
+        "secret",
+        "tokens_version",
+        "verb",
+        "wants_events",
+    )
+
+    def __init__(self, verb: str, target: str, *, old_version: bool) -> None:
+        self.verb = verb
+        self.path, _, self.query = target.partition("?")
+        self.old_version = old_version
+        self.route: Route | None = None
+        self.grant: Grant | None = None
+        self.tokens_version = 0
+        self.secret = ""
+        self.idempotency_key: str | None = None
+        self.is_json = False
+        self.wants_events = False
+
+
+class Request:
+    """One request, from its head to its turn.
+
+    `reserved` is how many bytes of its tenant's allowance its body holds; whoever takes the body
+    on takes the reservation over. A request with a `refusal` gets that for an answer.
+    """
+
+    __slots__ = ("asked", "body", "keep_alive", "refusal", "reserved")
+
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.body = b""
+        self.reserved = 0
+        self.keep_alive = False
+        self.refusal: GatewayError | None = None
+
+    def release(self) -> None:
+        """Give the reservation back."""
+        if self.reserved and self.asked.grant is not None:
+            self.asked.grant.tenant.release(self.reserved)
+        self.reserved = 0
+
+
+class Work(Protocol):
+    """What a client waits for. Every method returns at once."""
+
+    def abandon(self) -> None:
+        """The client has gone away; it must not be spoken to any more."""
+
+    def expire(self, error: GatewayError) -> None:
+        """The time is over: refuse the client with `error`, now."""
+
+    def on_writable(self) -> None:
+        """The client takes more of what is streamed to it."""
+
+
+class Client(Protocol):
+    """The client whose request is in turn. Nothing here raises, whatever state it is in."""
+
+    @property
+    def write_paused(self) -> bool:
+        """Whether the client reads slower than we write."""
+
+    def wait_for(self, work: Work, seconds: float) -> None:
+        """Say what the client waits for now, and how long at most."""
+
+    def answer(self, status: int, body: bytes, headers: bytes = b"") -> None:
+        """Send the whole response; the client's next request is in turn then."""
+
+    def refuse(self, error: GatewayError) -> None:
+        """Send a refusal in the form of the request's route."""
+
+    def answer_unauthorized(self, body: bytes, headers: bytes) -> None:
+        """Send a 401, later the more of them there were."""
+
+    def begin_events(self) -> None:
+        """Send the head of a stream of events."""
+
+    def send_event(self, name: bytes, data: bytes) -> None:
+        """Send one event."""
+
+    def end_events(self) -> None:
+        """End the stream; the client's next request is in turn then."""
+
+
+class Route(NamedTuple):
+    """What is served at a path.
+
+    `credential` is what the caller must present: a tenant's token, a bearer secret that somebody
+    else judges, or nothing.
+    """
+
+    verbs: tuple[str, ...]
+    start: Callable[[Client, Request], None]
+    refusal: Callable[[GatewayError], bytes]
+    credential: Literal["token", "secret", "none"]
+    body_bytes_max: int = 0
+    takes_query: bool = False
+
+
+class LateAnswer:
+    """An answer that waits for its time. Implements `Work`.
+
+    Args:
+        say: Sends it.
+        over: Called once, when the wait has ended.
+    """
+
+    def __init__(self, say: Callable[[], None], over: Callable[[], None]) -> None:
+        self._say = say
+        self._over = over
+
+    def abandon(self) -> None:
+        """See `Work`."""
+        self._over()
+
+    def expire(self, error: GatewayError) -> None:
+        """See `Work`. What waited is what is said, whatever ends the wait."""
+        del error
+        self._over()
+        self._say()
+
+    def on_writable(self) -> None:
+        """See `Work`."""

@@ -1,0 +1,161 @@
+"""The front's ends of its links: to the supervisor, and to every worker that runs."""
+
+import asyncio
+import os
+import socket
+from typing import Final, NoReturn
+
+import msgspec
+
+from protocol import aio, descriptors, frames
+from protocol.errors import ErrorCode, GatewayError
+from protocol.link import ANSWERS, LIVENESS, REQUESTS
+from protocol.spawn import LinkLost, WorkerLink
+from supervisor.front.service import Front
+from supervisor.front.tenants import Tenant
+
+FROM_SUPERVISOR: Final = REQUESTS | ANSWERS | LIVENESS | {frames.Drain, frames.Event}
+FROM_WORKER: Final = ANSWERS | {frames.Event}
+
+Notice = frames.Event | frames.Drain | frames.Drained | frames.Pong
+
+
+class SupervisorLink:
+    """What the supervisor says. Implements `protocol.aio.LinkHandler`."""
+
+    def __init__(self, front: Front) -> None:
+        self._front: Final = front
+        self.closed: Final = asyncio.Event()
+
+    def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        """See `LinkHandler`."""
+        if call.method != "tenants.update":
+            msg = "the front has no such method"
+            end.fail(call.id, GatewayError(ErrorCode.METHOD_NOT_FOUND, msg))
+            return
+        try:
+            self._front.update(call.params)
+        except GatewayError as error:
+            end.fail(call.id, error)
+            return
+        end.link.result(call.id, b"{}")
+        end.flush()
+
+    def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`. Every call is answered in the turn it comes in."""
+
+    def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`. Nothing is streamed to the supervisor."""
+
+    def on_notice(self, end: aio.LinkEnd, frame: Notice) -> None:
+        """See `LinkHandler`."""
+        if isinstance(frame, frames.Drain):
+            self._front.drain(frame.seconds)
+
+    def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
+        """See `LinkHandler`."""
+        self.closed.set()
+
+
+class TenantLink:
+    """What a worker says beside its answers. Implements `protocol.aio.LinkHandler`."""
+
+    def __init__(self, front: Front, tenant: Tenant, generation: int) -> None:
+        self._front: Final = front
+        self._tenant: Final = tenant
+        self._generation: Final = generation
+
+    def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        """See `LinkHandler`."""
+        self._refuse(call)
+
+    def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`."""
+        self._refuse(call_id)
+
+    def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`."""
+        self._refuse(call_id)
+
+    def on_notice(self, end: aio.LinkEnd, frame: Notice) -> None:
+        """See `LinkHandler`. Nobody can subscribe to events yet."""
+
+    def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
+        """See `LinkHandler`. The supervisor hears of it: the worker may still live."""
+        front, tenant = self._front, self._tenant
+        tenant.link_down(end)
+        front.forget_unknown(tenant)
+        lost = LinkLost(
+            tenant=tenant.name,
+            generation=self._generation,
+            reason=None if reason is None else str(reason)[:512],
+        )
+        if reason is not None:
+            front.log.warning("worker broke its link", **msgspec.structs.asdict(lost))
+        supervisor = front.supervisor
+        if supervisor is not None and not supervisor.closed:
+            supervisor.link.send(frames.Event("worker.link_lost", msgspec.json.encode(lost)))
+            supervisor.flush()
+
+    @staticmethod
+    def _refuse(what: object) -> NoReturn:
+        # The link takes no such frame, so that this would be a mistake of our own.
+        raise TypeError(type(what).__name__)
+
+
+class WorkerLinks:
+    """Takes the links that come on the descriptor channel.
+
+    Args:
+        front: Whose tenants they are for.
+        channel: The channel, non-blocking.
+    """
+
+    def __init__(self, front: Front, channel: socket.socket) -> None:
+        self._front: Final = front
+        self._channel: Final = channel
+        self._loop: Final = asyncio.get_running_loop()
+        self._attaching: set[asyncio.Task[None]] = set()
+        self._loop.add_reader(channel, self._receive)
+
+    def close(self) -> None:
+        """Take no more."""
+        self._loop.remove_reader(self._channel)
+        self._channel.close()
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                payload, received = descriptors.receive(self._channel, 1)
+            except BlockingIOError:
+                return
+            except (EOFError, OSError):
+                # The data link says the same, and is what counts.
+                self._loop.remove_reader(self._channel)
+                return
+            except descriptors.DescriptorMessageError as error:
+                self._front.log.broken("descriptor channel", error)
+                continue
+            self._take(payload, received)
+
+    def _take(self, payload: bytes, received: list[int]) -> None:
+        try:
+            link = msgspec.msgpack.decode(payload, type=WorkerLink)
+            (descriptor,) = received
+        except (msgspec.DecodeError, ValueError) as error:
+            for descriptor in received:
+                os.close(descriptor)
+            self._front.log.broken("descriptor channel", error)
+            return
+        task = self._loop.create_task(self._attach(link, socket.socket(fileno=descriptor)))
+        self._attaching.add(task)
+        task.add_done_callback(self._attaching.discard)
+
+    async def _attach(self, link: WorkerLink, sock: socket.socket) -> None:
+        tenant = self._front.tenant(link.tenant)
+        handler = TenantLink(self._front, tenant, link.generation)
+        end = await aio.attach(sock, FROM_WORKER, handler)
+        if end.closed:
+            tenant.link_down(end)
+        else:
+            tenant.link_up(end, link.generation)

@@ -1,0 +1,160 @@
+"""The bytes of responses: heads, errors, server-sent events."""
+
+import math
+import re
+import time
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from protocol.errors import ErrorCode, GatewayError
+
+RETRY_SECONDS_DEFAULT: Final = 1
+RETRY_SECONDS_MAX: Final = 31 * 86400
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+CLOSE: Final = b"Connection: close\r\n"
+CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+_COMMON: Final = b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
+_JSON: Final = b"Content-Type: application/json\r\n"
+_EVENTS: Final = b"Content-Type: text/event-stream\r\n"
+_NO_CONTENT: Final = 204
+_VERB: Final = re.compile(r"[A-Z]{1,16}\Z")
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = (
+    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+)
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def _status_lines() -> dict[int, bytes]:
+    # 499 is nobody's standard; the error table uses it for what the caller has cancelled.
+    phrases = {status.value: status.phrase for status in HTTPStatus}
+    phrases[499] = "Client Closed Request"
+    return {code: b"HTTP/1.1 %d %b\r\n" % (code, text.encode()) for code, text in phrases.items()}
+
+
+_STATUS_LINES: Final = _status_lines()
+_PREFIXES: Final = {code: line + _JSON + _COMMON for code, line in _STATUS_LINES.items()}
+
+
+class _Date:
+    """The `Date` line, made once a second (RFC 9110, section 6.6.1)."""
+
+    def __init__(self) -> None:
+        self._second = -1
+        self._line = b""
+
+    def line(self) -> bytes:
+        second = int(time.time())
+        if second != self._second:
+            at = time.gmtime(second)
+            day, month = _DAYS[at.tm_wday], _MONTHS[at.tm_mon - 1]
+            clock = f"{at.tm_hour:02}:{at.tm_min:02}:{at.tm_sec:02}"
+            text = f"Date: {day}, {at.tm_mday:02} {month} {at.tm_year} {clock} GMT\r\n"
+            self._second, self._line = second, text.encode()
+        return self._line
+
+
+_date: Final = _Date()
+
+
+def whole(status: int, body: bytes, headers: bytes = b"", *, only_head: bool = False) -> bytes:
+    """Give a complete response with a JSON body; without any if the body is empty and 204.
+
+    Args:
+        status: One that the standard library knows, or 499.
+        body: JSON.
+        headers: More header lines, each with its line end.
+        only_head: The request was HEAD: the length is told, the body is not sent.
+    """
+    if not body:
+        length = b"" if status == _NO_CONTENT else b"Content-Length: 0\r\n"
+        return b"%b%b%b%b%b\r\n" % (_STATUS_LINES[status], _COMMON, _date.line(), headers, length)
+    return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (
+        _PREFIXES[status],
+        _date.line(),
+        headers,
+        len(body),
+        b"" if only_head else body,
+    )
+
+
+def is_status(status: int) -> bool:
+    """Say whether `status` can be the final status of a response."""
+    return status >= HTTPStatus.OK and status in _STATUS_LINES
+
+
+def event_stream(headers: bytes) -> bytes:
+    """Give the head of a stream of events."""
+    return b"%b%b%b%b%b\r\n" % (_STATUS_LINES[200], _EVENTS, _COMMON, _date.line(), headers)
+
+
+def event(name: bytes, data: bytes) -> bytes:
+    """Give one server-sent event (https://html.spec.whatwg.org/#server-sent-events).
+
+    A line end ends a field; in JSON it can only stand between tokens, so that a blank replaces it.
+    """
+    if b"\n" in data or b"\r" in data:
+        data = data.replace(b"\r", b" ").replace(b"\n", b" ")
+    return b"event: %b\ndata: %b\n\n" % (name, data)
+
+
+def chunk(data: bytes) -> bytes:
+    """Give one chunk of a chunked body; `data` must not be empty, that would end it."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def error_body(error: GatewayError) -> bytes:
+    """Give the body of a refusal on every route that is not JSON-RPC."""
+    return b'{"error":%b}' % _encode(error.body())
+
+
+def error_headers(error: GatewayError) -> bytes:
+    """Give the header lines that a refusal's status asks for."""
+    status = error.code.http_status
+    if status == HTTPStatus.UNAUTHORIZED:
+        return b"WWW-Authenticate: Bearer\r\n"
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return allow(error.details.get("allowed"))
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return b"Retry-After: %d\r\n" % _retry_seconds(error.details.get("retryAfterMs"))
+    return b""
+
+
+def status_headers(status: int, body: bytes) -> bytes:
+    """Give the header lines that go with another process's JSON answer, refusals above all."""
+    if status < HTTPStatus.BAD_REQUEST:
+        return b""
+    try:
+        details = msgspec.json.decode(body, type=_Refusal).error.data
+    except (msgspec.DecodeError, RecursionError):
+        details = {}
+    code = next((code for code in ErrorCode if code.http_status == status), None)
+    return b"" if code is None else error_headers(GatewayError(code, "", **details))
+
+
+class _RefusalError(msgspec.Struct, frozen=True):
+    data: dict[str, Any] = {}
+
+
+class _Refusal(msgspec.Struct, frozen=True):
+    error: _RefusalError = _RefusalError()
+
+
+def allow(verbs: object) -> bytes:
+    """Give the `Allow` line. What is no list of verbs gives none: it may come from a worker."""
+    if not isinstance(verbs, list | tuple):
+        return b""
+    known = [verb for verb in verbs if isinstance(verb, str) and _VERB.match(verb)]
+    return f"Allow: {', '.join(known)}\r\n".encode()
+
+
+def _retry_seconds(milliseconds: object) -> int:
+    if not isinstance(milliseconds, int | float) or not milliseconds > 0:
+        return RETRY_SECONDS_DEFAULT
+    return min(math.ceil(min(milliseconds, RETRY_SECONDS_MAX * 1000) / 1000), RETRY_SECONDS_MAX)

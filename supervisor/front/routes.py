@@ -1,0 +1,90 @@
+"""Which paths are served, and how each wants to be called."""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import msgspec
+
+from protocol import limits
+from protocol.errors import ErrorCode, GatewayError
+from protocol.names import is_account_id
+from supervisor.front import control, response, rpc, webhook
+from supervisor.front.exchange import Client, Request, Route
+
+
+class State(control.Supervisor, Protocol):
+    """What the probes tell and the control plane needs."""
+
+    @property
+    def condition(self) -> str:
+        """`ready`, or why not."""
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What an operator has to know."""
+
+
+class Routes:
+    """All routes of one front.
+
+    Args:
+        state: What they need beside a request.
+    """
+
+    def __init__(self, state: State) -> None:
+        def start_control(client: Client, request: Request) -> None:
+            try:
+                control.ControlCall(client, state).start(request)
+            except GatewayError as error:
+                client.refuse(error)
+
+        def live(client: Client, _request: Request) -> None:
+            client.answer(200, b'{"status":"ok"}')
+
+        def ready(client: Client, _request: Request) -> None:
+            body = msgspec.json.encode({"status": state.condition, "notices": state.notices})
+            if state.condition == "ready":
+                client.answer(200, body)
+            else:
+                client.answer(503, body, b"Retry-After: 1\r\n")
+
+        self._exact: Final = {
+            "/rpc": Route(("POST",), rpc.start, rpc.refusal, "token", limits.HTTP_BODY_BYTES_MAX),
+            "/healthz": _probe(live),
+            "/readyz": _probe(ready),
+        }
+        self._webhook: Final = Route(
+            ("POST",),
+            webhook.start,
+            response.error_body,
+            "token",
+            # Room for what the body is wrapped into.
+            limits.HTTP_BODY_BYTES_MAX - limits.KIB,
+        )
+        self._control: Final = Route(
+            ("GET", "POST", "PUT", "PATCH", "DELETE"),
+            start_control,
+            response.error_body,
+            "secret",
+            limits.HTTP_CONTROL_BODY_BYTES_MAX,
+            takes_query=True,
+        )
+
+    def find(self, path: str) -> Route:
+        """Give what is served at `path`.
+
+        Raises:
+            GatewayError: NOT_FOUND.
+        """
+        route = self._exact.get(path)
+        if route is not None:
+            return route
+        if path.startswith(webhook.PREFIX) and is_account_id(path.removeprefix(webhook.PREFIX)):
+            return self._webhook
+        if path == control.PREFIX or path.startswith(control.PREFIX + "/"):
+            return self._control
+        raise GatewayError(ErrorCode.NOT_FOUND, "nothing is served at this path")
+
+
+def _probe(start: Callable[[Client, Request], None]) -> Route:
+    return Route(("GET", "HEAD"), start, response.error_body, "none")

@@ -1,0 +1,167 @@
+"""What all connections of one front share, and its way from start to drained."""
+
+import asyncio
+import time
+from math import inf
+from typing import Final
+
+import msgspec
+
+from protocol import limits
+from protocol.aio import LinkEnd, OnReply
+from protocol.errors import ErrorCode, GatewayError, LinkClosedError
+from protocol.spawn import FrontSpec, TenantsUpdate
+from supervisor.front.auth import TokenTable
+from supervisor.front.connection import Connection
+from supervisor.front.head import host_name
+from supervisor.front.log import Log
+from supervisor.front.routes import Routes
+from supervisor.front.tenants import Tenant, unavailable
+from supervisor.front.throttle import Throttle
+
+TICK_SECONDS: Final = 0.25
+CUT_GRACE_SECONDS: Final = 1.0
+
+
+class Front:
+    """Implements what `connection.House`, `tenants.Surroundings` and `routes.State` ask for."""
+
+    now = staticmethod(time.monotonic)
+
+    def __init__(self, spec: FrontSpec, log: Log) -> None:
+        self.log = log
+        self.notices: Final = spec.notices
+        self.hosts = frozenset(
+            name for host in spec.allowed_hosts if (name := host_name(host.encode())) is not None
+        )
+        self.tokens = TokenTable()
+        self.throttle = Throttle()
+        self.routes = Routes(self)
+        self.loaded = False
+        self.draining = False
+        self.bytes_in_flight = 0
+        self.control_calls = 0
+        self.supervisor: LinkEnd | None = None
+        self.ready: Final = asyncio.Event()
+        self.drain_begun: Final = asyncio.Event()
+        self.drained: Final = asyncio.Event()
+        self._tenants: dict[str, Tenant] = {}
+        self._holding: set[Tenant] = set()
+        self._connections: set[Connection] = set()
+        self._drain_deadline = inf
+        self._was_cut = False
+        self._loop: Final = asyncio.get_running_loop()
+        self._tick()
+
+    @property
+    def condition(self) -> str:
+        """See `routes.State`."""
+        if self.draining:
+            return "draining"
+        return "ready" if self.loaded else "starting"
+
+    # connection.House
+
+    def enter(self, connection: Connection) -> bool:
+        """See `House`."""
+        if self.draining or len(self._connections) >= limits.HTTP_CONNECTIONS_MAX:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def leave(self, connection: Connection) -> None:
+        """See `House`."""
+        self._connections.discard(connection)
+        self._check_drained()
+
+    # tenants.Surroundings
+
+    def ask_supervisor(self, method: str, params: bytes, on_reply: OnReply) -> None:
+        """See `Surroundings`."""
+        if self.supervisor is None:
+            msg = "the supervisor is not there yet"
+            raise LinkClosedError(msg)
+        self.supervisor.start_call(method, params, on_reply)
+
+    def holding(self, tenant: Tenant, *, holds: bool) -> None:
+        """See `Surroundings`."""
+        if holds:
+            self._holding.add(tenant)
+        else:
+            self._holding.discard(tenant)
+
+    # For the supervisor's messages.
+
+    def tenant(self, name: str) -> Tenant:
+        """Give the tenant of this name, made when it is first heard of."""
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            tenant = self._tenants[name] = Tenant(name, self)
+        return tenant
+
+    def forget_unknown(self, tenant: Tenant) -> None:
+        """Let go of a tenant that is gone and has no link any more."""
+        if not self.tokens.knows(tenant.name) and not tenant.has_link and not tenant.held:
+            self._tenants.pop(tenant.name, None)
+
+    def update(self, params: bytes) -> None:
+        """Take a change of tenants and tokens; it is in force when this returns.
+
+        Raises:
+            GatewayError: INVALID_REQUEST: it cannot be read. What came before the fault holds.
+        """
+        try:
+            change = msgspec.json.decode(params, type=TenantsUpdate)
+            for access in change.known:
+                tenant = self.tenant(access.tenant)
+                self.tokens.put(tenant, access)
+                if not access.enabled:
+                    tenant.refuse_held(unavailable("the tenant is not enabled"))
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
+            msg = f"tenants.update: {error}"
+            raise GatewayError(ErrorCode.INVALID_REQUEST, msg) from error
+        self.tokens.remove(change.gone)
+        for name in change.gone:
+            gone = self._tenants.get(name)
+            if gone is not None:
+                gone.refuse_held(unavailable("the tenant is gone"))
+                self.forget_unknown(gone)
+        if change.complete:
+            self.loaded = True
+            self.ready.set()
+
+    def drain(self, seconds: float) -> None:
+        """Begin no new work; `drained` is set when all that was begun is done or refused."""
+        if self.draining:
+            return
+        self.draining = True
+        self.drain_begun.set()
+        self._drain_deadline = self.now() + seconds
+        self.log.info("drain", seconds=seconds, connections=len(self._connections))
+        for connection in list(self._connections):
+            connection.drain()
+        self._check_drained()
+
+    # Inside.
+
+    def _check_drained(self) -> None:
+        if self.draining and not self._connections:
+            self.drained.set()
+
+    def _tick(self) -> None:
+        """Look at every deadline there is: one timer instead of one for each request."""
+        self._loop.call_later(TICK_SECONDS, self._tick)
+        now = self.now()
+        for connection in list(self._connections):
+            connection.tick(now)
+        for tenant in list(self._holding):
+            tenant.expire_held(now)
+        if now >= self._drain_deadline:
+            self._drain_deadline = now + CUT_GRACE_SECONDS
+            error = unavailable("the gateway is stopping")
+            for connection in list(self._connections):
+                if self._was_cut:
+                    connection.abort()
+                else:
+                    connection.cut(error)
+            self._was_cut = True

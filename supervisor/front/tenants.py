@@ -1,0 +1,252 @@
+"""One tenant as the front sees it: the link to its worker, and what waits for one."""
+
+from collections import deque
+from typing import Final, Protocol
+
+import msgspec
+
+from protocol import limits
+from protocol.aio import LinkEnd, OnReply, Reply, failure_error
+from protocol.errors import (
+    ErrorCode,
+    GatewayError,
+    LinkClosedError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
+from protocol.frames import Failure
+from protocol.spawn import WakeParams
+
+RETRY_MS: Final = 1000
+
+
+class Pending(Protocol):
+    """A call on its way to the worker."""
+
+    method: str
+    params: bytes
+    scopes: int
+    credit: int
+    idempotency_key: str | None
+    held_until: float
+
+    def sent(self, end: LinkEnd, call_id: int) -> None:
+        """It has been sent; the answer comes to `on_reply`."""
+
+    def on_reply(self, reply: Reply) -> None:
+        """Part of the answer, or its end."""
+
+    def fail(self, error: GatewayError) -> None:
+        """It will not be sent."""
+
+
+class Surroundings(Protocol):
+    """What all tenants share."""
+
+    bytes_in_flight: int
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+    def ask_supervisor(self, method: str, params: bytes, on_reply: OnReply) -> None:
+        """Call the supervisor.
+
+        Raises:
+            LinkClosedError: it has gone away.
+            LocalProtocolError: too many calls to it are open.
+        """
+
+    def holding(self, tenant: "Tenant", *, holds: bool) -> None:
+        """A tenant begins or ends to hold calls."""
+
+
+class Tenant:
+    """Takes the calls of one tenant in order and hands them to its worker, or holds them.
+
+    Calls in flight are counted on the link, so a call that its client has left, and that the worker
+    has not answered yet, still counts.
+    """
+
+    def __init__(self, name: str, around: Surroundings) -> None:
+        self.name: Final = name
+        self._around: Final = around
+        self._end: LinkEnd | None = None
+        self._generation = -1
+        self._held: deque[Pending] = deque()
+        self._held_bytes = 0
+        self._bytes = 0
+        self._wake: object | None = None
+
+    @property
+    def has_link(self) -> bool:
+        """Whether a worker can be reached now."""
+        return self._end is not None and not self._end.closed
+
+    @property
+    def held(self) -> int:
+        """How many calls wait for a worker."""
+        return len(self._held)
+
+    # Bytes.
+
+    def reserve(self, count: int) -> None:
+        """Take bytes of the tenant's allowance.
+
+        Raises:
+            GatewayError: RATE_LIMITED when the tenant, UNAVAILABLE when the front has too many.
+        """
+        if self._bytes + count > limits.TENANT_BYTES_IN_FLIGHT_MAX:
+            msg = "too many bytes of this tenant are in flight; send less at once"
+            raise GatewayError(ErrorCode.RATE_LIMITED, msg, retryAfterMs=RETRY_MS)
+        if self._around.bytes_in_flight + count > limits.FRONT_BYTES_IN_FLIGHT_MAX:
+            raise unavailable("the gateway has too many requests in flight")
+        self.charge(count)
+
+    def charge(self, count: int) -> None:
+        """Count bytes that are there already; they only keep others out."""
+        self._bytes += count
+        self._around.bytes_in_flight += count
+
+    def release(self, count: int) -> None:
+        """Give bytes back."""
+        self._bytes -= count
+        self._around.bytes_in_flight -= count
+
+    # Calls.
+
+    def submit(self, call: Pending) -> None:
+        """Send a call, or hold it until there is a worker.
+
+        Raises:
+            GatewayError: RATE_LIMITED or UNAVAILABLE; nobody will answer this call.
+        """
+        end = self._end
+        if end is not None and not end.closed:
+            if end.link.calls_open >= limits.TENANT_CALLS_IN_FLIGHT_MAX:
+                raise _too_many_calls()
+            self._send(end, call)
+        else:
+            self._hold(call)
+
+    def withdraw(self, call: Pending) -> None:
+        """Forget a held call whose client has gone."""
+        if call in self._held:
+            self._held.remove(call)
+            self._held_bytes -= len(call.params)
+            self._note_holding()
+
+    def expire_held(self, now: float) -> None:
+        """Refuse the held calls whose time is over."""
+        while self._held and self._held[0].held_until <= now:
+            self._next_held().fail(unavailable("the tenant's worker did not start in time"))
+        if not self._held:
+            self._wake = None
+        self._note_holding()
+
+    def refuse_held(self, error: GatewayError) -> None:
+        """Refuse every held call."""
+        self._wake = None
+        # Those that come while the refused hear of it are another round's.
+        for _ in range(len(self._held)):
+            self._next_held().fail(error)
+        self._note_holding()
+
+    def _send(self, end: LinkEnd, call: Pending) -> None:
+        try:
+            call_id = end.start_call(
+                call.method,
+                call.params,
+                call.on_reply,
+                scopes=call.scopes,
+                credit=call.credit,
+                idempotency_key=call.idempotency_key,
+            )
+        except LinkClosedError as error:
+            raise unavailable("the tenant's worker has gone away") from error
+        except LocalProtocolError as error:
+            raise _too_many_calls() from error
+        call.sent(end, call_id)
+
+    def _hold(self, call: Pending) -> None:
+        size = len(call.params)
+        if (
+            len(self._held) >= limits.HOLD_CALLS_MAX
+            or self._held_bytes + size > limits.HOLD_BYTES_MAX
+        ):
+            raise unavailable("too many calls wait for the tenant's worker to start")
+        call.held_until = self._around.now() + limits.HOLD_SECONDS
+        self._held.append(call)
+        self._held_bytes += size
+        self._note_holding()
+        if self._wake is None:
+            self._ask_wake()
+
+    def _next_held(self) -> Pending:
+        call = self._held.popleft()
+        self._held_bytes -= len(call.params)
+        return call
+
+    def _note_holding(self) -> None:
+        self._around.holding(self, holds=bool(self._held))
+
+    # The worker.
+
+    def _ask_wake(self) -> None:
+        wake = self._wake = object()
+
+        def answered(reply: Reply) -> None:
+            # An answer that comes after the link, or after another wake, says nothing any more.
+            if self._wake is wake and isinstance(reply, Failure | LinkClosedError):
+                self.refuse_held(_refused_wake(reply))
+
+        params = msgspec.json.encode(WakeParams(tenant=self.name))
+        try:
+            self._around.ask_supervisor("worker.wake", params, answered)
+        except (LinkClosedError, LocalProtocolError):
+            self.refuse_held(unavailable("the gateway cannot start more workers now"))
+
+    def link_up(self, end: LinkEnd, generation: int) -> None:
+        """Send new calls to this worker from now on, those that were held first.
+
+        A link to an earlier generation goes on with the calls that it has.
+        """
+        if generation < self._generation and self.has_link:
+            return
+        self._end, self._generation = end, generation
+        self._wake = None
+        held, self._held, self._held_bytes = self._held, deque(), 0
+        for call in held:
+            try:
+                self._send(end, call)
+            except GatewayError as error:
+                call.fail(error)
+        self._note_holding()
+
+    def link_down(self, end: LinkEnd) -> None:
+        """Forget a link that has ended; its calls in flight have heard of it."""
+        if self._end is end:
+            self._end = None
+
+
+def unavailable(reason: str, retry_ms: int = RETRY_MS) -> GatewayError:
+    """Give the refusal of what can succeed a little later."""
+    return GatewayError(ErrorCode.UNAVAILABLE, reason, retryAfterMs=retry_ms)
+
+
+def _too_many_calls() -> GatewayError:
+    msg = f"at most {limits.TENANT_CALLS_IN_FLIGHT_MAX} calls of a tenant can be in flight"
+    return GatewayError(ErrorCode.RATE_LIMITED, msg, retryAfterMs=RETRY_MS)
+
+
+def _refused_wake(reply: Failure | LinkClosedError) -> GatewayError:
+    if isinstance(reply, LinkClosedError):
+        return unavailable("the gateway is stopping")
+    try:
+        refusal = failure_error(reply)
+    except RemoteProtocolError:
+        return unavailable("the tenant's worker cannot start")
+    if refusal.code is not ErrorCode.UNAVAILABLE:
+        return unavailable("the tenant's worker cannot start")
+    return GatewayError(
+        refusal.code, refusal.message, **{"retryAfterMs": RETRY_MS, **refusal.details}
+    )

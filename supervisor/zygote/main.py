@@ -1,0 +1,194 @@
+"""The zygote: a process that has everything imported which a worker needs, and only forks.
+
+It is exec'd with an empty environment before any secret is read, and has one thread and no event
+loop. Workers are cloned as children of the supervisor, straight into their namespaces.
+"""
+
+import fcntl
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+
+from protocol import descriptors
+from protocol.descriptors import WorkerDescriptors
+from supervisor.zygote import jail, linux, roots
+from supervisor.zygote.spec import SPAWN_DESCRIPTORS, Reply, Spawn, Spawned, SpawnFailed
+from supervisor.zygote.title import ROOM, set_title
+
+Entry = Callable[[bytes, WorkerDescriptors], int | None]
+
+# Where a worker finds its descriptors; whatever was at these numbers is closed.
+WORKER_DESCRIPTORS: Final = WorkerDescriptors(supervisor=3, channel=4, ready=5)
+_DESCRIPTORS_OUT_OF_THE_WAY: Final = 64
+# What cloning into namespaces, mounting and becoming a tenant take. Reading past permissions is
+# for an interpreter in somebody's home directory.
+_CAPABILITIES: Final = frozenset(
+    (
+        linux.CAP_DAC_READ_SEARCH,
+        linux.CAP_SETGID,
+        linux.CAP_SETUID,
+        linux.CAP_SETPCAP,
+        linux.CAP_SYS_ADMIN,
+    )
+)
+_spawn_decoder: Final = msgspec.msgpack.Decoder(Spawn)
+
+
+def command(channel: int) -> list[str]:
+    """Give the command that starts a zygote on a descriptor channel; run it with no environment.
+
+    The thread that starts it must live as long as the supervisor: it is the one whose end the
+    kernel tells the zygote and the workers of.
+    """
+    program = str(Path(__file__).with_name("__main__.py"))
+    return [sys.executable, "-I", program, str(channel), ROOM]
+
+
+def shed_privileges() -> None:
+    """Keep only what forking workers takes, and die with the supervisor.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    if os.geteuid() == 0:
+        os.setgroups([])
+        linux.drop_bounding_set(keep=_CAPABILITIES)
+        linux.set_capabilities(_CAPABILITIES & linux.permitted_capabilities())
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+    linux.prctl(linux.PR_SET_DUMPABLE, 0)
+    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+    # A Ctrl-C is for the supervisor, which ends the others in order.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def settle() -> None:
+    """Make what has been loaded so far cheap to share: the collector never touches it again."""
+    time.localtime()  # the C library reads the time zone once; in the jail there is no /etc
+    gc.collect()
+    gc.freeze()
+
+
+def serve(channel: socket.socket, entry: Entry) -> None:
+    """Answer spawn requests until the supervisor closes the channel.
+
+    Raises:
+        msgspec.DecodeError: a request was malformed; supervisor and zygote do not match.
+    """
+    while True:
+        try:
+            payload, attached = descriptors.receive(channel, len(SPAWN_DESCRIPTORS))
+        except (EOFError, ConnectionError):
+            return
+        try:
+            reply = _spawn(channel, entry, _spawn_decoder.decode(payload), attached)
+        finally:
+            for descriptor in attached:
+                os.close(descriptor)
+        try:
+            descriptors.send(channel, msgspec.msgpack.encode(reply))
+        except ConnectionError:
+            return
+
+
+def _spawn(channel: socket.socket, entry: Entry, spawn: Spawn, attached: list[int]) -> Reply:
+    if len(attached) != len(SPAWN_DESCRIPTORS):
+        return SpawnFailed(spawn.request, f"{len(attached)} descriptors came along")
+    caller = (os.geteuid(), os.getegid())
+    flags = linux.CLONE_PARENT
+    if spawn.jail.namespaces:
+        flags |= roots.namespace_flags(spawn.jail.profile, root=caller[0] == 0)
+    jail.prepare(spawn.jail)
+    try:
+        threads = len(os.listdir("/proc/self/task"))
+        if threads != 1:
+            return SpawnFailed(spawn.request, f"the zygote has {threads} threads")
+        pid = linux.fork(flags)
+    except OSError as error:
+        return SpawnFailed(spawn.request, str(error))
+    if pid == 0:
+        _become_worker(channel, entry, spawn, attached, caller)
+    return Spawned(spawn.request, pid)
+
+
+def _become_worker(
+    channel: socket.socket,
+    entry: Entry,
+    spawn: Spawn,
+    attached: list[int],
+    caller: tuple[int, int],
+) -> NoReturn:
+    # Nothing may return from here into the zygote's loop.
+    code = 1
+    try:
+        channel.detach()  # its number is about to be somebody else's
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _place(attached)
+        set_title(f"openclaw: worker {spawn.jail.tenant}")
+        jail.confine_or_exit(
+            jail.Confinement(
+                spawn.jail,
+                supervisor=WORKER_DESCRIPTORS.supervisor,
+                keep=frozenset(WORKER_DESCRIPTORS),
+                in_namespaces=spawn.jail.namespaces,
+                caller=caller,
+            )
+        )
+        code = entry(spawn.entry, WORKER_DESCRIPTORS) or 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001 - the last frame of this process
+        traceback.print_exc()
+    finally:
+        _exit(code)
+
+
+def _exit(code: int) -> NoReturn:
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _place(attached: list[int]) -> None:
+    *links, errors = attached
+    null = os.open(os.devnull, os.O_RDWR)
+    for target in (0, 1):
+        os.dup2(null, target)
+    os.dup2(errors, 2)
+    # By way of higher numbers, as source and target numbers overlap.
+    moved = [
+        fcntl.fcntl(link, fcntl.F_DUPFD_CLOEXEC, _DESCRIPTORS_OUT_OF_THE_WAY) for link in links
+    ]
+    for source, target in zip(moved, WORKER_DESCRIPTORS, strict=True):
+        os.dup2(source, target)
+
+
+def main(arguments: list[str], load_entry: Callable[[], Entry]) -> None:
+    """Run the zygote's program.
+
+    Args:
+        arguments: The number of the descriptor channel, and what `command` adds.
+        load_entry: Imports what the workers run.
+    """
+    set_title("openclaw: zygote")
+    channel = socket.socket(fileno=int(arguments[0]))
+    channel.set_inheritable(False)
+    shed_privileges()
+    poll = select.poll()
+    poll.register(channel, select.POLLHUP)
+    if poll.poll(0):
+        return  # the supervisor ended before it could be watched
+    entry = load_entry()
+    settle()
+    serve(channel, entry)

@@ -1,0 +1,88 @@
+"""What a process is confined to, and the messages between supervisor and zygote."""
+
+from typing import Final
+
+import msgspec
+
+from supervisor.zygote.seccomp import Profile
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Resource limits (getrlimit(2)); the hard limit in force bounds each. Core dumps are off.
+
+    `threads` counts everything that runs under the process's uid, in its user namespace if it has
+    one of its own.
+    """
+
+    open_files: int = 1024
+    threads: int = 512
+    file_bytes: int = 4 * 1024**3
+    locked_bytes: int = 64 * 1024
+
+
+class JailSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything the jail has to know about one process.
+
+    Attributes:
+        profile: `worker` (has a tenant and its directory) or `front` (has neither).
+        tenant: The tenant's id; empty for the front.
+        state_root: Absolute path, free of symbolic links. The tenant's directory is
+            `tenants/<tenant>` below it, owned by `uid`, mode 0700; nothing else of it is visible.
+        uid: The user to become: never 0; the caller's own unless root calls.
+        gid: The group to become, as `uid`.
+        namespaces: False only where root cannot have any; then Landlock has to stand in for them.
+        readable: Absolute paths of what may be read, `roots.readable_paths()` and what the
+            process needs beside that.
+        policy: The system call policy, `seccomp.compiled(profile)`.
+        limits: Resource limits.
+        waived: The operator has written that tenants need not be kept apart: what this system
+            cannot give is left out (no namespaces, no Landlock, an empty policy, the caller's own
+            ids) instead of ending the process.
+    """
+
+    profile: Profile
+    state_root: str
+    uid: int
+    gid: int
+    namespaces: bool
+    readable: tuple[str, ...]
+    policy: bytes
+    tenant: str = ""
+    limits: Limits = Limits()
+    waived: bool = False
+
+    @property
+    def directory(self) -> str:
+        """The tenant's directory as everybody outside the jail names it."""
+        return f"{self.state_root}/tenants/{self.tenant}"
+
+
+class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Asks for a worker. The message carries `SPAWN_DESCRIPTORS`, in that order.
+
+    `entry` is handed to the worker's own code as it is.
+    """
+
+    request: int
+    jail: JailSpec
+    entry: bytes
+
+
+SPAWN_DESCRIPTORS: Final = ("supervisor", "channel", "ready", "stderr")
+
+
+class Spawned(msgspec.Struct, frozen=True, tag="spawned"):
+    """A worker runs, as a child of the supervisor; it is not ready yet and may still fail."""
+
+    request: int
+    pid: int
+
+
+class SpawnFailed(msgspec.Struct, frozen=True, tag="failed"):
+    """No process was made."""
+
+    request: int
+    reason: str
+
+
+Reply = Spawned | SpawnFailed

@@ -1,0 +1,354 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.names import digest
+from protocol.spawn import ControlRequest
+from supervisor.config import Config
+from supervisor.control import ControlPlane
+from supervisor.registry import Quota
+from supervisor.state import StateRoot
+from supervisor.tenants import CreatedTenant, TenantDesk, TenantView
+
+KEY = "ak_the-admin-key"
+TENANTS = "/v1/tenants"
+ACME = "/v1/tenants/acme"
+ROTATE = "/v1/tenants/acme/token/rotate"
+
+
+class DeskActions:
+    """The desk alone: a gateway whose tenants have no workers."""
+
+    def __init__(self, desk: TenantDesk) -> None:
+        self.desk = desk
+
+    async def create_tenant(
+        self, tenant: str, *, actor: str, display_name: str | None, quota: Quota
+    ) -> CreatedTenant:
+        return self.desk.create(tenant, actor=actor, display_name=display_name, quota=quota)
+
+    async def list_tenants(self) -> list[TenantView]:
+        return self.desk.list()
+
+    async def get_tenant(self, tenant: str) -> TenantView:
+        return self.desk.get(tenant)
+
+    async def rotate_token(self, tenant: str, *, actor: str) -> str:
+        return self.desk.rotate(tenant, actor=actor)
+
+    async def delete_tenant(self, tenant: str, *, actor: str) -> None:
+        self.desk.begin_delete(tenant, actor=actor)
+        self.desk.finish_delete(tenant, actor=actor)
+
+
+@pytest.fixture
+def desk(state_dir: Path) -> Iterator[TenantDesk]:
+    state = StateRoot(state_dir / "state")
+    state.prepare()
+    desk = TenantDesk(state, Config(), now_ms=lambda: 0)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture
+def plane(desk: TenantDesk) -> ControlPlane:
+    return ControlPlane(digest(KEY), DeskActions(desk))
+
+
+async def ask(
+    plane: ControlPlane,
+    verb: str,
+    path: str,
+    body: Any = b"",
+    *,
+    secret: str = KEY,
+    query: str = "",
+) -> tuple[int, Any]:
+    payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = ControlRequest(secret=secret, verb=verb, path=path, query=query, body=payload)
+    response = await plane.answer(request)
+    return response.status, json.loads(bytes(response.body))
+
+
+async def refusal(plane: ControlPlane, verb: str, path: str, body: Any = b"") -> tuple[int, str]:
+    status, answer = await ask(plane, verb, path, body)
+    assert set(answer) == {"error"}
+    assert set(answer["error"]) == {"code", "message", "data"}
+    return status, answer["error"]["data"]["code"]
+
+
+# --- routes
+
+
+async def test_a_tenants_life(plane: ControlPlane) -> None:
+    assert await ask(plane, "GET", TENANTS) == (200, {"tenants": []})
+    body = {
+        "tenantId": "acme",
+        "displayName": "Acme",
+        "quota": {"tokensPerDay": 0, "costPerDayMicroUsd": 2**53},
+    }
+    status, created = await ask(plane, "POST", TENANTS, body)
+    token = created.pop("token")
+    assert status == 201
+    assert created == {
+        **body,
+        "createdAt": "1970-01-01T00:00:00.000Z",
+        "disabled": False,
+        "state": "enabled",
+        "stateDir": "/tenants/acme",
+    }
+    assert await ask(plane, "GET", ACME) == (200, created)
+    assert await ask(plane, "GET", TENANTS) == (200, {"tenants": [created]})
+    status, rotated = await ask(plane, "POST", ROTATE)
+    assert (status, rotated["tenantId"]) == (200, "acme")
+    assert rotated["token"] != token
+    assert await ask(plane, "DELETE", ACME) == (200, {"deleted": True, "tenantId": "acme"})
+    for verb, path in (("GET", ACME), ("DELETE", ACME), ("POST", ROTATE)):
+        assert await refusal(plane, verb, path) == (404, "NOT_FOUND")
+
+
+async def test_what_is_not_given_is_not_shown(plane: ControlPlane) -> None:
+    status, created = await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    assert status == 201
+    assert created["quota"] == {}
+    assert "displayName" not in created
+
+
+async def test_an_id_that_is_taken_is_a_conflict(plane: ControlPlane, desk: TenantDesk) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    tokens = desk.registry.token_digests()
+    assert await refusal(plane, "POST", TENANTS, {"tenantId": "acme"}) == (409, "CONFLICT")
+    assert desk.registry.token_digests() == tokens
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [(TENANTS, {"GET", "POST"}), (ACME, {"GET", "DELETE"}), (ROTATE, {"POST"})],
+)
+async def test_a_wrong_verb_is_told_the_right_ones(
+    plane: ControlPlane, desk: TenantDesk, path: str, allowed: set[str]
+) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    before = desk.registry.token_digests()
+    for verb in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "get", "", "X" * 16} - allowed:
+        status, answer = await ask(plane, verb, path, {"tenantId": "new"})
+        assert (status, answer["error"]["data"]["code"]) == (405, "METHOD_NOT_ALLOWED")
+        assert set(answer["error"]["data"]["allowed"]) == allowed
+    assert desk.registry.token_digests() == before
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("", "/", "//", "/v1", "/v1/", "v1/tenants", "/v2/tenants", "/V1/TENANTS", "//v1/tenants"),
+        *("/v1//tenants", "/v1/tenants/acme/", "/v1/tenants/acme/token", "/v1/tenants/acme/rotate"),
+        *("/v1/tenants/acme/token/rotate/", "/v1/tenants/acme/../acme", "/v1%2Ftenants"),
+        *("/v1/tenants%2Facme", "/v1/tenants%00", "/v1/tenants;x", "/v1/ten\0ants", "/" * 2048),
+    ],
+)
+async def test_an_unknown_route_is_not_found(plane: ControlPlane, path: str) -> None:
+    for verb in ("GET", "POST", "DELETE"):
+        assert await refusal(plane, verb, path, {"tenantId": "acme"}) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    "tenant",
+    [
+        *(
+            "",
+            ".",
+            "..",
+            "%2e",
+            "%2e%2e",
+            "%2E%2e",
+            "%252e%252e",
+            "..%2f..%2fetc",
+            "acme%2F..",
+            "%",
+        ),
+        *("acme%00", "%00", "a%0ab", "a%0d%0ab", "acme%20", "%61cme%2f", "%c0%ae", "%ff"),
+        *(
+            "ACME",
+            "acme%3fx",
+            "acme%23",
+            "%2e%2e%2fother",
+            "%ed%a0%80",
+            "a" * 41,
+            "acm\u0435",
+            "%zz",
+        ),
+    ],
+)
+async def test_a_path_is_no_way_out(plane: ControlPlane, desk: TenantDesk, tenant: str) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    before = desk.registry.token_digests()
+    for verb, path in (
+        ("GET", f"{TENANTS}/{tenant}"),
+        ("DELETE", f"{TENANTS}/{tenant}"),
+        ("POST", f"{TENANTS}/{tenant}/token/rotate"),
+    ):
+        status, answer = await ask(plane, verb, path)
+        assert status == 400
+        assert answer["error"]["data"] == {"code": "INVALID_REQUEST", "field": "tenantId"}
+    assert desk.registry.token_digests() == before
+
+
+async def test_an_encoded_letter_is_that_letter(plane: ControlPlane) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    status, shown = await ask(plane, "GET", "/v1/%74enants/%61cm%65")
+    assert (status, shown["tenantId"]) == (200, "acme")
+
+
+async def test_a_query_is_refused(plane: ControlPlane) -> None:
+    status, answer = await ask(plane, "GET", TENANTS, query="limit=1")
+    assert (status, answer["error"]["data"]["field"]) == (400, "query")
+
+
+# --- bodies
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "`tenantId`"),
+        ({"tenantId": None}, "$.tenantId"),
+        ({"tenantId": 1}, "$.tenantId"),
+        ({"tenantId": ["acme"]}, "$.tenantId"),
+        ({"tenantId": "../acme"}, "tenantId"),
+        ({"tenantId": "acme\0"}, "tenantId"),
+        ({"tenantId": "a" * 100_000}, "tenantId"),
+        ({"tenant_id": "acme"}, "tenant_id"),
+        ({"tenantId": "acme", "token": "mine"}, "`token`"),
+        ({"tenantId": "acme", "displayName": 1}, "$.displayName"),
+        ({"tenantId": "acme", "displayName": "x" * 501}, "displayName"),
+        ({"tenantId": "acme", "displayName": "a\nb"}, "displayName"),
+        ({"tenantId": "acme", "quota": None}, "$.quota"),
+        ({"tenantId": "acme", "quota": {"tokens": 1}}, "`tokens` - at `$.quota`"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": -1}}, "$.quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": 2**53 + 1}}, "$.quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": 10**400}}, "$.quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": 1.5}}, "$.quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": "1"}}, "$.quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": True}}, "$.quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"costPerDayMicroUsd": -1}}, "$.quota.costPerDayMicroUsd"),
+        ([], "array"),
+        ("acme", "str"),
+        (None, "null"),
+    ],
+)
+async def test_a_body_that_does_not_fit_is_told_where(
+    plane: ControlPlane, desk: TenantDesk, body: Any, said: str
+) -> None:
+    status, answer = await ask(plane, "POST", TENANTS, body)
+    assert (status, answer["error"]["data"]["code"]) == (400, "INVALID_REQUEST")
+    assert said in answer["error"]["message"]
+    assert len(answer["error"]["message"]) < 300
+    assert desk.list() == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b" ", b"{", b"tenantId=acme", b"\xff", b'{"tenantId":"\xff"}', b"NaN", b"{'a':1}"),
+        *(b'{"tenantId":"acme"}x', b'{"tenantId":"\\ud800"}'),
+        *(b'\xef\xbb\xbf{"tenantId":"acme"}', '{"tenantId":"acme"}'.encode("utf-16")),
+    ],
+    ids=lambda body: ascii(body)[:24],
+)
+async def test_a_body_that_is_no_json_is_a_parse_error(
+    plane: ControlPlane, desk: TenantDesk, body: bytes
+) -> None:
+    assert await refusal(plane, "POST", TENANTS, body) == (400, "PARSE_ERROR")
+    assert desk.list() == []
+
+
+@pytest.mark.parametrize("body", [b"[" * 60_000, b'{"a":' * 10_000, b'{"quota":' * 7_000])
+async def test_a_body_nested_deeply_is_refused(
+    plane: ControlPlane, desk: TenantDesk, body: bytes
+) -> None:
+    # Which of its two faults is found first is the decoder's.
+    status, code = await refusal(plane, "POST", TENANTS, body)
+    assert (status, code in {"PARSE_ERROR", "INVALID_REQUEST"}) == (400, True)
+    assert desk.list() == []
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.text(), values),
+    max_leaves=10,
+)
+
+
+@given(
+    verb=st.sampled_from(["GET", "POST", "DELETE", "PUT"]),
+    path=st.text(max_size=30) | st.text(max_size=30).map(lambda text: f"{TENANTS}/{text}"),
+    body=st.binary(max_size=50) | json_values.map(lambda value: json.dumps(value).encode()),
+)
+async def test_nothing_raises(verb: str, path: str, body: bytes) -> None:
+    class Nobody(DeskActions):
+        def __init__(self) -> None:
+            """A desk would be opened for each example: nothing here gets as far as it."""
+
+    plane = ControlPlane(digest(KEY), Nobody())
+    status, answer = await ask(plane, verb, path, body)
+    assert status in (400, 404, 405)
+    assert answer["error"]["data"]["code"]
+
+
+# --- the admin key
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        *("", " ", KEY[:-1], KEY + "x", KEY.upper(), KEY + "\n", " " + KEY, "x" * 100_000),
+        *("ä🦀", "\0", digest(KEY).hex()),
+    ],
+    ids=lambda secret: ascii(secret)[:20],
+)
+async def test_without_the_admin_key_every_answer_is_the_same(
+    plane: ControlPlane, desk: TenantDesk, secret: str
+) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    before = desk.registry.token_digests()
+    answers = [
+        await ask(plane, verb, path, body, secret=secret, query=query)
+        for verb in ("GET", "POST", "DELETE", "PUT")
+        for path in (TENANTS, ACME, ROTATE, "/v1/tenants/nobody", "/v1/tenants/%2e%2e", "/nowhere")
+        for body in (b"", {"tenantId": "new"}, b"{")
+        for query in ("", "a=b")
+    ]
+    assert {json.dumps(answer) for answer in answers} == {json.dumps(answers[0])}
+    status, answer = answers[0]
+    assert (status, answer["error"]["data"]) == (401, {"code": "UNAUTHORIZED"})
+    assert desk.registry.token_digests() == before
+
+
+async def test_a_tenants_token_is_no_admin_key(plane: ControlPlane, desk: TenantDesk) -> None:
+    _, created = await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    wrong = await ask(plane, "GET", ACME, secret="wrong")
+    assert await ask(plane, "GET", ACME, secret=created["token"]) == wrong
+    assert wrong[0] == 401
+    (digest_hex,) = desk.registry.tokens_of("acme")
+    assert await ask(plane, "GET", ACME, secret=digest_hex) == wrong
+
+
+async def test_what_the_control_plane_does_is_audited_as_the_admins(
+    plane: ControlPlane, desk: TenantDesk, state_dir: Path
+) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    await ask(plane, "POST", ROTATE)
+    await ask(plane, "DELETE", ACME)
+    text = (state_dir / "state" / "audit.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [(line["actor"], line["action"], line["tenant"]) for line in lines] == [
+        ("admin", "tenant.created", "acme"),
+        ("admin", "token.rotated", "acme"),
+        ("admin", "tenant.deleting", "acme"),
+        ("admin", "tenant.deleted", "acme"),
+    ]

@@ -1,0 +1,203 @@
+"""The policy, by running its compiled program over every number, with an interpreter for BPF."""
+
+import errno
+import platform
+import struct
+
+import pyseccomp
+import pytest
+
+from supervisor.zygote import seccomp
+from supervisor.zygote.seccomp import Condition, Profile, Rule
+
+PROFILES: tuple[Profile, ...] = ("worker", "front")
+ALLOW = pyseccomp.ALLOW
+KILL = pyseccomp.KILL_PROCESS
+EPERM = pyseccomp.ERRNO(errno.EPERM)
+ENOSYS = pyseccomp.ERRNO(errno.ENOSYS)
+ARCH = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}[platform.machine()]
+PID = 4242
+
+
+def run(program: bytes, number: int, *arguments: int, arch: int = ARCH) -> int:
+    """What the kernel would do: struct seccomp_data through the instructions (bpf(4), classic)."""
+    padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
+    data = struct.pack("=iIQ6Q", number, arch, 0, *(a & 0xFFFF_FFFF_FFFF_FFFF for a in padded))
+    code = list(struct.iter_unpack("=HBBI", program))
+    accumulator = at = 0
+    while True:
+        operation, yes, no, k = code[at]
+        at += 1
+        if operation == 0x06:
+            return int(k)
+        if operation == 0x20:
+            accumulator = struct.unpack_from("=I", data, k)[0]
+        elif operation == 0x54:
+            accumulator &= k
+        elif operation == 0x05:
+            at += k
+        else:
+            holds = {
+                0x15: accumulator == k,
+                0x25: accumulator > k,
+                0x35: accumulator >= k,
+                0x45: bool(accumulator & k),
+            }[operation]
+            at += yes if holds else no
+
+
+@pytest.fixture(params=PROFILES)
+def profile(request: pytest.FixtureRequest) -> Profile:
+    chosen: Profile = request.param
+    return chosen
+
+
+@pytest.fixture
+def program(profile: Profile) -> bytes:
+    return seccomp.for_process(seccomp.compiled(profile), PID)
+
+
+def number(call: str) -> int:
+    found: int = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, call)
+    return found
+
+
+def test_only_what_is_listed_passes(profile: Profile, program: bytes) -> None:
+    always = {number(r.call) for r in seccomp.allowed(profile) if not r.conditions}
+    never = {number(r.call) for r in seccomp.refused(profile) if not r.conditions}
+    partly = {number(r.call) for r in seccomp.allowed(profile) if r.conditions}
+    assert not always & never
+    assert not partly & (always | never)
+    for n in range(2048):
+        action = run(program, n)
+        if n in always:
+            assert action == ALLOW, n
+        elif n in never:
+            assert action == EPERM, n
+        elif n not in partly:
+            assert action == ENOSYS, n
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names of other machines are skipped")
+def test_every_name_is_a_system_call(profile: Profile) -> None:
+    for rule in (*seccomp.allowed(profile), *seccomp.refused(profile)):
+        assert number(rule.call) >= 0, rule.call
+
+
+@pytest.mark.parametrize("n", [0, 1, 39, 59, 1000])
+def test_other_abis_are_killed(n: int, program: bytes) -> None:
+    assert run(program, n, arch=0x4000_0003) == KILL  # i386
+    assert run(program, n, arch=0x4000_0028) == KILL  # arm
+    if platform.machine() == "x86_64":
+        assert run(program, 0x4000_0000 | n) == KILL  # x32
+
+
+def holds(condition: Condition, value: int) -> bool:
+    if condition.mask is not None:
+        return value & condition.mask == condition.value
+    return (value == condition.value) != condition.differs
+
+
+def expected(rules: list[Rule], call: str, arguments: tuple[int, ...]) -> bool:
+    return any(
+        all(holds(c, arguments[c.argument]) for c in rule.conditions)
+        for rule in rules
+        if rule.call == call
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "arguments", "passes"),
+    [
+        ("clone", (0x3D0F00,), True),  # glibc's threads
+        ("clone", (17,), False),
+        ("clone", (0x10000 | 0x10000000,), False),
+        ("clone", (0x10000 | 0x20000,), False),
+        ("clone", (0x10000 | 0x2000,), False),
+        ("kill", (PID, 15), True),
+        ("kill", (1, 15), False),
+        ("kill", (0, 15), False),
+        ("kill", (-1, 15), False),
+        ("kill", (-PID, 15), False),
+        ("kill", (PID | 1 << 32, 15), False),
+        ("kill", (seccomp.SELF, 15), False),
+        ("tgkill", (PID, PID + 1, 6), True),
+        ("tgkill", (PID + 1, PID + 1, 6), False),
+        ("prlimit64", (0, 7, 0, 1), True),
+        ("prlimit64", (0, 7, 1, 0), False),
+        ("prlimit64", (PID + 1, 7, 0, 1), False),
+        ("sched_getaffinity", (0,), True),
+        ("sched_getaffinity", (PID + 1,), False),
+        ("prctl", (15,), True),
+        ("prctl", (4, 1), False),
+        ("prctl", (1, 0), False),
+        ("ioctl", (3, 0x5401), True),
+        ("ioctl", (3, 0x5412), False),
+        ("ioctl", (3, 0x541C), False),
+        ("ioctl", (3, 0x5412 | 1 << 32), False),
+        ("socketpair", (1, 1), True),
+        ("socketpair", (1, 5 | 0o2004000), True),
+        ("socketpair", (1, 2), False),
+        ("socketpair", (1, 2 | 0o2004000), False),
+        ("socketpair", (2, 1), False),
+        ("setsockopt", (3, 1, 7), True),
+        ("setsockopt", (3, 1, 26), False),  # SO_ATTACH_FILTER
+        ("setsockopt", (3, 0, 7), False),
+        ("getsockopt", (3, 1, 3), True),
+        ("getsockopt", (3, 1, 77), False),  # SO_PEERPIDFD
+        ("getsockopt", (3, 1, 17), False),  # SO_PEERCRED
+        ("fcntl", (3, 4), True),
+        ("fcntl", (3, 8), False),  # F_SETOWN
+        ("fcntl", (3, 1024), False),  # F_SETLEASE
+    ],
+)
+def test_arguments_decide(
+    call: str, arguments: tuple[int, ...], passes: bool, program: bytes
+) -> None:
+    action = run(program, number(call), *arguments)
+    assert (action == ALLOW) is passes
+    if not passes:
+        assert action in (EPERM, ENOSYS)
+
+
+@pytest.mark.parametrize(
+    ("call", "worker", "front"),
+    [
+        ("ftruncate", True, False),
+        ("rename", True, False),
+        ("unlink", True, False),
+        ("mkdir", True, False),
+        ("pwrite64", True, False),
+        ("fsync", True, False),
+        ("accept4", False, True),
+        ("listen", False, True),
+        ("sendfile", False, True),
+        ("socket", False, False),
+        ("connect", False, False),
+        ("bind", False, False),
+        ("execve", False, False),
+    ],
+)
+def test_profiles_differ(call: str, worker: bool, front: bool) -> None:
+    for profile, wanted in (("worker", worker), ("front", front)):
+        program = seccomp.compiled(profile)
+        assert (run(program, number(call)) == ALLOW) is wanted, profile
+
+
+def test_renaming_leaves_no_device_behind() -> None:
+    for flags, passes in ((0, True), (1, True), (2, True), (4, False), (5, False)):
+        action = run(seccomp.compiled("worker"), number("renameat2"), -100, 1, -100, 1, flags)
+        assert (action == ALLOW) is passes
+
+
+def test_only_a_worker_locks_files() -> None:
+    assert run(seccomp.compiled("worker"), number("fcntl"), 3, 6) == ALLOW
+    assert run(seccomp.compiled("front"), number("fcntl"), 3, 6) != ALLOW
+    assert run(seccomp.compiled("front"), number("setsockopt"), 3, 6, 1) == ALLOW
+    assert run(seccomp.compiled("worker"), number("setsockopt"), 3, 6, 1) != ALLOW
+
+
+@pytest.mark.parametrize("torn", [b"", b"1234567", bytes(12)])
+def test_a_torn_program_is_refused(torn: bytes) -> None:
+    with pytest.raises(OSError, match="torn"):
+        seccomp.for_process(torn, 1)

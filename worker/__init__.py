@@ -1,0 +1,1 @@
+"""One tenant's process: its sessions, agents and channels."""

@@ -1,0 +1,1 @@
+"""What answers: a model that is given a conversation and may use tools."""

@@ -1,0 +1,1 @@
+"""The model providers; each module here has one as `PROVIDER`."""

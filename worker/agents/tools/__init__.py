@@ -1,0 +1,1 @@
+"""The tools; each module here has one as `TOOL`."""

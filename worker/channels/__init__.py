@@ -1,0 +1,1 @@
+"""What comes in from outside, and what is answered there."""

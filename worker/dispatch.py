@@ -1,0 +1,152 @@
+"""From a method's name to its handler, and from what the handler did to an answer."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import partial
+from inspect import iscoroutinefunction
+from typing import Any, Final, NamedTuple, TypeVar
+
+import msgspec
+
+from protocol import limits
+from protocol.errors import ErrorCode, GatewayError
+from protocol.methods import METHODS, Method, Params, Scope
+from worker import params
+from worker.services import Services
+from worker.sessions.feed import Stream
+
+# What a frame holds beside the result.
+RESULT_BYTES_MAX: Final = limits.FRAME_BYTES_MAX - 64
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class CallContext(NamedTuple):
+    """What a handler knows of a call beside its parameters.
+
+    Attributes:
+        services: The worker's parts.
+        idempotency_key: From the caller's header.
+        stream: Where chunks go, for a method that streams and a caller that asked for it.
+    """
+
+    services: Services
+    idempotency_key: str | None
+    stream: Stream | None
+
+
+Handler = Callable[[CallContext, Any], Any]
+H = TypeVar("H", bound=Handler)
+
+
+class Binding(NamedTuple):
+    """A declared method and its handler."""
+
+    method: Method
+    handler: Handler
+    is_async: bool
+    decoder: "msgspec.json.Decoder[Any]"
+
+
+class Deferred(NamedTuple):
+    """A call whose handler takes its time: `run` it in a task; that gives the result as JSON."""
+
+    method: Method
+    run: Callable[[], Coroutine[Any, Any, bytes]]
+
+
+_bindings: Final[dict[str, Binding]] = {}
+
+
+def handles(method: Method) -> Callable[[H], H]:
+    """Bind a handler to the declaration of its method.
+
+    A plain function answers at once and must be quick; a coroutine function gets a task.
+
+    Raises:
+        ValueError: the method has a handler: a mistake in our own code.
+    """
+
+    def bind(handler: H) -> H:
+        if method.name in _bindings:
+            raise ValueError(f"{method.name} has two handlers")
+        decoder = msgspec.json.Decoder(method.params)
+        _bindings[method.name] = Binding(method, handler, iscoroutinefunction(handler), decoder)
+        return handler
+
+    return bind
+
+
+def check_complete() -> None:
+    """Fail unless every declared method has a handler, and every handler a declaration.
+
+    Raises:
+        LookupError: naming the methods.
+    """
+    lacking = sorted(METHODS.keys() - _bindings.keys())
+    unknown = sorted(
+        name for name, binding in _bindings.items() if METHODS.get(name) is not binding.method
+    )
+    if lacking or unknown:
+        raise LookupError(f"methods without a handler: {lacking}; not declared: {unknown}")
+
+
+def start(
+    services: Services,
+    name: str,
+    body: bytes,
+    scopes: int,
+    idempotency_key: str | None,
+    stream: Stream | None,
+) -> bytes | Deferred:
+    """Check a call and run its handler; gives its result as JSON, or a `Deferred`.
+
+    Raises:
+        GatewayError: the call is refused.
+        Exception: whatever a handler lets escape.
+    """
+    binding = _bindings.get(name)
+    if binding is None:
+        shown = params.printable(name, params.NAME_CHARS_SHOWN)
+        raise GatewayError(ErrorCode.METHOD_NOT_FOUND, f"unknown method: {shown}")
+    method = binding.method
+    if not method.scope & scopes:
+        _refuse_scope(method.scope)
+    decoded = params.decode(name, binding.decoder, body)
+    context = CallContext(services, idempotency_key, stream if method.streams else None)
+    if binding.is_async:
+        return Deferred(method, partial(_run, binding, context, decoded))
+    return encode(binding.handler(context, decoded))
+
+
+def _refuse_scope(needed: Scope) -> None:
+    name = str(needed.name)
+    raise GatewayError(ErrorCode.FORBIDDEN, f"missing scope: {name}", requiredScope=name)
+
+
+async def _run(binding: Binding, context: CallContext, decoded: Params) -> bytes:
+    seconds = binding.method.timeout_seconds
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            return encode(await binding.handler(context, decoded))
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        message = f"{binding.method.name} took longer than {seconds:.0f} s"
+        raise GatewayError(ErrorCode.TIMEOUT, message) from None
+
+
+def encode(result: Any) -> bytes:
+    """Give a result as JSON.
+
+    Raises:
+        GatewayError: PAYLOAD_TOO_LARGE: it does not fit a frame.
+    """
+    body = _encode(result)
+    if len(body) > RESULT_BYTES_MAX:
+        raise GatewayError(
+            ErrorCode.PAYLOAD_TOO_LARGE,
+            f"the result has {len(body)} bytes, more than {RESULT_BYTES_MAX}; ask for less at once",
+            limit=RESULT_BYTES_MAX,
+        )
+    return body

@@ -1,0 +1,194 @@
+"""The worker's ends of its links: calls from the front, and the supervisor's word."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Final
+
+from protocol import frames
+from protocol.aio import LinkEnd
+from protocol.errors import ErrorCode, GatewayError
+from worker import dispatch, log, refusal
+from worker.services import Services
+
+# For what only has to be handed over once waiting is over.
+LAST_WORDS_SECONDS: Final = 2.0
+_GONE: Final = GatewayError(ErrorCode.CANCELLED, "the caller has gone away")
+
+
+class CallStream:
+    """The chunks of one call; see `worker.sessions.feed.Stream`."""
+
+    def __init__(self, end: LinkEnd, call_id: int) -> None:
+        self._end: Final = end
+        self._call_id: Final = call_id
+        self.on_credit: Callable[[], None] | None = None
+
+    @property
+    def credit(self) -> int:
+        """How many chunks are taken now."""
+        return self._end.link.stream_credit(self._call_id)
+
+    def send(self, chunk: bytes) -> None:
+        """Send one; costs one credit."""
+        self._end.link.chunk(self._call_id, chunk)
+        self._end.flush()
+
+
+class _Open:
+    """A call whose handler goes on."""
+
+    __slots__ = ("reason", "stream", "task")
+
+    def __init__(self, stream: CallStream | None) -> None:
+        self.stream = stream
+        self.task: asyncio.Task[bytes] | None = None
+        self.reason = _GONE
+
+
+class CallsLink:
+    """Serves the calls of one peer; a `LinkHandler`.
+
+    Quick handlers are answered in the turn of the loop in which the call arrived. While the peer
+    reads more slowly than we answer, calls wait, so that answers do not pile up here.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._services: Final = services
+        self._open: Final[dict[int, _Open]] = {}
+        self._backlog: Final[deque[frames.Call]] = deque()  # bounded by the link's calls in flight
+        self._draining_backlog: asyncio.Task[None] | None = None
+        self._changed: Final = asyncio.Event()
+        self._closed: Final = asyncio.Event()
+
+    async def finish(self, end: LinkEnd, seconds: float, reason: GatewayError) -> None:
+        """Wait for the calls that are open, refuse what is open then, and close the link.
+
+        Args:
+            end: The link's end.
+            seconds: How long to wait.
+            reason: What those are told that took too long.
+        """
+        if not await self._wait_until_idle(seconds):
+            self._abort(end, reason)
+            await self._wait_until_idle(LAST_WORDS_SECONDS)
+        end.finish()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await self._closed.wait()
+
+    async def _wait_until_idle(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                while self._open or self._backlog:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _abort(self, end: LinkEnd, reason: GatewayError) -> None:
+        while self._backlog:
+            self._refuse(end, self._backlog.popleft().id, reason)
+        for call in self._open.values():
+            call.reason = reason
+            if call.task is not None:
+                call.task.cancel()
+
+    # LinkHandler.
+
+    def on_call(self, end: LinkEnd, call: frames.Call) -> None:
+        """See `LinkHandler`."""
+        if self._backlog or end.congested:
+            self._backlog.append(call)
+            if self._draining_backlog is None:
+                loop = asyncio.get_running_loop()
+                self._draining_backlog = loop.create_task(self._drain_backlog(end))
+        else:
+            self._serve(end, call)
+
+    def on_cancel(self, end: LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`."""
+        call = self._open.get(call_id)
+        if call is not None and call.task is not None:
+            call.task.cancel()
+
+    def on_credit(self, end: LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`."""
+        call = self._open.get(call_id)
+        if call is not None and call.stream is not None and call.stream.on_credit is not None:
+            call.stream.on_credit()
+
+    def on_notice(
+        self, end: LinkEnd, frame: frames.Event | frames.Drain | frames.Drained | frames.Pong
+    ) -> None:
+        """See `LinkHandler`. The front has nothing to notify a worker of."""
+
+    def on_closed(self, end: LinkEnd, reason: Exception | None) -> None:
+        """See `LinkHandler`. Turns that were accepted go on."""
+        if reason is not None:
+            log.failure("link broken", reason)
+        self._abort(end, _GONE)
+        self._closed.set()
+
+    # Inside.
+
+    async def _drain_backlog(self, end: LinkEnd) -> None:
+        while self._backlog and not end.closed:
+            await asyncio.sleep(0)  # what was said in this turn of the loop is written at its end
+            await end.writable()
+            while self._backlog and not end.congested:
+                self._serve(end, self._backlog.popleft())
+        self._draining_backlog = None
+        self._changed.set()
+
+    def _serve(self, end: LinkEnd, call: frames.Call) -> None:
+        stream = CallStream(end, call.id) if call.credit else None
+        try:
+            outcome = dispatch.start(
+                self._services, call.method, call.params, call.scopes, call.idempotency_key, stream
+            )
+        except Exception as error:  # noqa: BLE001 - one call's fault never ends the link
+            self._refuse(end, call.id, refusal.of(error, method=call.method))
+            return
+        if isinstance(outcome, dispatch.Deferred):
+            opened = _Open(stream if outcome.method.streams else None)
+            self._open[call.id] = opened
+            opened.task = asyncio.get_running_loop().create_task(outcome.run())
+            opened.task.add_done_callback(
+                partial(self._on_done, end, call.id, outcome.method.name, opened)
+            )
+        else:
+            self._answer(end, call.id, outcome, streamed=False)
+
+    def _on_done(
+        self,
+        end: LinkEnd,
+        call_id: int,
+        method: str,
+        call: _Open,
+        task: "asyncio.Task[bytes]",
+    ) -> None:
+        # Not in the task: one that is cancelled before its first step runs none of its code.
+        del self._open[call_id]
+        if task.cancelled():
+            self._refuse(end, call_id, call.reason)
+        elif (error := task.exception()) is not None:
+            self._refuse(end, call_id, refusal.of(error, method=method))
+        else:
+            self._answer(end, call_id, task.result(), streamed=call.stream is not None)
+        self._changed.set()
+
+    def _answer(self, end: LinkEnd, call_id: int, body: bytes, *, streamed: bool) -> None:
+        if end.link.is_serving(call_id):  # not after the link's end
+            if streamed:
+                end.link.end(call_id, body)
+            else:
+                end.link.result(call_id, body)
+            end.flush()
+
+    def _refuse(self, end: LinkEnd, call_id: int, error: GatewayError) -> None:
+        if end.link.is_serving(call_id):
+            end.fail(call_id, error)

@@ -1,0 +1,247 @@
+"""A worker: one tenant's process, from the zygote's fork to its end.
+
+Everything that it will ever need is imported with this module. After `run` has been called nothing
+is: the jail is closed by then.
+"""
+
+import asyncio
+import faulthandler
+import os
+import socket
+from typing import Any, Final, NoReturn
+
+import msgspec
+import uvloop
+
+from protocol import descriptors, frames
+from protocol.aio import LinkEnd, attach
+from protocol.descriptors import WorkerDescriptors
+from protocol.errors import ErrorCode, GatewayError
+from protocol.link import LIVENESS, REQUESTS
+from protocol.spawn import WorkerSpec
+from worker import discover, dispatch, health, log
+from worker.agents.catalogue import CATALOGUE, Catalogue
+from worker.channels import webhook
+from worker.clock import Clock, SystemClock
+from worker.links import CallsLink
+from worker.services import Services
+from worker.sessions import handlers, schema
+from worker.sessions.turns import Turns
+from worker.store import pragmas
+from worker.store.database import Database
+from worker.store.errors import StoreConfigurationError, StoreDamagedError
+from worker.store.files import Directory
+
+EXIT_DRAINED: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_WOULD_FAIL_AGAIN: Final = 3
+EXIT_CONFIGURATION: Final = 78
+_STANDARD_ERROR: Final = 2
+
+# Importing them is what binds the handlers.
+_HANDLERS: Final = (discover, handlers, health, webhook)
+dispatch.check_complete()
+_spec_decoder: Final = msgspec.msgpack.Decoder(WorkerSpec)
+_STOPPING: Final = GatewayError(ErrorCode.UNAVAILABLE, "the worker is being stopped; try again")
+
+
+class SupervisorLink(CallsLink):
+    """The link to the supervisor: its word starts the drain, its end is ours."""
+
+    def __init__(self, worker: "Worker") -> None:
+        super().__init__(worker.services)
+        self._worker: Final = worker
+
+    def on_notice(
+        self, end: LinkEnd, frame: frames.Event | frames.Drain | frames.Drained | frames.Pong
+    ) -> None:
+        """See `LinkHandler`."""
+        if isinstance(frame, frames.Drain):
+            self._worker.start_draining(frame.seconds)
+
+    def on_closed(self, end: LinkEnd, reason: Exception | None) -> None:
+        """See `LinkHandler`."""
+        super().on_closed(end, reason)
+        self._worker.on_supervisor_gone()
+
+
+class Worker:
+    """One worker. Its tenant's directory is the working directory.
+
+    Args:
+        spec: What the supervisor told it.
+        catalogue: What its agents use.
+        clock: Where time comes from.
+    """
+
+    def __init__(self, spec: WorkerSpec, catalogue: Catalogue, clock: Clock) -> None:
+        self._loop: Final = asyncio.get_running_loop()
+        self._stopped: Final[asyncio.Future[int]] = self._loop.create_future()
+        self._directory: Final = Directory()
+        self._sessions: Final = Database(schema.PATH, schema.MIGRATIONS, self._directory)
+        self._turns: Final = Turns(self._sessions, catalogue, clock, spec.generation, spec.living)
+        self.services: Final = Services(
+            spec, clock, catalogue, self._sessions, self._turns, clock.monotonic()
+        )
+        self._supervisor: LinkEnd | None = None
+        self._channel: socket.socket | None = None
+        self._front: tuple[CallsLink, LinkEnd] | None = None
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
+        self._draining = False
+        self._drained = False
+
+    async def serve(self, fds: WorkerDescriptors) -> int:
+        """Serve until told to stop; gives the exit code.
+
+        Raises:
+            StoreConfigurationError: a store and this program do not fit.
+            StoreDamagedError: a store is damaged.
+            Exception: the start failed in another way.
+        """
+        # Before the readiness byte: a store that cannot be used is a worker that cannot start.
+        pragmas.check_version()
+        if self._sessions.exists():
+            self._sessions.open()
+            await self._turns.recover()
+        self._supervisor = await attach(
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds.supervisor),
+            REQUESTS | LIVENESS | {frames.Drain},
+            SupervisorLink(self),
+        )
+        self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds.channel)
+        self._channel.setblocking(False)
+        self._loop.add_reader(self._channel, self._on_channel)
+        os.write(fds.ready, b"1")
+        os.close(fds.ready)
+        self._turns.resume()
+        return await asyncio.shield(self._stopped)
+
+    def stop(self, code: int) -> None:
+        """End the process with this code, unless it ends already."""
+        if not self._stopped.done():
+            self._stopped.set_result(code)
+
+    def on_supervisor_gone(self) -> None:
+        """End at once; after the drain it is we who have closed the link."""
+        self.stop(EXIT_DRAINED if self._drained else EXIT_FAILED)
+
+    def start_draining(self, seconds: float) -> None:
+        """Finish what is in flight within that time, then end."""
+        if not self._draining:
+            self._draining = True
+            self._spawn(self._drain(seconds))
+
+    def _spawn(self, work: Any) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # Fronts.
+
+    def _on_channel(self) -> None:
+        assert self._channel is not None
+        try:
+            payload, received = descriptors.receive(self._channel)
+        except BlockingIOError:
+            return
+        except (EOFError, OSError):
+            self._close_channel()
+            return
+        except descriptors.DescriptorMessageError as error:
+            log.failure("descriptor message refused", error)
+            return
+        if payload == b"front" and len(received) == 1:
+            self._spawn(self._meet_front(received[0]))
+            return
+        for descriptor in received:
+            os.close(descriptor)
+        log.write("error", "descriptor message not understood", descriptors=len(received))
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._loop.remove_reader(self._channel)
+            self._channel.close()
+            self._channel = None
+
+    async def _meet_front(self, descriptor: int) -> None:
+        link = CallsLink(self.services)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
+        try:
+            end = await attach(sock, REQUESTS, link)
+        except OSError as error:
+            log.failure("front link not made", error)
+            sock.close()
+            return
+        if self._front is not None:
+            self._front[1].close()
+        self._front = link, end
+
+    # The end.
+
+    async def _drain(self, seconds: float) -> None:
+        deadline = self._loop.time() + seconds
+        assert self._supervisor is not None
+        try:
+            await self._turns.drain(seconds)
+            if self._front is not None:
+                link, end = self._front
+                await link.finish(end, deadline - self._loop.time(), _STOPPING)
+            self._close_channel()
+            await self._sessions.close()
+            self._directory.close()
+        except Exception as error:  # noqa: BLE001 - it has to end all the same
+            log.failure("drain failed", error)
+            self.stop(EXIT_FAILED)
+            return
+        if not self._supervisor.closed:
+            self._drained = True
+            self._supervisor.link.send(frames.Drained())
+            self._supervisor.finish()
+
+
+def run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue = CATALOGUE) -> NoReturn:
+    """Be a worker until the process ends; nothing is imported from here on.
+
+    Ends with 0 when drained, 3 when another start would fail in the same way, 78 when this program
+    and the tenant's files do not fit, 1 for everything else.
+
+    Args:
+        spec: A `WorkerSpec` as MessagePack.
+        fds: What the supervisor handed over.
+        catalogue: What the agents use.
+    """
+    code = EXIT_FAILED
+    try:
+        # SIGABRT is how the supervisor asks a worker that hangs where it is.
+        faulthandler.enable(_STANDARD_ERROR, all_threads=True)
+        code = _run(spec, fds, catalogue)
+    except (StoreConfigurationError, msgspec.DecodeError) as error:
+        log.failure("worker cannot start", error, reason=str(error))
+        code = EXIT_CONFIGURATION
+    except StoreDamagedError as error:
+        log.failure("worker cannot start", error, reason=str(error))
+        code = EXIT_WOULD_FAIL_AGAIN
+    except BaseException as error:  # noqa: BLE001 - the last frame of this process
+        log.failure("worker failed", error)
+    finally:
+        # At once: nobody waits for what still runs, and the stores are safe at any time.
+        os._exit(code)
+
+
+def _run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue) -> int:
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    loop.set_exception_handler(_on_loop_error)
+
+    async def serve() -> int:
+        return await Worker(_spec_decoder.decode(spec), catalogue, SystemClock()).serve(fds)
+
+    return loop.run_until_complete(serve())
+
+
+def _on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if isinstance(error, BaseException):
+        log.failure("error in the event loop", error)
+    else:
+        log.write("error", "error in the event loop", text=str(context.get("message"))[:200])

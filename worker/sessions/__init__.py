@@ -1,0 +1,1 @@
+"""Conversations: what was said, and the turns that answer."""

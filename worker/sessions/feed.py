@@ -1,0 +1,141 @@
+"""A turn as it happens, for those who watch it."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, NamedTuple, Protocol, Self
+
+import msgspec
+
+from protocol import limits
+from protocol.errors import GatewayError
+from protocol.methods.chat import Message, Usage
+from protocol.methods.sessions import ChatDelta, RunStatus
+
+# A character is at most six bytes of JSON; the rest of a chunk is for the other members.
+DELTA_CHARS_MAX: Final = (limits.CHUNK_BYTES_MAX - 4096) // 6
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class TurnResult(NamedTuple):
+    """How a turn stands at the end of watching it: ended, or (`queued`) left to a later worker."""
+
+    state: RunStatus
+    reply: Message | None = None
+    usage: Usage | None = None
+    error: str | None = None
+
+
+class Feed:
+    """The text of one turn, kept until its end so that a late watcher misses nothing.
+
+    Its size is bounded by that of a turn's output, however many watch and however slowly.
+    """
+
+    def __init__(self) -> None:
+        self.pieces: Final[list[str]] = []
+        self._watchers: Final[set[Callable[[], None]]] = set()
+        self._result: Final[asyncio.Future[TurnResult]] = asyncio.get_running_loop().create_future()
+
+    def add(self, text: str) -> None:
+        """Take the next piece of text."""
+        self.pieces.append(text)
+        for watcher in tuple(self._watchers):
+            watcher()
+
+    def finish(self, result: TurnResult | GatewayError) -> None:
+        """Tell everybody that it is over; without effect when they know."""
+        if self._result.done():
+            return
+        if isinstance(result, GatewayError):
+            self._result.set_exception(result)
+            self._result.exception()  # it may be that nobody watches
+        else:
+            self._result.set_result(result)
+
+    async def wait(self) -> TurnResult:
+        """Wait for the end. Bound the wait outside.
+
+        Raises:
+            GatewayError: the end of the turn could not be written down.
+        """
+        return await asyncio.shield(self._result)
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Have `watcher` called after each piece."""
+        self._watchers.add(watcher)
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        """Stop that."""
+        self._watchers.discard(watcher)
+
+
+class Stream(Protocol):
+    """Where chunks can be sent."""
+
+    on_credit: Callable[[], None] | None
+
+    @property
+    def credit(self) -> int:
+        """How many chunks are taken now."""
+
+    def send(self, chunk: bytes) -> None:
+        """Send one; costs one credit."""
+
+
+class DeltaPump:
+    """Sends a turn's text to one stream, as fast as that takes it.
+
+    What comes while there is no credit is sent as one piece later.
+    """
+
+    def __init__(self, feed: Feed, stream: Stream, run_id: str, session_key: str) -> None:
+        self._feed: Final = feed
+        self._stream: Final = stream
+        self._run_id: Final = run_id
+        self._session_key: Final = session_key
+        self._next_piece = 0
+        self._rest = ""
+        self._seq = 0
+        self._all_sent = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._feed.watch(self.pump)
+        self._stream.on_credit = self.pump
+        self.pump()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._feed.unwatch(self.pump)
+        self._stream.on_credit = None
+
+    def pump(self) -> None:
+        """Send what there is and is taken."""
+        pieces = self._feed.pieces
+        while self._stream.credit > 0:
+            if len(self._rest) < DELTA_CHARS_MAX and self._next_piece < len(pieces):
+                self._rest += "".join(pieces[self._next_piece :])
+                self._next_piece = len(pieces)
+            if not self._rest:
+                break
+            text, self._rest = self._rest[:DELTA_CHARS_MAX], self._rest[DELTA_CHARS_MAX:]
+            self._seq += 1
+            self._stream.send(
+                _encode(
+                    ChatDelta(
+                        run_id=self._run_id,
+                        session_key=self._session_key,
+                        seq=self._seq,
+                        state="delta",
+                        delta_text=text,
+                    )
+                )
+            )
+        if self._rest or self._next_piece < len(pieces):
+            self._all_sent.clear()
+        else:
+            self._all_sent.set()
+
+    async def all_sent(self) -> None:
+        """Wait until everything there is has been sent. Bound the wait outside."""
+        await self._all_sent.wait()

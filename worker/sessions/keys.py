@@ -1,0 +1,83 @@
+"""Session keys and idempotency keys as they come in, and fingerprints of what they stand for."""
+
+import hashlib
+import re
+import uuid
+from typing import Final
+
+import msgspec
+
+from protocol import names
+from protocol.errors import ErrorCode, GatewayError
+
+_NOT_PLAIN: Final = re.compile(r"[^a-z0-9@+._=-]")
+
+
+def checked(key: str, field: str) -> str:
+    """Give a session key back if it is one.
+
+    Raises:
+        GatewayError: INVALID_REQUEST naming `field`.
+    """
+    if not names.is_session_key(key):
+        raise GatewayError(
+            ErrorCode.INVALID_REQUEST,
+            f"{field} is no session key: agent:<agent>:<name>[:<name>…], lower case",
+            field=field,
+        )
+    return key
+
+
+def agent_of(key: str) -> str:
+    """Give the agent that a session key names."""
+    return key.split(":", 2)[1]
+
+
+def for_dashboard(agent_id: str) -> str:
+    """Make a new key for a session that was asked for without one."""
+    return f"agent:{agent_id}:dashboard:{uuid.uuid4()}"
+
+
+def for_peer(agent_id: str, channel: str, account: str, peer: str) -> str:
+    """Give the key of the conversation with somebody on a channel.
+
+    Whatever a key cannot hold is percent-encoded, `%` as well, so two peers never share a key.
+
+    Args:
+        agent_id: Who answers.
+        channel: A channel's name.
+        account: The channel's account.
+        peer: How the channel names the conversation: printable ASCII, at most 120 characters.
+    """
+    encoded = _NOT_PLAIN.sub(lambda match: f"%{ord(match[0]):02x}", peer)
+    return f"agent:{agent_id}:{channel}:{account}:direct:{encoded}"
+
+
+def given_by_client(header: str | None, parameter: str | None) -> tuple[str, ...]:
+    """Give the idempotency keys that a client gave; one, or none.
+
+    Raises:
+        GatewayError: INVALID_REQUEST: header and parameter differ, or the key is empty or has
+            a NUL.
+    """
+    if header is not None and parameter is not None and header != parameter:
+        raise GatewayError(
+            ErrorCode.INVALID_REQUEST,
+            "the header Idempotency-Key and the parameter idempotencyKey differ; give one",
+            field="idempotencyKey",
+        )
+    key = parameter if header is None else header
+    if key is None:
+        return ()
+    if not key or "\0" in key:
+        raise GatewayError(
+            ErrorCode.INVALID_REQUEST,
+            "idempotencyKey must not be empty or contain NUL",
+            field="idempotencyKey",
+        )
+    return (f"client:{key}",)
+
+
+def fingerprint(*facts: str | None) -> bytes:
+    """Give a hash (SHA-256) that tells whether two requests ask for the same."""
+    return hashlib.sha256(msgspec.msgpack.encode(facts)).digest()

@@ -1,0 +1,290 @@
+"""What is read from the sessions' database, in the event loop's thread: short queries only."""
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import apsw
+import msgspec
+
+from protocol import limits
+from protocol.methods.chat import Message, Part, Role, Usage
+from protocol.methods.registry import Result
+from protocol.methods.sessions import ListParams, RunStatus, SessionRow
+from worker.agents.model import PromptMessage
+
+CONTEXT_MESSAGES_MAX: Final = 200
+CONTEXT_BYTES_MAX: Final = 1024 * 1024
+
+_parts_decoder: Final = msgspec.json.Decoder(list[Part])
+
+_SESSION: Final = """
+SELECT key, session_id, agent_id, created_at, updated_at, label, display_name, channel, model,
+    input_tokens, output_tokens, preview
+FROM sessions"""
+_MESSAGE: Final = """
+SELECT m.seq, m.id, m.role, m.content, m.timestamp, r.id, m.model, m.input_tokens,
+    m.output_tokens, m.stop_reason
+FROM messages AS m JOIN runs AS r ON r.seq = m.run"""
+
+
+class Run(NamedTuple):
+    """One turn as it stands. `owner` is the generation that runs or ran it."""
+
+    seq: int
+    id: str
+    session_key: str
+    state: RunStatus
+    owner: int | None
+    message_seq: int
+    reply_seq: int | None
+    usage: Usage | None
+    error: str | None
+
+
+class StoredMessage(Result, frozen=True, kw_only=True):
+    """A `Message` whose content is still the JSON that is stored, so that it is not read twice."""
+
+    seq: int
+    id: str
+    role: Role
+    content: msgspec.Raw
+    timestamp: int
+    run_id: str
+    model: str | None = None
+    usage: Usage | None = None
+    stop_reason: str | None = None
+
+
+class StoredHistory(Result, frozen=True, kw_only=True):
+    """A `HistoryResult` of stored messages."""
+
+    session_key: str
+    session_id: str
+    messages: list[StoredMessage]
+    has_more: bool
+
+
+def session(connection: apsw.Connection, key: str) -> SessionRow | None:
+    """Give the session with this key."""
+    row = connection.execute(f"{_SESSION} WHERE key = ?", (key,)).fetchone()
+    return None if row is None else _session_row(row, preview=True)
+
+
+def sessions(
+    connection: apsw.Connection, params: ListParams, now: int
+) -> tuple[list[SessionRow], int]:
+    """Give a page of sessions, newest first, and how many match in all."""
+    conditions: list[str] = []
+    bindings: list[Any] = []
+    if params.agent_id is not None:
+        conditions.append("agent_id = ?")
+        bindings.append(params.agent_id)
+    if params.label is not None:
+        conditions.append("label = ?")
+        bindings.append(params.label)
+    if params.active_minutes is not None:
+        conditions.append("updated_at >= ?")
+        bindings.append(now - params.active_minutes * 60_000)
+    if params.search is not None:
+        conditions.append("instr(search, ?) > 0")
+        bindings.append(params.search.casefold())
+    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    page = connection.execute(
+        f"{_SESSION}{where} ORDER BY updated_at DESC, id DESC LIMIT ? OFFSET ?",
+        (*bindings, params.limit, params.offset),
+    ).fetchall()
+    preview = params.include_last_message
+    rows = [_session_row(row, preview=preview) for row in page]
+    total = len(rows)
+    if params.offset or total == params.limit:
+        count = f"SELECT count(*) FROM sessions{where}"  # noqa: S608 - of our own conditions
+        total = connection.execute(count, bindings).get
+    return rows, total
+
+
+def _session_row(row: tuple[Any, ...], *, preview: bool) -> SessionRow:
+    return SessionRow(
+        key=row[0],
+        session_id=row[1],
+        agent_id=row[2],
+        kind="direct",
+        created_at=row[3],
+        updated_at=row[4],
+        label=row[5],
+        display_name=row[6],
+        channel=row[7],
+        model=row[8],
+        input_tokens=row[9],
+        output_tokens=row[10],
+        total_tokens=row[9] + row[10],
+        last_message_preview=row[11] if preview else None,
+    )
+
+
+def newest_run(connection: apsw.Connection, key: str) -> tuple[str, RunStatus] | None:
+    """Give id and state of a session's newest turn."""
+    row = connection.execute(
+        """SELECT r.id, r.state FROM runs AS r JOIN sessions AS s ON s.id = r.session
+        WHERE s.key = ? ORDER BY r.seq DESC LIMIT 1""",
+        (key,),
+    ).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def run(connection: apsw.Connection, run_id: str) -> Run | None:
+    """Give a turn by its id."""
+    row = connection.execute(
+        """SELECT r.seq, r.id, s.key, r.state, r.owner, r.message_seq, r.reply_seq,
+            r.input_tokens, r.output_tokens, r.error
+        FROM runs AS r JOIN sessions AS s ON s.id = r.session WHERE r.id = ?""",
+        (run_id,),
+    ).fetchone()
+    if row is None:
+        return None
+    seq, name, key, state, owner, message_seq, reply_seq, spent_in, spent_out, error = row
+    usage = _usage(spent_in, spent_out)
+    return Run(seq, name, key, state, owner, message_seq, reply_seq, usage, error)
+
+
+def message(connection: apsw.Connection, seq: int) -> Message | None:
+    """Give one row of a transcript."""
+    row = connection.execute(f"{_MESSAGE} WHERE m.seq = ?", (seq,)).fetchone()
+    if row is None:
+        return None
+    return Message(
+        seq=row[0],
+        id=row[1],
+        role=row[2],
+        content=_parts_decoder.decode(row[3]),
+        timestamp=row[4],
+        run_id=row[5],
+        model=row[6],
+        usage=_usage(row[7], row[8]),
+        stop_reason=row[9],
+    )
+
+
+def _usage(input_tokens: int | None, output_tokens: int | None) -> Usage | None:
+    if input_tokens is None or output_tokens is None:
+        return None
+    return Usage(input=input_tokens, output=output_tokens)
+
+
+def history(
+    connection: apsw.Connection, key: str, limit: int, before_seq: int | None
+) -> StoredHistory | None:
+    """Give the newest rows of a session's transcript, at most `HISTORY_BYTES_MAX` of content.
+
+    Args:
+        connection: The reader.
+        key: The session's key.
+        limit: How many rows at most.
+        before_seq: Only rows older than this one.
+    """
+    found = connection.execute(
+        "SELECT id, session_id FROM sessions WHERE key = ?", (key,)
+    ).fetchone()
+    if found is None:
+        return None
+    before = limits.JSON_INTEGER_ABS_MAX if before_seq is None else before_seq
+    rows = connection.execute(
+        f"{_MESSAGE} WHERE m.session = ? AND m.seq < ? ORDER BY m.seq DESC LIMIT ?",
+        (found[0], before, limit + 1),
+    )
+    messages: list[StoredMessage] = []
+    size = 0
+    has_more = False
+    for row in rows:
+        size += len(row[3])
+        if len(messages) == limit or (messages and size > limits.HISTORY_BYTES_MAX):
+            has_more = True
+            break
+        messages.append(_stored_message(row))
+    messages.reverse()
+    return StoredHistory(session_key=key, session_id=found[1], messages=messages, has_more=has_more)
+
+
+def _stored_message(row: tuple[Any, ...]) -> StoredMessage:
+    return StoredMessage(
+        seq=row[0],
+        id=row[1],
+        role=row[2],
+        content=msgspec.Raw(row[3]),
+        timestamp=row[4],
+        run_id=row[5],
+        model=row[6],
+        usage=_usage(row[7], row[8]),
+        stop_reason=row[9],
+    )
+
+
+def prompt(connection: apsw.Connection, session_row: int, run_seq: int) -> list[PromptMessage]:
+    """Give what the model of a turn is told: the transcript up to that turn's own message.
+
+    Messages of later turns may have been written before the answers of earlier ones, so the order
+    is that of the turns. Over `CONTEXT_MESSAGES_MAX` or `CONTEXT_BYTES_MAX` the oldest are left
+    out, to the next message of the user.
+    """
+    kept = sorted(_newest(connection, session_row, run_seq))
+    while len(kept) > 1 and kept[0][2] != "user":
+        del kept[0]
+    return [PromptMessage(role, tuple(_parts_decoder.decode(text))) for _, _, role, text in kept]
+
+
+def _newest(
+    connection: apsw.Connection, session_row: int, run_seq: int
+) -> Iterator[tuple[int, int, Role, bytes]]:
+    rows = connection.execute(
+        """SELECT run, seq, role, content FROM messages WHERE session = ? AND run <= ?
+        ORDER BY seq DESC LIMIT ?""",
+        (session_row, run_seq, CONTEXT_MESSAGES_MAX),
+    )
+    size = 0
+    for run_of_row, seq, role, content in rows:
+        size += len(content)
+        if size > CONTEXT_BYTES_MAX and run_of_row != run_seq:
+            return
+        yield run_of_row, seq, role, content
+
+
+class Counts(NamedTuple):
+    """How many there are."""
+
+    sessions: int
+    running: int
+    queued: int
+
+
+def counts(connection: apsw.Connection) -> Counts:
+    """Count sessions and the turns that run or wait."""
+    return Counts(
+        connection.execute("SELECT count(*) FROM sessions").get,
+        connection.execute("SELECT count(*) FROM runs WHERE state = 'running'").get,
+        connection.execute("SELECT count(*) FROM runs WHERE state = 'queued'").get,
+    )
+
+
+def queued_sessions(connection: apsw.Connection, at_most: int) -> list[int]:
+    """Give sessions with turns that wait, the longest first."""
+    rows = connection.execute(
+        "SELECT session FROM runs WHERE state = 'queued' GROUP BY session"
+        " ORDER BY min(seq) LIMIT ?",
+        (at_most,),
+    )
+    return [row[0] for row in rows]
+
+
+def has_orphans(connection: apsw.Connection, living: tuple[int, ...]) -> bool:
+    """Say whether turns are marked running whose generation is not alive."""
+    owners = connection.execute("SELECT owner FROM runs WHERE state = 'running'").fetchall()
+    return any(owner not in living for (owner,) in owners)
+
+
+def has_expired(connection: apsw.Connection, mine: int, now: int) -> bool:
+    """Say whether turns of other generations are marked running whose lease has run out."""
+    row = connection.execute(
+        "SELECT 1 FROM runs WHERE state = 'running' AND owner <> ? AND lease_expires_at < ?"
+        " LIMIT 1",
+        (mine, now),
+    ).fetchone()
+    return row is not None

@@ -1,0 +1,382 @@
+"""Who runs which turn when: one at a time in a session, sessions side by side.
+
+The running turn of a session is a row that names its generation and a lease, never a variable: a
+second generation of the worker, beside this one or after it, sees the same rows and takes a turn
+only by claiming its row. What is kept here is only what this process is doing.
+"""
+
+import asyncio
+from functools import partial
+from typing import Final
+
+import apsw
+
+from protocol import limits
+from protocol.errors import ErrorCode, GatewayError
+from worker import log, refusal
+from worker.agents.catalogue import Catalogue
+from worker.agents.run import AgentRun
+from worker.agents.tool import ToolContext
+from worker.clock import Clock
+from worker.sessions import reads, writes
+from worker.sessions.feed import Feed, TurnResult
+from worker.store.database import Database
+
+LEASE_SECONDS: Final = 30.0
+RENEW_SECONDS: Final = 10.0
+# Other generations leave turns behind until they have drained, or their leases have run out.
+LOOK_AROUND_SECONDS: Final = 0.5
+LOOK_AROUND_UNTIL_SECONDS: Final = 2 * (limits.DRAIN_SECONDS + LEASE_SECONDS)
+RETRY_SECONDS: Final = 2.0
+ABORT_SECONDS: Final = 2.0
+SESSIONS_WAITING_MAX: Final = 1000
+TAKEN_AWAY: Final = "another worker has taken the turn"
+STOPPING: Final = "the turn was cut off: its worker was stopped"
+
+
+class Turns:
+    """The turns that this generation runs.
+
+    Args:
+        database: Where the rows are.
+        catalogue: What agents use.
+        clock: For leases and rows.
+        generation: Our own number.
+        living: The generations that were alive at our start.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        catalogue: Catalogue,
+        clock: Clock,
+        generation: int,
+        living: tuple[int, ...],
+    ) -> None:
+        self._database: Final = database
+        self._catalogue: Final = catalogue
+        self._clock: Final = clock
+        self._generation: Final = generation
+        self._living: Final = tuple(other for other in living if other != generation)
+        self._running: Final[dict[str, asyncio.Task[None]]] = {}
+        self._answering: Final[dict[str, asyncio.Task[None]]] = {}
+        self._starting = 0
+        self._waiting: Final[dict[int, None]] = {}
+        self._waiting_cut = False
+        self._feeds: Final[dict[str, Feed]] = {}
+        self._draining: Final = asyncio.Event()
+        self._aborting = False
+        self._cut_reason = TAKEN_AWAY
+        self._renewal: asyncio.TimerHandle | None = None
+        self._looking: asyncio.TimerHandle | None = None
+        self._look_until = 0.0
+        self._changed: Final = asyncio.Event()
+
+    # What earlier and other generations leave behind.
+
+    async def recover(self) -> None:
+        """Mark what died with earlier generations as interrupted.
+
+        Raises:
+            GatewayError: the storage refused.
+        """
+        now = self._clock.now_ms()
+        if reads.has_orphans(self._database.read(), self._living):
+            count = await self._database.write(
+                lambda connection: writes.interrupt_orphans(connection, self._living, now)
+            )
+            log.write("warning", "turns interrupted", count=count)
+
+    def resume(self) -> None:
+        """Take over the turns that wait; while other generations may live, look again."""
+        if self._living:
+            self._look_until = self._clock.monotonic() + LOOK_AROUND_UNTIL_SECONDS
+        self.look_around()
+
+    def look_around(self) -> None:
+        """Take what other generations have left."""
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if self._draining.is_set():
+            return
+        if self._database.is_open:
+            try:
+                self._take_over()
+            except (GatewayError, apsw.Error) as error:
+                log.failure("cannot look for turns", error)
+        if self._clock.monotonic() < self._look_until:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        if self._looking is None:
+            loop = asyncio.get_running_loop()
+            self._looking = loop.call_later(LOOK_AROUND_SECONDS, self.look_around)
+
+    def _take_over(self) -> None:
+        reader, now = self._database.read(), self._clock.now_ms()
+        if reads.has_expired(reader, self._generation, now):
+            self._database.submit(
+                partial(writes.interrupt_expired, mine=self._generation, now=now)
+            ).add_done_callback(_log_failure)
+        queued = reads.queued_sessions(reader, SESSIONS_WAITING_MAX)
+        self._waiting_cut = len(queued) == SESSIONS_WAITING_MAX
+        self._waiting.update(dict.fromkeys(queued))
+        self._pump()
+
+    # New turns.
+
+    async def admit(self, admission: writes.Admission) -> writes.Admitted:
+        """Write a request down and start its turn, or let that wait.
+
+        Once this has been called the request is written, whether or not the caller goes on.
+
+        Raises:
+            GatewayError: as `writes.admit`, or the storage refused.
+        """
+        starts = admission.turn is not None and not self._waiting and self._has_room()
+        lease = self._lease() if starts else None
+        future = self._database.submit(partial(writes.admit, admission=admission, lease=lease))
+        self._starting += starts
+        future.add_done_callback(partial(self._on_admitted, reserved=starts))
+        return await asyncio.shield(future)
+
+    def _has_room(self) -> bool:
+        busy = len(self._running) + self._starting
+        return not self._draining.is_set() and busy < limits.TURNS_RUNNING_PER_TENANT_MAX
+
+    def _lease(self) -> writes.Lease:
+        expires_at = self._clock.now_ms() + round(LEASE_SECONDS * 1000)
+        return writes.Lease(self._generation, expires_at)
+
+    def _on_admitted(self, future: "asyncio.Future[writes.Admitted]", *, reserved: bool) -> None:
+        self._starting -= reserved
+        if future.exception() is None:
+            admitted = future.result()
+            run = admitted.run
+            if run is not None and not admitted.repeated:
+                if run.state == "running":
+                    key = admitted.key
+                    self._start(
+                        writes.ClaimedRun(run.seq, run.id, run.session, key, run.message_seq)
+                    )
+                else:
+                    self._waiting[run.session] = None
+        self._pump()
+
+    # Turns that waited.
+
+    def _pump(self) -> None:
+        """Claim turns in the sessions that wait, as many as there is room for."""
+        while self._waiting and self._has_room():
+            session = next(iter(self._waiting))
+            del self._waiting[session]
+            lease, now = self._lease(), self._clock.now_ms()
+            operation = partial(writes.claim, session=session, lease=lease, now=now)
+            try:
+                future = self._database.submit(operation)
+            except GatewayError as error:
+                self._claim_later(session, error)
+                return
+            self._starting += 1
+            future.add_done_callback(partial(self._on_claimed, session))
+        if self._waiting_cut and not self._waiting:
+            self._look_later()
+        self._changed.set()
+
+    def _on_claimed(
+        self, session: int, future: "asyncio.Future[writes.ClaimedRun | writes.NothingToClaim]"
+    ) -> None:
+        self._starting -= 1
+        error = future.exception()
+        if error is not None:
+            self._claim_later(session, error)
+            return
+        claimed = future.result()
+        if isinstance(claimed, writes.ClaimedRun):
+            self._start(claimed)
+        elif claimed.held:
+            # Whoever holds it may die, and then only the end of its lease tells.
+            self._look_until = self._clock.monotonic() + 2 * LEASE_SECONDS
+            self._look_later()
+        self._pump()
+
+    def _claim_later(self, session: int, error: BaseException) -> None:
+        log.failure("cannot claim a turn", error)
+
+        def retry() -> None:
+            self._waiting[session] = None
+            self._pump()
+
+        asyncio.get_running_loop().call_later(RETRY_SECONDS, retry)
+        self._changed.set()
+
+    # One turn.
+
+    def _start(self, run: writes.ClaimedRun) -> None:
+        loop = asyncio.get_running_loop()
+        feed = self._feeds.setdefault(run.id, Feed())
+        self._running[run.id] = loop.create_task(self._run(run, feed))
+        if self._renewal is None:
+            self._renewal = loop.call_later(RENEW_SECONDS, self._renew)
+
+    async def _run(self, run: writes.ClaimedRun, feed: Feed) -> None:
+        more = False
+        try:
+            ending = await self._answer(run, feed)
+            result, more = await self._end(run, ending)
+            feed.finish(result)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the session must go on
+            more = await self._settle(run, feed, error)
+        finally:
+            del self._running[run.id]
+            self._feeds.pop(run.id, None)
+            if more:
+                self._waiting[run.session] = None
+            self._pump()
+
+    async def _answer(self, run: writes.ClaimedRun, feed: Feed) -> writes.Ending:
+        prompt = reads.prompt(self._database.read(), run.session, run.seq)
+        context = ToolContext(run.session_key, run.id, self._clock)
+        agent = AgentRun(self._catalogue, prompt, context, feed.add)
+        if self._aborting:
+            return agent.interrupted(self._cut_reason)
+        task = self._running[run.id]
+        self._answering[run.id] = task
+        try:
+            return await agent.execute()
+        except asyncio.CancelledError:
+            task.uncancel()
+            return agent.interrupted(self._cut_reason)
+        finally:
+            del self._answering[run.id]
+
+    async def _end(self, run: writes.ClaimedRun, ending: writes.Ending) -> tuple[TurnResult, bool]:
+        now = self._clock.now_ms()
+        operation = partial(writes.end, run=run, owner=self._generation, ending=ending, now=now)
+        ended = await self._database.write(operation)
+        if ended is None:
+            return TurnResult("interrupted", error=TAKEN_AWAY), True
+        reply = None
+        if ended.reply_seq is not None:
+            reply = reads.message(self._database.read(), ended.reply_seq)
+        return TurnResult(ending.state, reply, ending.usage, ending.error), ended.more
+
+    async def _settle(self, run: writes.ClaimedRun, feed: Feed, error: Exception) -> bool:
+        """Give up a turn whose end cannot be written: tell the watchers now, the rows when it can.
+
+        Says whether other turns wait in the session. Until then none of them starts.
+        """
+        answer = refusal.of(error, run=run.id)
+        feed.finish(answer)
+        ending = writes.Ending("error", error=answer.message)
+        while True:
+            try:
+                return (await self._end(run, ending))[1]
+            except Exception as again:  # noqa: BLE001 - as in `_run`
+                log.failure("cannot end a turn", again, run=run.id)
+            try:
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._draining.wait()
+            except TimeoutError:
+                continue
+            return False  # the next generation finds it
+
+    def _renew(self) -> None:
+        self._renewal = None
+        if not self._running:
+            return
+        ours = frozenset(self._running)
+        try:
+            future = self._database.submit(partial(writes.renew, lease=self._lease()))
+        except GatewayError as error:
+            log.failure("cannot renew leases", error)
+        else:
+            future.add_done_callback(partial(self._on_renewed, ours))
+        self._renewal = asyncio.get_running_loop().call_later(RENEW_SECONDS, self._renew)
+
+    def _on_renewed(self, ours: frozenset[str], future: "asyncio.Future[set[str]]") -> None:
+        error = future.exception()
+        if error is not None:
+            log.failure("cannot renew leases", error)
+            return
+        for run_id in ours - future.result():
+            task = self._answering.get(run_id)
+            if task is not None:
+                task.cancel()
+
+    # Watching.
+
+    def observe(self, run_id: str) -> Feed | TurnResult:
+        """Give the feed of a turn that runs or waits here, else how it stands.
+
+        Raises:
+            GatewayError: NOT_FOUND: there is no such turn; or the storage refused.
+        """
+        feed = self._feeds.get(run_id)
+        if feed is not None:
+            return feed
+        run = reads.run(self._database.read(), run_id)
+        if run is None:
+            raise GatewayError(ErrorCode.NOT_FOUND, "no such turn")
+        starts_here = run.state == "queued" and not self._draining.is_set()
+        if starts_here or (run.state == "running" and run.owner == self._generation):
+            feed = self._feeds[run_id] = Feed()
+            return feed
+        return self._stored(run)
+
+    def state(self, run_id: str) -> TurnResult:
+        """Give how a turn stands.
+
+        Raises:
+            GatewayError: NOT_FOUND: there is no such turn; or the storage refused.
+        """
+        run = reads.run(self._database.read(), run_id)
+        if run is None:
+            raise GatewayError(ErrorCode.NOT_FOUND, "no such turn")
+        return self._stored(run)
+
+    def _stored(self, run: reads.Run) -> TurnResult:
+        """Give how a turn stands by its row."""
+        if run.state in ("queued", "running"):
+            return TurnResult(run.state)
+        reply = None
+        if run.reply_seq is not None:
+            reply = reads.message(self._database.read(), run.reply_seq)
+        return TurnResult(run.state, reply, run.usage, run.error)
+
+    # The end.
+
+    async def drain(self, seconds: float) -> None:
+        """Start nothing more, wait for what runs, then cut it off; what waits stays queued."""
+        self._draining.set()
+        for timer in (self._looking, self._renewal if not self._running else None):
+            if timer is not None:
+                timer.cancel()
+        for run_id, feed in list(self._feeds.items()):
+            if run_id not in self._running:
+                run = reads.run(self._database.read(), run_id)
+                feed.finish(TurnResult("queued") if run is None else self._stored(run))
+        if await self._wait_until_idle(seconds):
+            return
+        self._aborting = True
+        self._cut_reason = STOPPING
+        for task in self._answering.values():
+            task.cancel()
+        await self._wait_until_idle(ABORT_SECONDS)
+
+    async def _wait_until_idle(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                while self._running or self._starting:
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+def _log_failure(future: "asyncio.Future[int]") -> None:
+    error = future.exception()
+    if error is not None:
+        log.failure("cannot interrupt turns", error)
