@@ -111,7 +111,7 @@ class RemoteTenants:
             answer = msgspec.json.decode(response.read(limits.FRAME_BYTES_MAX))
             if response.status >= http.client.BAD_REQUEST:
                 refusal = msgspec.convert(answer, _Refused).error
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             fail(f"the gateway at {self._address} does not answer: {error}", ExitCode.TRY_LATER)
         finally:
             connection.close()

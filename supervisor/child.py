@@ -97,6 +97,7 @@ def start_python(arguments: Sequence[str], descriptors: Sequence[int], stderr: i
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
             (os.POSIX_SPAWN_DUP2, copies[-1], 2),
         ]
+        actions += [(os.POSIX_SPAWN_CLOSE, inherited) for inherited in _inheritable()]
         for target, copy in enumerate(copies[:-1], FIRST_DESCRIPTOR):
             actions.append((os.POSIX_SPAWN_DUP2, copy, target))
         return os.posix_spawn(
@@ -111,3 +112,15 @@ def start_python(arguments: Sequence[str], descriptors: Sequence[int], stderr: i
     finally:
         for copy in copies:
             os.close(copy)
+
+
+def _inheritable() -> list[int]:
+    """Give what this process was itself started with beside the standard three."""
+    with os.scandir("/proc/self/fd") as entries:
+        numbers = [int(entry.name) for entry in entries]
+    found = []
+    for number in numbers:
+        with contextlib.suppress(OSError):  # closed since, as that of the listing
+            if number >= FIRST_DESCRIPTOR and os.get_inheritable(number):
+                found.append(number)
+    return found

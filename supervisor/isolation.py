@@ -44,24 +44,26 @@ class Report(NamedTuple):
 
     def worker_jail(self, state_root: Path, tenant: str, uid: int | None) -> JailSpec:
         """Give the jail of a tenant's worker; without a uid of its own it has the gateway's."""
-        own = (os.geteuid(), os.getegid()) if uid is None else (uid, uid)
-        return self._jail("worker", state_root, own, tenant=tenant)
+        return self._jail("worker", state_root, uid, tenant=tenant)
 
     def front_jail(self, state_root: Path) -> JailSpec:
         """Give the jail of the front: as root it has the first uid of the range."""
-        first = self.section.uid_first
-        own = (first, first) if self.found.root else (os.geteuid(), os.getegid())
-        return self._jail("front", state_root, own, limits=FRONT_LIMITS)
+        uid = self.section.uid_first if self.found.root else None
+        return self._jail("front", state_root, uid, limits=FRONT_LIMITS)
 
     def _jail(
         self,
         profile: seccomp.Profile,
         state_root: Path,
-        own: tuple[int, int],
+        uid: int | None,
         *,
         tenant: str = "",
         limits: Limits = WORKER_LIMITS,
     ) -> JailSpec:
+        if uid is None or self.found.identity is not None:
+            own = (os.geteuid(), os.getegid())
+        else:
+            own = (uid, uid)
         return JailSpec(
             profile=profile,
             state_root=str(state_root),
@@ -69,9 +71,10 @@ class Report(NamedTuple):
             gid=own[1],
             namespaces=self.found.namespaces is None,
             readable=_readable(),
-            policy=seccomp.compiled(profile),
+            policy=b"" if self.found.seccomp else seccomp.compiled(profile),
             tenant=tenant,
             limits=limits,
+            waived=bool(self.missing),
         )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import uvloop
 
@@ -31,8 +31,7 @@ class _Connection(asyncio.Protocol):
         self._sent_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
         self._send()
 
     def _send(self) -> None:

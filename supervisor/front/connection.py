@@ -56,6 +56,7 @@ class Connection(asyncio.Protocol):
         self._read_deadline = inf
         self._work_deadline = inf
         self._take_deadline = inf
+        self._unread_bytes = 0
         self._untaken_bytes = 0
         self._untaken: tuple[Tenant, int] | None = None
         self.write_paused = False
@@ -266,6 +267,7 @@ class Connection(asyncio.Protocol):
             data = data[appetite:]
         if data:
             incoming.cut = True
+            self._unread_bytes += len(data)
 
     def _time_out_reading(self) -> None:
         if not self._intake.begun:
@@ -277,7 +279,11 @@ class Connection(asyncio.Protocol):
     def _settle(self) -> None:
         """Say what the client has to do next, and by when."""
         incoming = self._intake
-        full = self._stash is not None or len(incoming.ready) >= limits.HTTP_PIPELINED_REQUESTS_MAX
+        full = (
+            self._stash is not None
+            or len(incoming.ready) >= limits.HTTP_PIPELINED_REQUESTS_MAX
+            or self._unread_bytes > limits.HTTP_DISCARD_BYTES_MAX
+        )
         if full == self._reading:
             self._reading = not full
             if full:

@@ -102,18 +102,14 @@ def test_scripts_start_shows_the_first_minute_and_can_be_run_again(state_dir: Pa
             [ROOT / "scripts" / "start", "--port", "0"],
             env={**os.environ, "OPENCLAW_STATE_DIR": str(state_dir)},
             stdout=subprocess.PIPE,
-            text=True,
         )
         assert process.stdout is not None
-        shown = []
-        while select.select([process.stdout], [], [], 60)[0]:
-            line = process.stdout.readline()
-            shown.append(line)
-            if not line or line.startswith("The gateway runs"):
-                break
+        shown = b""
+        while b"The gateway runs" not in shown and select.select([process.stdout], [], [], 60)[0]:
+            shown += os.read(process.stdout.fileno(), 65536)
         process.send_signal(signal.SIGTERM)
         rest, _ = process.communicate(timeout=30)
-        text = "".join(shown) + rest
+        text = (shown + rest).decode()
         assert process.returncode == 0, text
         assert "→ Ada: Hello, is anybody there?" in text
         assert "← acme:" in text

@@ -4,7 +4,8 @@ import asyncio
 import functools
 import socket
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from protocol.aio import LinkEnd
 from tests.protocol.pair import EVERYTHING
 
 SECONDS_MAX = 20.0
+opened: ContextVar[AsyncExitStack] = ContextVar("opened")
+"""What the running test has to leave closed: uvloop's own end waits for it."""
 
 OnCall = Callable[[LinkEnd, frames.Call], None]
 
@@ -31,7 +34,8 @@ def under_both_loops(test: Callable[[], Awaitable[None]]) -> Any:
 
         async def bounded() -> None:
             asyncio.get_running_loop().set_exception_handler(lambda _, what: escaped.append(what))
-            async with asyncio.timeout(SECONDS_MAX):
+            async with asyncio.timeout(SECONDS_MAX), AsyncExitStack() as stack:
+                opened.set(stack)
                 await test()
 
         with asyncio.Runner(loop_factory=new_loop) as runner:
@@ -39,7 +43,7 @@ def under_both_loops(test: Callable[[], Awaitable[None]]) -> Any:
         assert escaped == []
 
     # pytest would take the wrapped test's parameters, which are none.
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 
@@ -105,14 +109,26 @@ async def join(
 ) -> tuple[LinkEnd, LinkEnd]:
     """Two ends over one socketpair."""
     one, other = socket.socketpair()
-    return await aio.attach(one, accepts, left), await aio.attach(other, accepts, right)
+    return await attach(one, accepts, left), await attach(other, accepts, right)
 
 
 async def join_raw(owner: Owner) -> tuple[LinkEnd, socket.socket]:
     """One end, and the plain socket of a peer that does as it likes."""
     one, other = socket.socketpair()
     other.setblocking(False)
-    return await aio.attach(one, EVERYTHING, owner), other
+    opened.get().enter_context(other)
+    return await attach(one, EVERYTHING, owner), other
+
+
+async def attach(sock: socket.socket, accepts: frozenset[type], owner: Owner) -> LinkEnd:
+    end = await aio.attach(sock, accepts, owner)
+
+    async def close() -> None:
+        end.close()
+        await owner.closed.wait()
+
+    opened.get().push_async_callback(close)
+    return end
 
 
 async def read_until_closed(sock: socket.socket) -> bytes:

@@ -179,7 +179,6 @@ async def test_what_is_said_in_one_turn_of_the_loop_leaves_in_one_write() -> Non
         end.flush()
     data = await asyncio.get_running_loop().sock_recv(sock, 2**18)
     assert len(list(FrameDecoder().feed(data))) == 20
-    sock.close()
 
 
 # --- the end of a link
@@ -285,20 +284,19 @@ async def test_a_handler_that_raises_ends_only_its_own_link() -> None:
 async def test_an_owner_of_a_call_that_raises_ends_the_link() -> None:
     owner = Owner()
     left, _ = await join(owner, Owner(echo=echo))
-    left.start_call("echo", b"{}", partial(crash, left))  # type: ignore[arg-type]
+    left.start_call("echo", b"{}", partial(crash, left))
     await owner.closed.wait()
     assert isinstance(owner.reason, AttributeError)
 
 
 @under_both_loops
 async def test_nothing_is_acted_on_after_closing() -> None:
-    owner = Owner(stop=lambda end, call: end.close())
+    owner = Owner(stop=lambda end, _: end.close())
     _, sock = await join_raw(owner)
     calls = [frames.Call(1, "a", b""), frames.Call(2, "stop", b""), frames.Call(3, "b", b"")]
     await asyncio.get_running_loop().sock_sendall(sock, b"".join(map(encode, calls)))
     await owner.closed.wait()
     assert [call.id for call in owner.calls] == [1, 2]
-    sock.close()
 
 
 @under_both_loops
@@ -318,7 +316,6 @@ async def test_broken_contracts_end_the_link_with_the_reason() -> None:
         assert isinstance(owner.reason, RemoteProtocolError)
         assert leftovers(end.link)["pending"] == 0
         await read_until_closed(sock)
-        sock.close()
 
 
 @under_both_loops
@@ -378,7 +375,6 @@ async def test_a_peer_that_does_not_read_is_cut_off_at_the_bound() -> None:
     await owner.closed.wait()
     assert "does not read" in str(owner.reason)
     assert [type(reply) for reply in waiting] == [LinkClosedError]
-    sock.close()
 
 
 @under_both_loops
@@ -398,7 +394,6 @@ async def test_congestion_is_told_and_passes() -> None:
     assert not end.congested
     end.finish()
     assert len(await reading) == len(encode(frames.Event("t", bytes(4 * limits.MIB))))
-    sock.close()
 
 
 @under_both_loops
@@ -412,7 +407,6 @@ async def test_who_waits_for_room_is_woken_by_the_end() -> None:
     waiting = asyncio.create_task(end.writable())
     end.close()
     await waiting
-    sock.close()
 
 
 # --- refusals

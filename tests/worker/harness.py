@@ -83,6 +83,11 @@ class GatedProvider:
         self._gate(text).set()
 
 
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def catalogue_of(provider: Any, *tools: Tool) -> Catalogue:
     named = {tool.name: tool for tool in tools} or CATALOGUE.tools
     return Catalogue({provider.name: provider}, named, f"{provider.name}/test")
@@ -207,7 +212,7 @@ class Front:
         async with asyncio.timeout(SECONDS):
             while True:
                 got: dict[str, Any] = await self.call("sessions.get", {"key": session_key})
-                if got["runId"] == run_id and got["runStatus"] not in ("queued", "running"):
+                if got.get("runId") == run_id and got["runStatus"] not in ("queued", "running"):
                     return got
 
 

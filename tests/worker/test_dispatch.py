@@ -1,5 +1,7 @@
+import asyncio
 import json
 import uuid
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import METHODS, Scope
 from protocol.methods.registry import Method, Params
-from tests.worker.harness import running_worker
+from tests.worker.harness import names, running_worker
 from worker import dispatch, main
 
 KEY = "agent:main:main"
@@ -126,7 +128,7 @@ async def test_bad_params_name_the_field(
     assert error.code is ErrorCode.INVALID_REQUEST
     assert message in error.message
     assert error.details == {"field": field}
-    assert list(tenant_dir.iterdir()) == []
+    assert names(tenant_dir) == []
 
 
 @pytest.mark.parametrize("params", [b"[]", b"[1]", b"null", b'"x"', b"5", b"true"])
@@ -155,7 +157,7 @@ async def test_what_is_no_json_is_a_parse_error(tenant_dir: Path, params: bytes)
     error = await refusal("sessions.create", params)
     assert error.code is ErrorCode.PARSE_ERROR
     assert error.message.isascii()
-    assert list(tenant_dir.iterdir()) == []
+    assert names(tenant_dir) == []
 
 
 @pytest.mark.parametrize("depth", [1_000, 100_000, 3_000_000])
@@ -248,7 +250,7 @@ async def test_other_exceptions_are_internal_and_logged_without_text(
         assert (error.code, error.message) == (ErrorCode.INTERNAL, "internal error")
         assert list(error.details) == ["reference"]
         assert (await rig.front.call("health"))["ok"]
-    assert uuid.UUID(error.details["reference"])
+    assert uuid.UUID(error.details["reference"]).version == 4
     (line,) = (json.loads(line) for line in capfd.readouterr().err.splitlines())
     assert line["reference"] == error.details["reference"]
     assert line["error"] == "RuntimeError"
@@ -282,8 +284,6 @@ async def test_result_of_the_greatest_size_fits(tenant_dir: Path, add_method: An
 
 
 async def test_handler_over_its_time_is_cut_off(tenant_dir: Path, add_method: Any) -> None:
-    import asyncio
-
     cut = asyncio.Event()
 
     async def wait(_call: object, _params: object) -> None:
@@ -311,8 +311,6 @@ async def test_timeout_of_a_handlers_own_is_internal(
 
 
 async def test_discover_gives_the_document_of_this_version(tenant_dir: Path) -> None:
-    from importlib.metadata import version
-
     async with running_worker() as rig:
         document = await rig.front.call("rpc.discover")
     assert document["info"]["version"] == version("openclawmu")
@@ -322,7 +320,7 @@ async def test_discover_gives_the_document_of_this_version(tenant_dir: Path) -> 
 async def test_health(tenant_dir: Path) -> None:
     async with running_worker(tenant="globex", generation=7) as rig:
         empty = await rig.front.call("health")
-        assert list(tenant_dir.iterdir()) == []
+        assert names(tenant_dir) == []
         probed = await rig.front.call("health", {"probe": True})
         assert (tenant_dir / "sessions/sessions.sqlite").exists()
         await rig.front.call("sessions.create", {})

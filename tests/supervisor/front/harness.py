@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -120,9 +119,7 @@ class Response(NamedTuple):
         parsed = []
         for block in blocks:
             kind, data = block.split("\n")
-            parsed.append(
-                (kind.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
-            )
+            parsed.append((kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
         return parsed
 
 
@@ -171,6 +168,11 @@ class Client:
         with contextlib.suppress(ConnectionResetError):
             return await soon(self.reader.read()) == b""
         return True
+
+    def stop_reading(self) -> None:
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
 
     async def close(self) -> None:
         self.writer.close()
@@ -225,24 +227,31 @@ class Front:
 
     async def stop(self) -> None:
         """End the front as the supervisor's death does; whatever it did must have gone well."""
+        self.end.close()
+        assert await self.exit_code() == 0
+        assert [line for line in self.log if line["level"] == "error"] == []
+
+    async def exit_code(self) -> int:
+        await soon(self.closed.wait())
+        await soon(self._stderr)
+        return await soon(asyncio.to_thread(self.process.wait))
+
+    async def release(self) -> None:
+        """Leave nothing behind, whatever has happened."""
+        if self.process.poll() is None:
+            self.kill()
+        self.end.close()
+        await self.exit_code()
         for opened in self._opened:
             if isinstance(opened, Client):
                 await opened.close()
             else:
                 opened.end.close()
                 await soon(opened.closed.wait())
-        self.end.close()
-        assert await self.exit_code() == 0
         self._channel.close()
         self._listener.close()
-        assert [line for line in self.log if line["level"] == "error"] == []
-
-    async def exit_code(self) -> int:
-        await soon(self._stderr)
-        await soon(self.closed.wait())
-        if self.process.stderr is not None:
-            self.process.stderr.close()
-        return await soon(asyncio.to_thread(self.process.wait))
+        for line in self.log:
+            sys.stdout.write(f"{line}\n")  # pytest shows it with a failure
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -250,8 +259,8 @@ class Front:
     async def _read_log(self) -> None:
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader()
-        assert self.process.stderr is not None
-        pipe = os.fdopen(os.dup(self.process.stderr.fileno()), "rb")
+        pipe = self.process.stderr
+        assert pipe is not None
         transport, _ = await loop.connect_read_pipe(
             lambda: asyncio.StreamReaderProtocol(reader), pipe
         )
@@ -307,6 +316,10 @@ class Front:
             descriptors.send(self._channel, msgspec.msgpack.encode(link), [theirs.fileno()])
         return ours
 
+    def send_on_channel(self, payload: bytes, descriptor: int | None = None) -> None:
+        given = [] if descriptor is None else [descriptor]
+        descriptors.send(self._channel, payload, given)
+
     async def worker(self, tenant: str = "acme", *, echo: bool = False) -> Worker:
         worker = Worker()
         worker.echo = echo
@@ -329,6 +342,14 @@ class Front:
 
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
         self.closed.set()
+
+    async def next_in_the_queue(self) -> bytes:
+        """What the next client in the listening socket's queue has sent."""
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        sock, _ = await soon(loop.sock_accept(self._listener))
+        with sock:
+            return await soon(loop.sock_recv(sock, 65536))
 
     # As clients.
 
@@ -367,11 +388,7 @@ async def running(
         yield front
         await front.stop()
     finally:
-        if front.process.poll() is None:
-            front.kill()
-        await front.exit_code()
-        for line in front.log:
-            print(line)  # pytest shows it with a failure
+        await front.release()
 
 
 def request(

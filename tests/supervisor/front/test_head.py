@@ -75,9 +75,10 @@ def test_trailers_are_counted_and_dropped() -> None:
     head.finish("1.1")
     head.add_field(b"Authorization", b"Bearer x")
     assert b"authorization" not in head.fields
+    for _ in range(limits.HTTP_HEADER_COUNT_MAX - 2):
+        head.add_field(b"x", b"y")
     with pytest.raises(GatewayError) as refused:
-        for _ in range(limits.HTTP_HEADER_COUNT_MAX):
-            head.add_field(b"x", b"y")
+        head.add_field(b"x", b"y")
     assert refused.value.code is ErrorCode.HEADERS_TOO_LARGE
 
 

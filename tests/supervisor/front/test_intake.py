@@ -1,5 +1,6 @@
 """Bytes to requests, without sockets: however the bytes are cut, the outcome is one."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ def _outcomes(data: bytes, cuts: list[int]) -> list[Any]:
     around = Surroundings()
     intake = Intake(around)
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         if start < end and not intake.closed:
             intake.feed(data[start:end])
     outcomes = [_outcome(wanted) for wanted in intake.ready]

@@ -78,7 +78,7 @@ def test_a_full_pipe_does_not_stop_the_process(pipe: Pipe) -> None:
 def test_a_mistake_is_told_by_type_and_place_alone(pipe: Pipe) -> None:
     log = Log(pipe.writer)
     try:
-        raise ValueError("tk_acme_00112233445566778899aabbccddeeff")
+        int("tk_acme_00112233445566778899aabbccddeeff")
     except ValueError as error:
         log.broken("connection", error)
     (line,) = pipe.lines()

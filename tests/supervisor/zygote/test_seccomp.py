@@ -8,7 +8,7 @@ import pyseccomp
 import pytest
 
 from supervisor.zygote import seccomp
-from supervisor.zygote.seccomp import Condition, Profile, Rule
+from supervisor.zygote.seccomp import Profile
 
 PROFILES: tuple[Profile, ...] = ("worker", "front")
 ALLOW = pyseccomp.ALLOW
@@ -90,20 +90,6 @@ def test_other_abis_are_killed(n: int, program: bytes) -> None:
     assert run(program, n, arch=0x4000_0028) == KILL  # arm
     if platform.machine() == "x86_64":
         assert run(program, 0x4000_0000 | n) == KILL  # x32
-
-
-def holds(condition: Condition, value: int) -> bool:
-    if condition.mask is not None:
-        return value & condition.mask == condition.value
-    return (value == condition.value) != condition.differs
-
-
-def expected(rules: list[Rule], call: str, arguments: tuple[int, ...]) -> bool:
-    return any(
-        all(holds(c, arguments[c.argument]) for c in rule.conditions)
-        for rule in rules
-        if rule.call == call
-    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.worker.harness import names
 from worker.store import files
 from worker.store.files import Directory, NotAFileError, UnsafePathError
 
@@ -22,10 +23,6 @@ def outside(tenant_dir: Path) -> Path:
     folder.mkdir()
     (folder / "secret").write_text("theirs")
     return folder
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def open_descriptors() -> int:

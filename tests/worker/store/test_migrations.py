@@ -3,6 +3,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from tests.worker.harness import names
 from worker.store.database import Database
 from worker.store.errors import SchemaTooNewError
 from worker.store.files import Directory
@@ -18,10 +19,6 @@ async def opened(*migrations: str) -> Database:
     database = Database(PATH, migrations, Directory())
     database.open()
     return database
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def version(path: str) -> int:

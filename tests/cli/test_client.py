@@ -1,0 +1,156 @@
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any, NamedTuple
+
+import pytest
+
+from cli.client import RemoteTenants
+from cli.exits import ExitCode
+from protocol.errors import ErrorCode, GatewayError
+from supervisor.registry import Quota
+
+KEY = "ak_0123456789abcdef"
+
+
+class Asked(NamedTuple):
+    verb: str
+    path: str
+    authorization: str
+    body: Any
+
+
+class Server(HTTPServer):
+    """Answers everything alike, as a gateway would or as something else does."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.asked: list[Asked] = []
+        self.status = 200
+        self.answer = b"{}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.asked.append(
+            Asked(
+                self.command,
+                self.path,
+                self.headers["Authorization"],
+                json.loads(body) if body else None,
+            )
+        )
+        self.send_response(self.server.status)
+        self.send_header("Content-Length", str(len(self.server.answer)))
+        self.end_headers()
+        self.wfile.write(self.server.answer)
+
+    do_POST = do_DELETE = do_GET  # noqa: N815 - the names are the library's
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as above
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def tenants(server: Server) -> RemoteTenants:
+    return RemoteTenants(f"http://127.0.0.1:{server.server_port}", KEY)
+
+
+def test_it_asks_the_control_plane(server: Server, tenants: RemoteTenants) -> None:
+    server.answer = b'{"tenants":[]}'
+    assert tenants.list() == []
+    tenants.create("acme", None, Quota())
+    tenants.create("acme", "Äcme", Quota(tokens_per_day=1, cost_per_day_micro_usd=2))
+    tenants.show("acme")
+    tenants.rotate("acme")
+    tenants.delete("acme")
+    quota = {"tokensPerDay": 1, "costPerDayMicroUsd": 2}
+    assert server.asked == [
+        Asked("GET", "/v1/tenants", f"Bearer {KEY}", None),
+        Asked("POST", "/v1/tenants", f"Bearer {KEY}", {"tenantId": "acme", "quota": {}}),
+        Asked(
+            *("POST", "/v1/tenants", f"Bearer {KEY}"),
+            {"tenantId": "acme", "displayName": "Äcme", "quota": quota},
+        ),
+        Asked("GET", "/v1/tenants/acme", f"Bearer {KEY}", None),
+        Asked("POST", "/v1/tenants/acme/token/rotate", f"Bearer {KEY}", {}),
+        Asked("DELETE", "/v1/tenants/acme", f"Bearer {KEY}", None),
+    ]
+
+
+@pytest.mark.parametrize("tenant", ["../x", "a/b", "a?b", "a#b", "a b", "a\r\nX: y", "", "é"])
+def test_an_id_stays_one_segment(server: Server, tenants: RemoteTenants, tenant: str) -> None:
+    tenants.show(tenant)
+    path = server.asked[0].path
+    assert path.startswith("/v1/tenants/")
+    assert path.count("/") == 3
+    assert not set("?# \r\n") & set(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [
+        (ErrorCode.NOT_FOUND, ExitCode.FAILED),
+        (ErrorCode.CONFLICT, ExitCode.FAILED),
+        (ErrorCode.UNAUTHORIZED, ExitCode.FAILED),
+        (ErrorCode.UNAVAILABLE, ExitCode.TRY_LATER),
+        (ErrorCode.TIMEOUT, ExitCode.TRY_LATER),
+    ],
+)
+def test_a_refusal_is_said_as_the_gateway_says_it(
+    server: Server,
+    tenants: RemoteTenants,
+    capsys: pytest.CaptureFixture[str],
+    code: ErrorCode,
+    exit_code: ExitCode,
+) -> None:
+    body = GatewayError(code, "the reason").body()
+    server.status = code.http_status
+    server.answer = json.dumps(
+        {"error": {"code": body.code, "message": body.message, "data": body.data}}
+    ).encode()
+    with pytest.raises(SystemExit) as ended:
+        tenants.show("acme")
+    assert ended.value.code == exit_code
+    assert capsys.readouterr().err == "openclaw: the reason\n"
+
+
+@pytest.mark.parametrize("status", [200, 404, 500])
+@pytest.mark.parametrize("answer", [b"", b"<html>", b"\xff", b"[" * 5000])
+def test_what_is_no_gateways_answer_is_said(
+    server: Server,
+    tenants: RemoteTenants,
+    capsys: pytest.CaptureFixture[str],
+    status: int,
+    answer: bytes,
+) -> None:
+    server.status, server.answer = status, answer
+    with pytest.raises(SystemExit) as ended:
+        tenants.show("acme")
+    assert ended.value.code == ExitCode.TRY_LATER
+    assert "does not answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("answer", [b"{}", b"null", b'{"error":"Not found"}', b'{"error":{}}'])
+def test_a_refusal_of_another_shape_is_said(
+    server: Server, tenants: RemoteTenants, capsys: pytest.CaptureFixture[str], answer: bytes
+) -> None:
+    server.status, server.answer = 404, answer
+    with pytest.raises(SystemExit) as ended:
+        tenants.show("acme")
+    assert ended.value.code == ExitCode.TRY_LATER
+    assert "does not answer" in capsys.readouterr().err

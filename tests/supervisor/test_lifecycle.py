@@ -1,0 +1,355 @@
+import importlib.util
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from supervisor.lifecycle import (
+    BACKOFF_JITTER,
+    BACKOFF_SECONDS_MAX,
+    CLEAN_SECONDS,
+    DEATHS_KEPT,
+    RESTART_WINDOW_SECONDS,
+    RESTARTS_MAX,
+    TABLE,
+    Action,
+    Death,
+    Event,
+    ImpossibleEventError,
+    Lifecycle,
+    State,
+)
+
+ROOT = Path(__file__).parents[2]
+ALIVE = {State.STARTING, State.READY, State.DRAINING}
+DIED = {Event.EXITED, Event.FAILED}
+
+
+class Jitter(random.Random):
+    """The same number always."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self.number = number
+
+    def random(self) -> float:
+        return self.number
+
+
+def life(*events: Event, jitter: float = 0.0) -> Lifecycle:
+    life = Lifecycle(Jitter(jitter))
+    for event in events:
+        life.on(event, 0.0)
+    return life
+
+
+def death(at: float, exit_code: int | None = 1, uptime: float = 1.0) -> Death:
+    return Death(at=at, exit_code=exit_code, signal=None, cause=f"exit {exit_code}", uptime=uptime)
+
+
+def insides(life: Lifecycle) -> dict[str, object]:
+    return {name: repr(value) for name, value in vars(life).items()}
+
+
+# --- the table
+
+
+WAYS: dict[State, tuple[Event, ...]] = {
+    State.ABSENT: (),
+    State.STARTING: (Event.WANTED,),
+    State.READY: (Event.WANTED, Event.READY),
+    State.DRAINING: (Event.WANTED, Event.READY, Event.STOP),
+    State.BACKOFF: (Event.WANTED, Event.EXITED),
+    State.FAILED: (Event.WANTED, Event.FAILED),
+}
+
+
+@pytest.mark.parametrize("event", Event)
+@pytest.mark.parametrize("state", State)
+def test_every_pair_is_in_the_table_or_raises_and_changes_nothing(
+    state: State, event: Event
+) -> None:
+    subject = life(*WAYS[state])
+    assert subject.state is state
+    before = insides(subject)
+    if (state, event) in TABLE:
+        action = subject.on(event, 1.0)
+        assert (subject.state, action) == TABLE[state, event]
+    else:
+        with pytest.raises(ImpossibleEventError, match=f"{event.name} cannot .* {state.name}"):
+            subject.on(event, 1.0)
+        assert insides(subject) == before
+
+
+def reachable(start: State) -> set[State]:
+    found = {start}
+    while more := {target for (state, _), (target, _) in TABLE.items() if state in found} - found:
+        found |= more
+    return found
+
+
+def test_every_state_is_reached_and_left_again() -> None:
+    assert reachable(State.ABSENT) == set(State)
+    for state in State:
+        assert State.ABSENT in reachable(state)
+        assert State.READY in reachable(state)
+
+
+def test_every_event_and_action_is_used() -> None:
+    assert {event for _, event in TABLE} == set(Event)
+    assert {action for _, action in TABLE.values()} == set(Action)
+
+
+def test_a_process_is_spawned_where_there_is_none() -> None:
+    for (state, _), (target, action) in TABLE.items():
+        assert (action is Action.SPAWN) == (state not in ALIVE and target in ALIVE)
+
+
+def test_only_a_death_ends_a_process() -> None:
+    for (state, event), (target, _) in TABLE.items():
+        assert (event in DIED) == (state in ALIVE and target not in ALIVE)
+
+
+def test_what_can_happen_at_any_time_is_known_everywhere() -> None:
+    # A client's request and an operator's stop come when they come.
+    for state in State:
+        assert (state, Event.WANTED) in TABLE
+        assert (state, Event.STOP) in TABLE
+    # And so does the end of a process.
+    for state in ALIVE:
+        assert {(state, event) for event in DIED} <= TABLE.keys()
+
+
+# --- deaths
+
+
+def crash_and_retry(subject: Lifecycle, at: float) -> float:
+    """One death at once after a start; gives the delay before the next start."""
+    assert subject.on_death(death(at)) is Action.WAIT
+    assert subject.state is State.BACKOFF
+    delay = subject.next_delay()
+    assert subject.on(Event.RETRY, at + delay) is Action.SPAWN
+    return delay
+
+
+def test_five_restarts_in_a_minute_and_then_it_has_failed() -> None:
+    subject = life(Event.WANTED)
+    at, delays = 0.0, []
+    for _ in range(RESTARTS_MAX):
+        delays.append(crash_and_retry(subject, at))
+        at += delays[-1]
+    assert delays == [1, 2, 4, 8, 16]
+    assert subject.on_death(death(at)) is Action.REPORT
+    assert subject.state is State.FAILED
+    assert subject.reason == "6 deaths within 60 s; last: exit 1"
+    assert subject.on(Event.WANTED, at + 1e6) is Action.REPORT
+    assert subject.state is State.FAILED
+
+
+def test_the_budget_is_of_a_minute_and_no_more() -> None:
+    within, outside = life(Event.WANTED), life(Event.WANTED)
+    for number in range(RESTARTS_MAX):
+        crash_and_retry(within, number)
+        crash_and_retry(outside, number)
+    assert within.on_death(death(RESTART_WINDOW_SECONDS - 0.001)) is Action.REPORT
+    assert outside.on_death(death(RESTART_WINDOW_SECONDS)) is Action.WAIT
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5, 0.999])
+def test_the_delay_doubles_up_to_a_minute(jitter: float) -> None:
+    subject = life(Event.WANTED, jitter=jitter)
+    delays = [crash_and_retry(subject, number * 100.0) for number in range(9)]
+    expected = [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert delays == pytest.approx([base * (1 + BACKOFF_JITTER * jitter) for base in expected])
+
+
+def test_jitter_spreads() -> None:
+    assert len({Lifecycle().next_delay() for _ in range(20)}) > 1
+
+
+@pytest.mark.parametrize(("seconds", "forgotten"), [(CLEAN_SECONDS, True), (599.9, False)])
+def test_ten_clean_minutes_forget_what_was(seconds: float, forgotten: bool) -> None:
+    subject = life(Event.WANTED)
+    for number in range(4):
+        crash_and_retry(subject, number)
+    subject.on(Event.READY, 1000.0)
+    assert subject.on_death(death(1000.0 + seconds)) is Action.WAIT
+    assert subject.next_delay() == (1 if forgotten else 16)
+
+
+def test_time_that_it_was_not_ready_is_not_clean() -> None:
+    subject = life(Event.WANTED)
+    crash_and_retry(subject, 0.0)
+    assert subject.on_death(death(5000.0, uptime=4999.0)) is Action.WAIT
+    assert subject.next_delay() == 2
+
+
+@pytest.mark.parametrize("code", [3, 78])
+@pytest.mark.parametrize("way", [State.STARTING, State.READY])
+def test_what_would_fail_again_fails_at_once(way: State, code: int) -> None:
+    subject = life(*WAYS[way])
+    assert subject.on_death(death(1.0, exit_code=code)) is Action.REPORT
+    assert subject.state is State.FAILED
+    assert subject.reason == f"exit {code}"
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 77, 79, None])
+def test_any_other_end_is_tried_again(code: int | None) -> None:
+    subject = life(*WAYS[State.READY])
+    assert subject.on_death(death(1.0, exit_code=code)) is Action.WAIT
+    assert subject.state is State.BACKOFF
+    assert subject.reason == f"exit {code}"
+
+
+@pytest.mark.parametrize("code", [0, 1, 3, 78, None])
+def test_an_end_that_was_asked_for_costs_nothing(code: int | None) -> None:
+    for _ in range(2 * RESTARTS_MAX):
+        subject = life(*WAYS[State.DRAINING])
+        assert subject.on_death(death(1.0, exit_code=code)) is Action.REPORT
+        assert subject.state is State.ABSENT
+        assert subject.next_delay() == 1
+
+
+def test_the_last_hundred_deaths_are_kept() -> None:
+    subject = life(Event.WANTED)
+    for number in range(DEATHS_KEPT + 50):
+        crash_and_retry(subject, number * 100.0)
+    assert [kept.at for kept in subject.deaths] == [number * 100.0 for number in range(50, 150)]
+    assert DEATHS_KEPT == 100
+
+
+# --- any life at all
+
+
+class AnyLife(RuleBasedStateMachine):
+    """Events and deaths in any order, beside the simplest account of what must hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.life = Lifecycle(Jitter(0.0))
+        self.now = 0.0
+        self.processes = 0
+        self.ready_since: float | None = None
+        self.doubled = 0
+        self.restarts: list[float] = []
+
+    def act(self, action: Action) -> None:
+        if action is Action.SPAWN:
+            self.processes += 1
+        if action is Action.WAIT:
+            assert self.life.next_delay() == min(2**self.doubled, BACKOFF_SECONDS_MAX)
+            self.doubled += 1
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 7.0, 20.0, 60.0, 599.0, 600.0]))
+    def time_goes_on(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(event=st.sampled_from([event for event in Event if event not in DIED]))
+    def something_happens(self, event: Event) -> None:
+        before, state = insides(self.life), self.life.state
+        if (state, event) in TABLE:
+            self.act(self.life.on(event, self.now))
+            if event is Event.READY:
+                self.ready_since = self.now
+        else:
+            with pytest.raises(ImpossibleEventError):
+                self.life.on(event, self.now)
+            assert insides(self.life) == before
+
+    @precondition(lambda self: self.processes)
+    @rule(code=st.sampled_from([0, 1, 3, 78, None]))
+    def it_dies(self, code: int | None) -> None:
+        stopping = self.life.state is State.DRAINING
+        clean = self.ready_since is not None and self.now - self.ready_since >= 600
+        self.ready_since = None
+        self.processes -= 1
+        if clean and not stopping:
+            self.restarts.clear()
+            self.doubled = 0
+        action = self.life.on_death(death(self.now, exit_code=code))
+        recent = [at for at in self.restarts if self.now - at < 60]
+        if stopping:
+            expected = State.ABSENT
+        elif code in (3, 78) or len(recent) >= 5:
+            expected = State.FAILED
+        else:
+            expected = State.BACKOFF
+            self.restarts.append(self.now)
+        assert self.life.state is expected
+        assert self.life.deaths[-1].at == self.now
+        self.act(action)
+
+    @invariant()
+    def one_process_where_there_should_be_one(self) -> None:
+        assert self.processes == (self.life.state in ALIVE)
+
+    @invariant()
+    def no_minute_sees_more_restarts_than_the_budget(self) -> None:
+        for start in self.restarts:
+            assert sum(start <= at < start + 60 for at in self.restarts) <= RESTARTS_MAX
+
+    @invariant()
+    def trouble_has_a_reason(self) -> None:
+        if self.life.state in (State.BACKOFF, State.FAILED):
+            assert self.life.reason
+
+    @invariant()
+    def history_is_bounded(self) -> None:
+        assert len(self.life.deaths) <= DEATHS_KEPT
+
+
+TestAnyLife = AnyLife.TestCase
+TestAnyLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+# --- the figure
+
+
+@pytest.fixture(scope="module")
+def drawing() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        "lifecycle_diagram", ROOT / "scripts" / "lifecycle_diagram.py"
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_figure_shows_every_row(drawing: ModuleType) -> None:
+    figure = drawing.diagram()
+    assert figure.count("-->") == len(TABLE) + 1
+    assert "\n    absent --> starting: wanted / spawn\n" in figure
+    assert "\n    backoff --> absent: stop\n" in figure
+
+
+def test_the_architecture_page_shows_this_table(drawing: ModuleType) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert page == drawing.with_diagram(page), (
+        "run scripts/lifecycle_diagram.py --write docs/architecture.md"
+    )
+
+
+def test_the_figure_is_printed_or_written_between_its_markers(
+    drawing: ModuleType, tmp_path: Path
+) -> None:
+    program = [sys.executable, str(ROOT / "scripts" / "lifecycle_diagram.py")]
+    printed = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    assert printed == drawing.diagram() + "\n"
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- lifecycle -->\nold\n<!-- /lifecycle -->\nafter\n")
+    for _ in range(2):
+        subprocess.run([*program, "--write", str(page)], check=True)
+        assert page.read_text() == (
+            f"before\n<!-- lifecycle -->\n{drawing.diagram()}\n<!-- /lifecycle -->\nafter\n"
+        )
+    page.write_text("no markers")
+    with pytest.raises(ValueError, match="no single"):
+        drawing.with_diagram(page.read_text())
