@@ -60,10 +60,7 @@ class Report(NamedTuple):
         tenant: str = "",
         limits: Limits = WORKER_LIMITS,
     ) -> JailSpec:
-        if uid is None or self.found.identity is not None:
-            own = (os.geteuid(), os.getegid())
-        else:
-            own = (uid, uid)
+        own = (os.geteuid(), os.getegid()) if uid is None else (uid, uid)
         return JailSpec(
             profile=profile,
             state_root=str(state_root),
@@ -91,6 +88,8 @@ def examine(section: IsolationSection) -> Report:
     """
     found = probe.probe(section.uid_first, section.uid_first)
     missing = tuple(probe.missing_minimum(found))
+    if found.identity is not None:
+        raise BelowMinimumError(f"{missing[0]} Run the gateway as an ordinary user instead.")
     if missing and section.mode != "none":
         raise BelowMinimumError(
             f"tenants cannot be kept apart here. {' '.join(missing)} "

@@ -45,12 +45,20 @@ _spec_decoder: Final = msgspec.msgpack.Decoder(WorkerSpec)
 _STOPPING: Final = GatewayError(ErrorCode.UNAVAILABLE, "the worker is being stopped; try again")
 
 
-class SupervisorLink(CallsLink):
-    """The link to the supervisor: its word starts the drain, its end is ours."""
+class SupervisorLink:
+    """The link to the supervisor: its word starts the drain, its end is ours; a `LinkHandler`."""
 
     def __init__(self, worker: "Worker") -> None:
-        super().__init__(worker.services)
         self._worker: Final = worker
+
+    def on_call(self, end: LinkEnd, call: frames.Call) -> None:
+        """See `LinkHandler`. The link takes no calls."""
+
+    def on_cancel(self, end: LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`. As `on_call`."""
+
+    def on_credit(self, end: LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`. As `on_call`."""
 
     def on_notice(
         self, end: LinkEnd, frame: frames.Event | frames.Drain | frames.Drained | frames.Pong
@@ -61,7 +69,6 @@ class SupervisorLink(CallsLink):
 
     def on_closed(self, end: LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`."""
-        super().on_closed(end, reason)
         self._worker.on_supervisor_gone()
 
 
@@ -105,7 +112,7 @@ class Worker:
             await self._turns.recover()
         self._supervisor = await attach(
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds.supervisor),
-            REQUESTS | LIVENESS | {frames.Drain},
+            LIVENESS | {frames.Drain},
             SupervisorLink(self),
         )
         self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds.channel)

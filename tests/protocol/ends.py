@@ -141,3 +141,12 @@ async def read_until_closed(sock: socket.socket) -> bytes:
     except ConnectionError:
         pass
     return bytes(data)
+
+
+async def turns(count: int) -> None:
+    """Let the loop turn; uvloop writes only at the end of one."""
+    loop = asyncio.get_running_loop()
+    for _ in range(count):
+        turned = loop.create_future()
+        loop.call_soon(turned.set_result, None)
+        await turned

@@ -23,6 +23,7 @@ from tests.protocol.ends import (
     join_raw,
     loop_errors,
     read_until_closed,
+    turns,
     under_both_loops,
 )
 from tests.protocol.pair import NOTHING, leftovers
@@ -359,7 +360,7 @@ async def test_huge_frames() -> None:
 @under_both_loops
 async def test_a_peer_that_does_not_read_is_cut_off_at_the_bound() -> None:
     owner = Owner()
-    end, sock = await join_raw(owner)
+    end, _ = await join_raw(owner)
     waiting: list[Reply] = []
     end.start_call("m", b"{}", waiting.append)
     event = frames.Event("t", bytes(limits.FRAME_BYTES_MAX - 64))
@@ -368,7 +369,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_at_the_bound() -> None:
         end.link.send(event)
         end.flush()
         said += limits.FRAME_BYTES_MAX
-        await asyncio.sleep(0)
+        await turns(1)
         assert end.congested
         assert said <= limits.LINK_WRITE_BUFFER_MAX + 2 * limits.FRAME_BYTES_MAX
     assert said > limits.LINK_WRITE_BUFFER_MAX
@@ -379,31 +380,30 @@ async def test_a_peer_that_does_not_read_is_cut_off_at_the_bound() -> None:
 
 @under_both_loops
 async def test_congestion_is_told_and_passes() -> None:
-    owner = Owner()
-    end, sock = await join_raw(owner)
+    event = frames.Event("t", bytes(4 * limits.MIB))
+    end, sock = await join_raw(Owner())
     await end.writable()
-    assert not end.congested
-    end.link.send(frames.Event("t", bytes(4 * limits.MIB)))
-    assert end.congested  # said, not yet written
+    told = [end.congested]
+    end.link.send(event)
+    told.append(end.congested)  # said, not yet written
     end.flush()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)  # uvloop writes at the end of a turn
-    assert end.congested
+    await turns(2)
+    told.append(end.congested)
     reading = asyncio.create_task(read_until_closed(sock))
     await end.writable()
-    assert not end.congested
+    told.append(end.congested)
+    assert told == [False, True, True, False]
     end.finish()
-    assert len(await reading) == len(encode(frames.Event("t", bytes(4 * limits.MIB))))
+    assert await reading == encode(event)
 
 
 @under_both_loops
 async def test_who_waits_for_room_is_woken_by_the_end() -> None:
     owner = Owner()
-    end, sock = await join_raw(owner)
+    end, _ = await join_raw(owner)
     end.link.send(frames.Event("t", bytes(4 * limits.MIB)))
     end.flush()
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await turns(2)
     waiting = asyncio.create_task(end.writable())
     end.close()
     await waiting

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor.audit import LINE_BYTES_MAX, Audit, AuditError, Entry, entry_hash
@@ -140,6 +140,7 @@ def test_a_line_that_was_tampered_with_breaks_the_chain_there(
     assert unbroken(path) == 2
 
 
+@settings(max_examples=30)
 @given(
     st.lists(
         st.dictionaries(

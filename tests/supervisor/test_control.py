@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocol.names import digest
@@ -284,20 +284,17 @@ json_values = st.recursive(
 )
 
 
+# One desk for all examples: what one has created only makes the next more interesting.
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     verb=st.sampled_from(["GET", "POST", "DELETE", "PUT"]),
-    path=st.text(max_size=30) | st.text(max_size=30).map(lambda text: f"{TENANTS}/{text}"),
+    path=st.just(TENANTS) | st.text(max_size=30).map(lambda text: f"{TENANTS}/{text}"),
     body=st.binary(max_size=50) | json_values.map(lambda value: json.dumps(value).encode()),
 )
-async def test_nothing_raises(verb: str, path: str, body: bytes) -> None:
-    class Nobody(DeskActions):
-        def __init__(self) -> None:
-            """A desk would be opened for each example: nothing here gets as far as it."""
-
-    plane = ControlPlane(digest(KEY), Nobody())
+async def test_nothing_raises(plane: ControlPlane, verb: str, path: str, body: bytes) -> None:
     status, answer = await ask(plane, verb, path, body)
-    assert status in (400, 404, 405)
-    assert answer["error"]["data"]["code"]
+    assert status in (200, 201, 400, 404, 405, 409)
+    assert (status >= 400) == ("error" in answer)
 
 
 # --- the admin key

@@ -225,6 +225,7 @@ class Links:
         self.ready, self.their_ready = os.pipe()
         self.peer = Peer()
         self.end: LinkEnd | None = None
+        self.fronts: list[Front] = []
 
     @property
     def theirs(self) -> tuple[int, int, int]:
@@ -251,17 +252,26 @@ class Links:
         with theirs:
             descriptors.send(self.channel, b"front", [theirs.fileno()])
         peer = Peer()
-        return Front(await attach(mine, ANSWERS | {frames.Event}, peer), peer)
+        front = Front(await attach(mine, ANSWERS | {frames.Event}, peer), peer)
+        self.fronts.append(front)
+        return front
 
     def drain(self, seconds: float) -> None:
         assert self.end is not None
         self.end.link.send(frames.Drain(seconds))
         self.end.flush()
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Close our ends, and wait until both sides have noticed."""
         self.channel.close()
-        if self.end is not None:
-            self.end.close()
+        assert self.end is not None
+        ends = [(self.end, self.peer), *((front.end, front.peer) for front in self.fronts)]
+        async with asyncio.timeout(SECONDS):
+            for end, peer in ends:
+                end.close()
+                await peer.closed.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
 
 
 class Rig:
@@ -274,6 +284,11 @@ class Rig:
         self.links = links
         self.task = task
         self.front = front
+
+    async def abandon(self) -> None:
+        """Clean up a worker that has ended without draining, as the end of a process would."""
+        await self.worker.services.sessions.close()
+        self.worker._close_channel()
 
     async def drain(self, seconds: float = SECONDS) -> int:
         """Have it drain and give its exit code."""
@@ -309,8 +324,7 @@ async def running_worker(
             links.drain(0)
             async with asyncio.timeout(SECONDS):
                 await task
-        links.close()
-        await asyncio.sleep(0)
+        await links.close()
 
 
 class Process:
@@ -370,6 +384,5 @@ async def worker_process(
         try:
             yield Process(links, popen)
         finally:
-            links.close()
             popen.kill()
-            await asyncio.sleep(0)
+            await links.close()

@@ -40,7 +40,7 @@ def test_deep_traces_are_cut(capfd: pytest.CaptureFixture[str]) -> None:
             deep(levels - 1)
         raise ValueError
 
-    with pytest.raises(ValueError, match="^$") as raised:
+    with pytest.raises(ValueError, match=r"^$") as raised:
         deep(500)
     answer = refusal.of(raised.value, method="health")
     line = logged(capfd)

@@ -156,7 +156,7 @@ async def test_next_generation_takes_over(tenant_dir: Path) -> None:
 
 
 async def test_retry_after_a_kill_makes_no_second_turn(tenant_dir: Path) -> None:
-    """Killed at some moment after the request was sent: the retry finds it, or makes the only one."""
+    """Killed some moment after the request was sent: the retry finds it, or makes the only one."""
     for generation in range(1, 9):
         async with worker_process(tenant_dir, generation=generation) as process:
             front = await started(process)
