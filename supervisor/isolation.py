@@ -89,7 +89,10 @@ def examine(section: IsolationSection) -> Report:
     found = probe.probe(section.uid_first, section.uid_first)
     missing = tuple(probe.missing_minimum(found))
     if found.identity is not None:
-        raise BelowMinimumError(f"{missing[0]} Run the gateway as an ordinary user instead.")
+        raise BelowMinimumError(
+            f"A tenant cannot be given a uid of its own: {found.identity}. "
+            "Run the gateway as an ordinary user instead."
+        )
     if missing and section.mode != "none":
         raise BelowMinimumError(
             f"tenants cannot be kept apart here. {' '.join(missing)} "

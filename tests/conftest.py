@@ -1,4 +1,4 @@
-"""The `root` marker, a state directory that other uids can reach, and a patient hypothesis."""
+"""The markers `root` and `user`, a state directory all uids can reach, a patient hypothesis."""
 
 import os
 import shutil
@@ -16,21 +16,21 @@ settings.register_profile("patient and forgetful", settings.get_profile("patient
 writable = os.access(Path(__file__).parents[1], os.W_OK)
 settings.load_profile("patient" if writable else "patient and forgetful")
 
-deselected_for_root = pytest.StashKey[int]()
+deselected = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if os.geteuid() == 0:
-        return
-    for_root = [item for item in items if item.get_closest_marker("root")]
-    config.stash[deselected_for_root] = len(for_root)
-    config.hook.pytest_deselected(items=for_root)
-    items[:] = [item for item in items if not item.get_closest_marker("root")]
+    other = "user" if os.geteuid() == 0 else "root"
+    not_ours = [item for item in items if item.get_closest_marker(other)]
+    config.stash[deselected] = len(not_ours)
+    config.hook.pytest_deselected(items=not_ours)
+    items[:] = [item for item in items if not item.get_closest_marker(other)]
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
-    count = config.stash.get(deselected_for_root, 0)
-    return [f"not run by root: {count} tests marked root are deselected"] if count else []
+    count = config.stash.get(deselected, 0)
+    caller = "root" if os.geteuid() == 0 else "an ordinary user"
+    return [f"run by {caller}: {count} tests for others are deselected"] if count else []
 
 
 def remove_tree(path: Path) -> None:

@@ -17,7 +17,8 @@ from supervisor.front import intake, response
 from supervisor.front.exchange import LateAnswer, Request, Work
 from supervisor.front.intake import Intake
 from supervisor.front.log import Log
-from supervisor.front.tenants import Tenant, unavailable
+from supervisor.front.taking import Taking
+from supervisor.front.tenants import unavailable
 from supervisor.front.throttle import Throttle
 
 
@@ -30,6 +31,9 @@ class House(intake.Door, Protocol):
 
     def enter(self, connection: "Connection") -> bool:
         """Take a place; False when there is none."""
+
+    def see_off(self, connection: "Connection") -> bool:
+        """Keep one that found no place until it has heard so; False when too many are."""
 
     def leave(self, connection: "Connection") -> None:
         """Give the place back."""
@@ -55,11 +59,8 @@ class Connection(asyncio.Protocol):
         self._over = False
         self._read_deadline = inf
         self._work_deadline = inf
-        self._take_deadline = inf
         self._unread_bytes = 0
-        self._untaken_bytes = 0
-        self._untaken: tuple[Tenant, int] | None = None
-        self.write_paused = False
+        self._taking: Taking
 
     # asyncio.Protocol
 
@@ -67,17 +68,19 @@ class Connection(asyncio.Protocol):
         """See `asyncio.BaseProtocol`."""
         # uvloop's transports are no subclasses of asyncio's.
         self._transport = transport = cast("asyncio.Transport", transport)
+        self._taking = Taking(transport)
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if peer else ""
         transport.set_write_buffer_limits(high=limits.HTTP_WRITE_BUFFER_HIGH)
         if self._house.enter(self):
             self._read_deadline = self._house.now() + limits.HTTP_IDLE_SECONDS
             return
-        self._over = True
         error = unavailable("the gateway has too many connections")
         headers = response.error_headers(error) + response.CLOSE
         transport.write(response.whole(503, response.error_body(error), headers))
-        transport.close()
+        # What the client has asked is not read.
+        self._intake.cut = self._house.see_off(self)
+        self._close()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -94,16 +97,14 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
-        self.write_paused = True
-        self._expect_taking(limits.HTTP_WRITE_SECONDS)
+        self._taking.pause(self._house.now())
 
     def resume_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
-        self.write_paused = False
-        self._forget_untaken()
+        self._taking.resume()
         if self._over:
             return
-        self._take_deadline = inf
+        self._taking.deadline = inf
         try:
             if self._work is not None:
                 self._work.on_writable()
@@ -114,7 +115,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
         self._over = True
-        self._forget_untaken()
+        self._taking.forget()
         self._stash = None
         work, self._work = self._work, None
         try:
@@ -128,6 +129,11 @@ class Connection(asyncio.Protocol):
         self._house.leave(self)
 
     # exchange.Client
+
+    @property
+    def write_paused(self) -> bool:
+        """See `Client`."""
+        return self._taking.paused
 
     def wait_for(self, work: Work, seconds: float) -> None:
         """See `Client`."""
@@ -146,9 +152,8 @@ class Connection(asyncio.Protocol):
             only_head = request.asked.verb == "HEAD"
             data = response.whole(status, body, headers, only_head=only_head)
             self._transport.write(data)
-            if self.write_paused and request.asked.grant is not None:
-                self._untaken = (request.asked.grant.tenant, len(data))
-                request.asked.grant.tenant.charge(len(data))
+            if request.asked.grant is not None:
+                self._taking.charge(request.asked.grant.tenant, len(data))
             self._finish(request)
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)
@@ -157,10 +162,8 @@ class Connection(asyncio.Protocol):
         """See `Client`."""
         request = self._request
         if request is not None:
-            form = (
-                response.error_body if request.asked.route is None else request.asked.route.refusal
-            )
-            self.answer(error.code.http_status, form(error), response.error_headers(error))
+            body = _refusal(request, error)
+            self.answer(error.code.http_status, body, response.error_headers(error))
 
     def answer_unauthorized(self, body: bytes, headers: bytes) -> None:
         """See `Client`."""
@@ -221,8 +224,8 @@ class Connection(asyncio.Protocol):
     def tick(self, now: float) -> None:
         """Act on the deadlines that have passed."""
         try:
-            if now >= self._take_deadline:
-                self._check_taking()
+            if now >= self._taking.deadline and self._taking.has_stalled(now):
+                self.abort()
             if now >= self._work_deadline and self._work is not None:
                 self._work_deadline = inf
                 self._work.expire(GatewayError(ErrorCode.TIMEOUT, "the call took too long"))
@@ -314,7 +317,7 @@ class Connection(asyncio.Protocol):
         self._advancing = True
         ready = self._intake.ready
         try:
-            while ready and self._request is None and not self.write_paused and not self._over:
+            while ready and self._request is None and not self._taking.paused and not self._over:
                 self._begin(ready.popleft())
                 if self._stash is not None and not self._over:
                     stash, self._stash = self._stash, None
@@ -331,10 +334,8 @@ class Connection(asyncio.Protocol):
             assert request.asked.route is not None
             request.asked.route.start(self, request)
         elif refusal.code is ErrorCode.UNAUTHORIZED:
-            form = (
-                response.error_body if request.asked.route is None else request.asked.route.refusal
-            )
-            self.answer_unauthorized(form(refusal), response.error_headers(refusal))
+            body = _refusal(request, refusal)
+            self.answer_unauthorized(body, response.error_headers(refusal))
         else:
             self.refuse(refusal)
 
@@ -366,23 +367,6 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)
 
-    def _forget_untaken(self) -> None:
-        if self._untaken is not None:
-            tenant, count = self._untaken
-            self._untaken = None
-            tenant.release(count)
-
-    def _expect_taking(self, seconds: float) -> None:
-        self._untaken_bytes = self._transport.get_write_buffer_size()
-        self._take_deadline = self._house.now() + seconds
-
-    def _check_taking(self) -> None:
-        left = self._transport.get_write_buffer_size()
-        if 0 < left < self._untaken_bytes:
-            self._expect_taking(limits.HTTP_WRITE_SECONDS)
-        else:
-            self.abort()
-
     def _close(self) -> None:
         """Close when all is sent.
 
@@ -397,11 +381,17 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
             self._transport.write_eof()
             sent = self._transport.get_write_buffer_size() == 0
-            self._expect_taking(limits.HTTP_LINGER_SECONDS if sent else limits.HTTP_WRITE_SECONDS)
+            seconds = limits.HTTP_LINGER_SECONDS if sent else limits.HTTP_WRITE_SECONDS
         else:
             self._transport.close()
-            self._expect_taking(limits.HTTP_WRITE_SECONDS)
+            seconds = limits.HTTP_WRITE_SECONDS
+        self._taking.expect(self._house.now(), seconds)
 
     def _break(self, error: Exception) -> None:
         self._house.log.broken("connection", error)
         self.abort()
+
+
+def _refusal(request: Request, error: GatewayError) -> bytes:
+    route = request.asked.route
+    return response.error_body(error) if route is None else route.refusal(error)

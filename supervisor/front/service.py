@@ -1,6 +1,7 @@
 """What all connections of one front share, and its way from start to drained."""
 
 import asyncio
+import resource
 import time
 from math import inf
 from typing import Final
@@ -47,7 +48,11 @@ class Front:
         self.drained: Final = asyncio.Event()
         self._tenants: dict[str, Tenant] = {}
         self._holding: set[Tenant] = set()
+        # The other half of the descriptors is for links to workers.
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._connections_max: Final = min(limits.HTTP_CONNECTIONS_MAX, descriptors // 2)
         self._connections: set[Connection] = set()
+        self._refused: set[Connection] = set()
         self._drain_deadline = inf
         self._was_cut = False
         self._loop: Final = asyncio.get_running_loop()
@@ -64,13 +69,21 @@ class Front:
 
     def enter(self, connection: Connection) -> bool:
         """See `House`."""
-        if self.draining or len(self._connections) >= limits.HTTP_CONNECTIONS_MAX:
+        if self.draining or len(self._connections) >= self._connections_max:
             return False
         self._connections.add(connection)
         return True
 
+    def see_off(self, connection: Connection) -> bool:
+        """See `House`."""
+        if len(self._refused) >= limits.HTTP_REFUSED_CONNECTIONS_MAX:
+            return False
+        self._refused.add(connection)
+        return True
+
     def leave(self, connection: Connection) -> None:
         """See `House`."""
+        self._refused.discard(connection)
         self._connections.discard(connection)
         self._check_drained()
 
@@ -152,7 +165,7 @@ class Front:
         """Look at every deadline there is: one timer instead of one for each request."""
         self._loop.call_later(TICK_SECONDS, self._tick)
         now = self.now()
-        for connection in list(self._connections):
+        for connection in (*self._connections, *self._refused):
             connection.tick(now)
         for tenant in list(self._holding):
             tenant.expire_held(now)

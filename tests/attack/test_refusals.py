@@ -10,7 +10,7 @@ import pytest
 from supervisor.zygote import jail, seccomp
 from tests.attack import harness
 
-as_user = pytest.mark.skipif(harness.ROOT, reason="root may become anybody")
+as_user = pytest.mark.user
 
 
 @pytest.fixture(scope="module")
@@ -188,14 +188,3 @@ def test_what_is_waived_is_left_out_and_nothing_else(state: Path, zygote: harnes
     code, errors = refused(zygote, state, "../acme", **waived)
     assert code == jail.EXIT_CONFIGURATION
     assert errors.startswith("validate: ")
-
-
-@pytest.mark.root
-def test_waived_as_root_without_other_uids(state: Path, zygote: harness.Zygote) -> None:
-    os.chown(state / "tenants/acme", 0, 0)
-    waived = {"waived": True, "namespaces": False, "readable": ("/usr",), "uid": 0, "gid": 0}
-    spec = harness.worker_spec(state, "acme", **waived)
-    worker = zygote.spawn(spec, harness.order(state, "wait_to_be_told"))
-    worker.wait_ready()
-    assert worker.status()["Seccomp"] == "2"
-    assert int(worker.status()["CapEff"], 16) == 0

@@ -370,7 +370,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_at_the_bound() -> None:
         end.flush()
         said += limits.FRAME_BYTES_MAX
         await turns(1)
-        assert end.congested
+        assert end.congested or end.closed
         assert said <= limits.LINK_WRITE_BUFFER_MAX + 2 * limits.FRAME_BYTES_MAX
     assert said > limits.LINK_WRITE_BUFFER_MAX
     await owner.closed.wait()

@@ -66,11 +66,7 @@ def test_a_row(code: ErrorCode) -> None:
         -32700,
         *range(-32603, -32599),
     )
-    assert (
-        code.http_status == 499
-        or http.HTTPStatus(code.http_status).is_client_error
-        or http.HTTPStatus(code.http_status).is_server_error
-    )
+    assert code.http_status == 499 or http.HTTPStatus(code.http_status) >= 400
     assert code.retryable == (code.name in RETRYABLE)
 
 
@@ -81,7 +77,7 @@ def test_the_body_a_client_sees(code: ErrorCode) -> None:
     assert error.body() == ErrorBody(
         code.rpc_code, "Say why.", {"code": code.name, "field": "params.key", **retryable}
     )
-    assert list(error.body().data)[0] == "code"
+    assert next(iter(error.body().data)) == "code"
     assert (error.code, error.message, str(error)) == (code, "Say why.", "Say why.")
     assert error.details == {"field": "params.key"}
 

@@ -6,30 +6,15 @@ import string
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol import limits, names
 from protocol.methods import channels, sessions
 
 LOWER = string.ascii_lowercase + string.digits
-TAILS = [
-    "\n",
-    "\r",
-    "\r\n",
-    "\0",
-    " ",
-    "\t",
-    "/",
-    ".",
-    "\u2028",
-    "\x85",
-    "é",
-    "а",
-    "K",
-    "٣",
-    "\ud800",
-]
+# Among them what a careless fold or a Unicode class takes: Cyrillic a, Kelvin sign, Arabic 3.
+TAILS = [*"\n\r\0 \t/.A", "\r\n", *"\u2028\x85\xe9\u0430\u212a\u0663\ud800"]
 
 tenant_ids = st.from_regex(names.TENANT_ID_PATTERN, fullmatch=True)
 account_ids = st.from_regex(names.ACCOUNT_ID_PATTERN, fullmatch=True)
@@ -82,10 +67,10 @@ def test_account_and_agent_ids_follow_their_rule(text: str) -> None:
 
 
 @pytest.mark.parametrize("tail", TAILS)
+@settings(max_examples=15)
 @given(tenant_ids, account_ids, session_keys)
 def test_no_tail_slips_past(tail: str, tenant: str, account: str, key: str) -> None:
-    if tail != ".":
-        assert not names.is_session_key(key + tail)
+    assert tail == "." or not names.is_session_key(key + tail)
     assert not names.is_tenant_id(tenant + tail)
     assert not names.is_tenant_id(tail + tenant)
     assert not names.is_account_id(account + tail)
@@ -93,7 +78,7 @@ def test_no_tail_slips_past(tail: str, tenant: str, account: str, key: str) -> N
     assert not names.is_session_key(tail + key)
     assert names.claimed_tenant(names.mint_token(tenant) + tail) is None
     assert not typed(names.AgentId, account + tail)
-    assert tail in "./é" or not typed(channels.OutsideId, account + tail)
+    assert tail in "./A" or not typed(channels.OutsideId, account + tail)
 
 
 @pytest.mark.parametrize("text", ["", "-", "a-", "-a", "a" * 41, "A", "a_b", "..", "a/b", "a\nb"])
@@ -133,8 +118,8 @@ def test_session_keys_at_their_bounds() -> None:
         "agent::x",
         "agent:main:x:",
         "agent:main::x",
-    ]
-    + ["Agent:main:x", "agent:main:X", "agent:main:a/b", "agent:main:a b", "agent:ma.in:x"],
+        *("Agent:main:x", "agent:main:X", "agent:main:a/b", "agent:main:a b", "agent:ma.in:x"),
+    ],
 )
 def test_no_session_keys(key: str) -> None:
     assert not names.is_session_key(key)

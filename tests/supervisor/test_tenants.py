@@ -36,7 +36,7 @@ state = StateRoot(Path(sys.argv[1]))
 desk = TenantDesk(state, Config())
 desk.create("acme", actor="me", quota=Quota())
 desk.create("other", actor="me", quota=Quota())
-for number in range(2000):
+for number in range(500):
     (state.tenant_directory("acme") / "sandbox" / str(number)).touch()
 desk.begin_delete("acme", actor="me")
 print("begun", flush=True)

@@ -60,6 +60,7 @@ class Worker:
         self.credited: asyncio.Queue[int] = asyncio.Queue()
         self.closed = asyncio.Event()
         self.echo = False
+        self.served = 0
 
     async def next_call(self) -> frames.Call:
         return await soon(self.calls.get())
@@ -81,6 +82,7 @@ class Worker:
 
     def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
         if self.echo:
+            self.served += 1
             self.result(call, call.params)
         else:
             self.calls.put_nowait(call)

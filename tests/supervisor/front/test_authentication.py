@@ -37,7 +37,7 @@ async def test_every_failure_has_one_answer() -> None:
         access("hooli", str(BAD_TOKENS["revoked"])),
         access("piper", str(BAD_TOKENS["deleted"])),
     ]
-    async with running(tenants=tenants) as front:
+    async with running(tenants=tenants, limits={"AUTH_FAILURES_FREE": 1000}) as front:
         await front.update(TenantsUpdate(known=[access("hooli")], gone=["piper"]))
         for target, body in (("/rpc", rpc_body()), ("/channels/webhook/shop", b"{}")):
             seen = set()

@@ -141,15 +141,16 @@ async def test_a_new_generation_takes_new_calls_and_the_old_one_ends_its_own() -
         one, two = await front.connect(), await front.connect()
         await one.send(rpc("old"))
         before = await old.next_call()
-        new = await front.worker("acme")
-        await front.once(request("/healthz", token=None))
-        await two.send(rpc("new"))
-        new.result(await new.next_call(), b'"new"')
-        assert (await two.response()).json["result"] == "new"
+        new = await front.worker("acme", echo=True)
+        old.echo = True
+        while new.served == 0:
+            assert (await two.ask(rpc("new"))).status == 200
+        served = old.served
+        for _ in range(10):
+            assert (await two.ask(rpc("new"))).status == 200
+        assert old.served == served
         old.result(before, b'"old"')
         assert (await one.response()).json["result"] == "old"
         old.end.close()
         assert (await front.next_lost_link()).generation == 1
-        await two.send(rpc("newer"))
-        new.result(await new.next_call(), b'"newer"')
-        assert (await two.response()).json["result"] == "newer"
+        assert (await two.ask(rpc("newer"))).status == 200

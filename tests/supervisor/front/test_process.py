@@ -9,10 +9,13 @@ import pytest
 from tests.supervisor.front.harness import REPOSITORY, rpc, running
 
 
+def _title(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+
+
 async def test_its_title_says_what_it_is() -> None:
     async with running() as front:
-        cmdline = Path(f"/proc/{front.process.pid}/cmdline").read_bytes()
-        assert cmdline.rstrip(b"\0") == b"openclaw: front"
+        assert _title(front.process.pid) == b"openclaw: front"
 
 
 async def test_it_ends_with_the_link_to_the_supervisor() -> None:

@@ -33,6 +33,11 @@ async def make(rig: Rig, *keys: str) -> None:
         await rig.front.call("sessions.create", {"key": key})
 
 
+async def everything_written(rig: Rig) -> None:
+    """Wait for what was sent before: the store takes one after the other."""
+    await rig.front.call("sessions.create", {})
+
+
 def send(rig: Rig, key: str, text: str) -> StreamedCall:
     return rig.front.stream("sessions.send", {"key": key, "message": text})
 
@@ -84,6 +89,7 @@ async def test_only_so_many_run_at_once(tenant_dir: Path, monkeypatch: pytest.Mo
         calls = [send(rig, key, key) for key in keys]
         await has_started(provider, keys[0])
         await has_started(provider, keys[1])
+        await everything_written(rig)
         health = (await rig.front.call("health"))["sessions"]
         assert (health["turnsRunning"], health["turnsQueued"]) == (2, 3)
         assert provider.order == keys[:2]
@@ -102,7 +108,7 @@ async def test_sessions_that_wait_take_turns(
         await make(rig, KEY, other)
         calls = [send(rig, KEY, text) for text in ("a1", "a2", "a3")] + [send(rig, other, "b1")]
         await has_started(provider, "a1")
-        await rig.front.call("health")
+        await everything_written(rig)
         for text in ("a1", "a2", "a3", "b1"):
             provider.open(text)
         for call in calls:
