@@ -10,6 +10,7 @@ import os
 import socket
 from typing import Any, Final, NoReturn
 
+import apsw
 import msgspec
 import uvloop
 
@@ -105,11 +106,10 @@ class Worker:
             StoreDamagedError: a store is damaged.
             Exception: the start failed in another way.
         """
-        # Before the readiness byte: a store that cannot be used is a worker that cannot start.
+        # Before the readiness byte: where files and program do not fit, the worker cannot start.
         pragmas.check_version()
         if self._sessions.exists():
-            self._sessions.open()
-            await self._turns.recover()
+            await self._open_sessions()
         self._supervisor = await attach(
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds.supervisor),
             LIVENESS | {frames.Drain},
@@ -122,6 +122,14 @@ class Worker:
         os.close(fds.ready)
         self._turns.resume()
         return await asyncio.shield(self._stopped)
+
+    async def _open_sessions(self) -> None:
+        try:
+            self._sessions.open()
+            await self._turns.recover()
+        except (GatewayError, apsw.Error, OSError) as error:
+            # A full disk must not keep the tenant from reading what it has: calls try again.
+            log.failure("sessions not opened", error)
 
     def stop(self, code: int) -> None:
         """End the process with this code, unless it ends already."""

@@ -36,7 +36,8 @@ class JailSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         policy: The system call policy, `seccomp.compiled(profile)`.
         limits: Resource limits.
         waived: The operator has written that tenants need not be kept apart: what this system
-            cannot give is left out (no namespaces, no Landlock, an empty policy) instead of ending the process.
+            cannot give is left out (no namespaces, no Landlock, an empty policy) instead of ending
+            the process.
     """
 
     profile: Profile

@@ -1,6 +1,5 @@
 """The jail fails closed: what it cannot hold ends the process before its own code runs."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any

@@ -13,7 +13,11 @@ from protocol.errors import ErrorCode, GatewayError
 from protocol.jsonrpc import RequestId
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner),
     max_leaves=10,
 )
@@ -82,7 +86,7 @@ def test_of_duplicate_members_the_last_wins() -> None:
     assert outcome(b'{"jsonrpc":"1","jsonrpc":"2.0",' + rest) is ErrorCode.MALFORMED_REQUEST
 
 
-@pytest.mark.parametrize("digits", [16, 20, 300, 4300])
+@pytest.mark.parametrize("digits", [16, 20, 300, 4299])
 def test_huge_integer_ids_come_back_to_the_digit(digits: int) -> None:
     call = jsonrpc.decode_request(b'{"jsonrpc":"2.0","method":"m","id":-%b}' % (b"9" * digits))
     assert isinstance(call.id, int)

@@ -206,4 +206,4 @@ class LinkMachine(RuleBasedStateMachine):
 
 
 TestLinkMachine = LinkMachine.TestCase
-TestLinkMachine.settings = settings(max_examples=150, stateful_step_count=50)
+TestLinkMachine.settings = settings(max_examples=100, stateful_step_count=50)

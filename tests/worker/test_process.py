@@ -271,3 +271,22 @@ async def test_hung_worker_says_where_it_is(tenant_dir: Path) -> None:
     assert b"Fatal Python error: Aborted" in errors
     assert errors.count(b"most recent call first") == 2  # the loop's thread and the writer's
     assert b"in run" in errors
+
+
+async def test_full_disk_at_the_start_lets_it_start(tenant_dir: Path) -> None:
+    async with worker_process(tenant_dir, generation=1) as process:
+        front = await started(process)
+        await front.call("sessions.create", {"key": KEY})
+        cut = await front.call("sessions.send", message("wait" + "x" * 200_000))
+        process.kill()
+    async with worker_process(tenant_dir, generation=2, file_bytes_max=10_000) as process:
+        front = await started(process)
+        assert (await front.call("health"))["ok"]
+        error = await front.refused("sessions.send", message("x"))
+        assert error.code is ErrorCode.UNAVAILABLE
+        assert error.message.startswith("storage ")
+        process.kill()
+        assert b"sessions not opened" in process.errors()
+    async with worker_process(tenant_dir, generation=3) as process:
+        front = await started(process)
+        await front.finished(cut["runId"], KEY)

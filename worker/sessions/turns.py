@@ -63,6 +63,7 @@ class Turns:
         self._starting = 0
         self._waiting: Final[dict[int, None]] = {}
         self._waiting_cut = False
+        self._recovered = False
         self._feeds: Final[dict[str, Feed]] = {}
         self._draining: Final = asyncio.Event()
         self._aborting = False
@@ -78,7 +79,7 @@ class Turns:
         """Mark what died with earlier generations as interrupted.
 
         Raises:
-            GatewayError: the storage refused.
+            GatewayError: the storage refused; the ends of their leases will do it later.
         """
         now = self._clock.now_ms()
         if reads.has_orphans(self._database.read(), self._living):
@@ -86,10 +87,11 @@ class Turns:
                 lambda connection: writes.interrupt_orphans(connection, self._living, now)
             )
             log.write("warning", "turns interrupted", count=count)
+        self._recovered = True
 
     def resume(self) -> None:
-        """Take over the turns that wait; while other generations may live, look again."""
-        if self._living:
+        """Take over the turns that wait; while others may leave some behind, look again."""
+        if self._living or not self._recovered:
             self._look_until = self._clock.monotonic() + LOOK_AROUND_UNTIL_SECONDS
         self.look_around()
 

@@ -165,6 +165,9 @@ class Database:
             cause = error if isinstance(error, apsw.Error) else error.__cause__
             assert isinstance(cause, apsw.Error)
             raise storage_error(cause) or error from error
+        except OSError as error:  # its folder
+            message = "storage cannot be read or written"
+            raise GatewayError(ErrorCode.UNAVAILABLE, message) from error
 
     def _start(self) -> None:
         if self._thread is None:

@@ -225,6 +225,14 @@ async def test_file_that_is_a_link_is_refused(database: Database, tenant_dir: Pa
     assert not (tenant_dir.parent / "elsewhere.sqlite").exists()
 
 
+async def test_folder_that_is_a_file_is_a_typed_error(database: Database, tenant_dir: Path) -> None:
+    (tenant_dir / "folder").touch()
+    for use in (database.read, lambda: database.submit(insert(1))):
+        with pytest.raises(GatewayError, match="storage cannot be") as raised:
+            use()
+        assert raised.value.code is ErrorCode.UNAVAILABLE
+
+
 async def test_damaged_file_is_named(database: Database, tenant_dir: Path) -> None:
     (tenant_dir / "folder").mkdir()
     (tenant_dir / "folder/file.sqlite").write_bytes(b"no database at all " * 500)
