@@ -13,6 +13,17 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     generation: int
     living: tuple[int, ...] = ()
+    idle_seconds: float = 0.0
+    """After how long without work it says so (event `idle`), to be parked; 0 is never."""
+
+
+class Idle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of the event `idle`, from a worker that had nothing to do for a while.
+
+    `wake_at_ms` is when it wants to be woken, in Unix ms.
+    """
+
+    wake_at_ms: int | None = None
 
 
 class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +80,16 @@ class WakeParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Parameters of `worker.wake`, asked by the front when a call finds no worker."""
 
     tenant: str
+
+
+class DetachParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of `worker.detach`, asked of the front: send this generation nothing new.
+
+    What it has in flight goes on. When it is answered, no further call leaves for it.
+    """
+
+    tenant: str
+    generation: int
 
 
 class ControlRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -41,11 +41,18 @@ class IsolationSection(_Section, frozen=True, kw_only=True):
     uid_count: Annotated[int, msgspec.Meta(ge=1024, le=2**30)] = 100_000_000
 
 
+class WorkerSection(_Section, frozen=True, kw_only=True):
+    """How workers live. After `idle_seconds` without work one is parked; 0 is never."""
+
+    idle_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 900.0
+
+
 class Config(_Section, frozen=True, kw_only=True):
     """The whole file."""
 
     gateway: GatewaySection = GatewaySection()
     isolation: IsolationSection = IsolationSection()
+    worker: WorkerSection = WorkerSection()
 
 
 def load(path: Path) -> Config:

@@ -13,7 +13,9 @@ from protocol import aio, descriptors, frames
 from protocol.link import ANSWERS, LIVENESS, REQUESTS
 from protocol.spawn import (
     TENANTS_PER_UPDATE_MAX,
+    DetachParams,
     FrontSpec,
+    LinkLost,
     TenantAccess,
     TenantsUpdate,
     WorkerLink,
@@ -40,6 +42,7 @@ class FrontProcess:
         spec: What it is told first.
         listener: The listening socket; stays the supervisor's.
         on_call: Gets every call of the front.
+        on_link_lost: Gets the front's word that a link to a worker has ended.
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
     """
@@ -49,12 +52,14 @@ class FrontProcess:
         spec: FrontSpec,
         listener: socket.socket,
         on_call: Callable[[aio.LinkEnd, frames.Call], None],
+        on_link_lost: Callable[[LinkLost], None],
         on_exit: Callable[["FrontProcess", Exit], None],
         log: Log,
     ) -> None:
         self._spec: Final = spec
         self._listener: Final = listener
         self._on_call: Final = on_call
+        self._on_link_lost: Final = on_link_lost
         self._on_exit: Final = on_exit
         self._log: Final = log
         self._end: aio.LinkEnd
@@ -94,9 +99,21 @@ class FrontProcess:
         Raises:
             TimeoutError: it did not answer; it is killed and will be replaced.
         """
+        await self._ask("tenants.update", change)
+
+    async def detach(self, tenant: str, generation: int) -> None:
+        """Have it send nothing new to a generation; nothing is on its way when this returns.
+
+        Raises:
+            GatewayError, LinkClosedError: it refused, or has ended.
+            TimeoutError: it did not answer; it is killed and will be replaced.
+        """
+        await self._ask("worker.detach", DetachParams(tenant=tenant, generation=generation))
+
+    async def _ask(self, method: str, params: object) -> None:
         try:
             async with asyncio.timeout(UPDATE_SECONDS):
-                await self._end.call("tenants.update", change)
+                await self._end.call(method, params)
         except TimeoutError:
             self.kill()
             raise
@@ -140,6 +157,8 @@ class FrontProcess:
 
     def on_notice(self, end: aio.LinkEnd, frame: frames.Frame) -> None:
         """See `LinkHandler`. `Drained` is followed by its exit, which is what counts."""
+        if isinstance(frame, frames.Event) and frame.topic == "worker.link_lost":
+            self._on_link_lost(msgspec.json.decode(frame.body, type=LinkLost))
 
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`. A front without its link is of no use."""

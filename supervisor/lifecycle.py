@@ -28,16 +28,23 @@ class State(enum.Enum):
     ABSENT = "absent"
     STARTING = "starting"
     READY = "ready"
+    RESTARTING = "restarting"
+    """One serves, and the next generation starts beside it."""
+    PARKING = "parking"
+    PARKED = "parked"
+    """Asleep: nobody needed it for a while. A request or its own time wakes it."""
     DRAINING = "draining"
     BACKOFF = "backoff"
     FAILED = "failed"
+    SUSPENDING = "suspending"
+    SUSPENDED = "suspended"
 
 
 class Event(enum.Enum):
     """What can happen to it."""
 
     WANTED = "wanted"
-    """A request waits, or an operator asks for it."""
+    """A request waits, or the time it asked to be woken at has come."""
     READY = "ready"
     """The readiness byte came."""
     LATE = "late"
@@ -46,8 +53,22 @@ class Event(enum.Enum):
     """Three pings were missed."""
     BROKE_LINK = "broke_link"
     """It sent what it must not, or closed its link."""
+    IDLE = "idle"
+    """It says that it had nothing to do for a while."""
+    RESTART = "restart"
+    """An operator wants the next generation."""
+    NEXT_READY = "next_ready"
+    """The next generation's readiness byte came."""
+    NEXT_LATE = "next_late"
+    """The next generation's did not come in time."""
+    NEXT_DIED = "next_died"
+    """The next generation ended before it was ready."""
     STOP = "stop"
     """It shall end: the gateway stops, or the tenant goes away."""
+    SUSPEND = "suspend"
+    """An operator takes the tenant out of service."""
+    RESUME = "resume"
+    """An operator takes it back."""
     EXITED = "exited"
     """The process ended, and nothing says that it would fail again."""
     FAILED = "failed"
@@ -61,44 +82,109 @@ class Action(enum.Enum):
 
     SPAWN = "spawn"
     SERVE = "serve"
+    """Hand the front its link; those who waited are answered."""
+    SPAWN_NEXT = "spawn_next"
+    SWITCH = "switch"
+    """Hand the front the next generation's link, then drain the present one."""
+    PROMOTE = "promote"
+    """The one that served is gone: what was to be the next is the present one, still starting."""
+    ABORT_NEXT = "abort_next"
+    KEEP = "keep"
+    """The next generation came to nothing; the present one serves on. Report it."""
     DRAIN = "drain"
+    """Take the front off it, let it finish and end; a next generation is killed."""
     ABORT = "abort"
     KILL = "kill"
     WAIT = "wait"
-    REPORT = "report"
+    """Try again after the delay."""
+    SLEEP = "sleep"
+    """It is asleep; if somebody waits, wake it at once."""
+    REFUSE = "refuse"
+    """This cannot be had now; say why."""
     NOTHING = "nothing"
 
 
+_S, _E, _A = State, Event, Action
+
 TABLE: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
-    (State.ABSENT, Event.WANTED): (State.STARTING, Action.SPAWN),
-    (State.ABSENT, Event.STOP): (State.ABSENT, Action.NOTHING),
-    (State.STARTING, Event.WANTED): (State.STARTING, Action.NOTHING),
-    (State.STARTING, Event.READY): (State.READY, Action.SERVE),
-    (State.STARTING, Event.LATE): (State.STARTING, Action.ABORT),
-    (State.STARTING, Event.BROKE_LINK): (State.STARTING, Action.KILL),
-    (State.STARTING, Event.STOP): (State.DRAINING, Action.KILL),
-    (State.STARTING, Event.EXITED): (State.BACKOFF, Action.WAIT),
-    (State.STARTING, Event.FAILED): (State.FAILED, Action.REPORT),
-    (State.READY, Event.WANTED): (State.READY, Action.NOTHING),
-    (State.READY, Event.HUNG): (State.READY, Action.ABORT),
-    (State.READY, Event.BROKE_LINK): (State.READY, Action.KILL),
-    (State.READY, Event.STOP): (State.DRAINING, Action.DRAIN),
-    (State.READY, Event.EXITED): (State.BACKOFF, Action.WAIT),
-    (State.READY, Event.FAILED): (State.FAILED, Action.REPORT),
-    (State.DRAINING, Event.WANTED): (State.DRAINING, Action.NOTHING),
-    (State.DRAINING, Event.READY): (State.DRAINING, Action.NOTHING),
-    (State.DRAINING, Event.LATE): (State.DRAINING, Action.KILL),
-    (State.DRAINING, Event.HUNG): (State.DRAINING, Action.KILL),
-    (State.DRAINING, Event.BROKE_LINK): (State.DRAINING, Action.KILL),
-    (State.DRAINING, Event.STOP): (State.DRAINING, Action.NOTHING),
-    (State.DRAINING, Event.EXITED): (State.ABSENT, Action.REPORT),
-    (State.DRAINING, Event.FAILED): (State.ABSENT, Action.REPORT),
-    (State.BACKOFF, Event.WANTED): (State.BACKOFF, Action.NOTHING),
-    (State.BACKOFF, Event.RETRY): (State.STARTING, Action.SPAWN),
-    (State.BACKOFF, Event.STOP): (State.ABSENT, Action.NOTHING),
-    (State.FAILED, Event.WANTED): (State.FAILED, Action.REPORT),
-    (State.FAILED, Event.STOP): (State.ABSENT, Action.NOTHING),
+    (_S.ABSENT, _E.WANTED): (_S.STARTING, _A.SPAWN),
+    (_S.ABSENT, _E.RESTART): (_S.STARTING, _A.SPAWN),
+    (_S.ABSENT, _E.STOP): (_S.ABSENT, _A.NOTHING),
+    (_S.ABSENT, _E.SUSPEND): (_S.SUSPENDED, _A.NOTHING),
+    (_S.STARTING, _E.WANTED): (_S.STARTING, _A.NOTHING),
+    (_S.STARTING, _E.RESTART): (_S.STARTING, _A.NOTHING),
+    (_S.STARTING, _E.READY): (_S.READY, _A.SERVE),
+    (_S.STARTING, _E.LATE): (_S.STARTING, _A.ABORT),
+    (_S.STARTING, _E.BROKE_LINK): (_S.STARTING, _A.KILL),
+    (_S.STARTING, _E.STOP): (_S.DRAINING, _A.KILL),
+    (_S.STARTING, _E.SUSPEND): (_S.SUSPENDING, _A.KILL),
+    (_S.STARTING, _E.EXITED): (_S.BACKOFF, _A.WAIT),
+    (_S.STARTING, _E.FAILED): (_S.FAILED, _A.REFUSE),
+    (_S.READY, _E.WANTED): (_S.READY, _A.NOTHING),
+    (_S.READY, _E.HUNG): (_S.READY, _A.ABORT),
+    (_S.READY, _E.BROKE_LINK): (_S.READY, _A.KILL),
+    (_S.READY, _E.IDLE): (_S.PARKING, _A.DRAIN),
+    (_S.READY, _E.RESTART): (_S.RESTARTING, _A.SPAWN_NEXT),
+    (_S.READY, _E.STOP): (_S.DRAINING, _A.DRAIN),
+    (_S.READY, _E.SUSPEND): (_S.SUSPENDING, _A.DRAIN),
+    (_S.READY, _E.EXITED): (_S.BACKOFF, _A.WAIT),
+    (_S.READY, _E.FAILED): (_S.FAILED, _A.REFUSE),
+    (_S.RESTARTING, _E.WANTED): (_S.RESTARTING, _A.NOTHING),
+    (_S.RESTARTING, _E.HUNG): (_S.RESTARTING, _A.ABORT),
+    (_S.RESTARTING, _E.BROKE_LINK): (_S.RESTARTING, _A.KILL),
+    (_S.RESTARTING, _E.IDLE): (_S.RESTARTING, _A.NOTHING),
+    (_S.RESTARTING, _E.RESTART): (_S.RESTARTING, _A.REFUSE),
+    (_S.RESTARTING, _E.NEXT_READY): (_S.READY, _A.SWITCH),
+    (_S.RESTARTING, _E.NEXT_LATE): (_S.RESTARTING, _A.ABORT_NEXT),
+    (_S.RESTARTING, _E.NEXT_DIED): (_S.READY, _A.KEEP),
+    (_S.RESTARTING, _E.STOP): (_S.DRAINING, _A.DRAIN),
+    (_S.RESTARTING, _E.SUSPEND): (_S.SUSPENDING, _A.DRAIN),
+    (_S.RESTARTING, _E.EXITED): (_S.STARTING, _A.PROMOTE),
+    (_S.RESTARTING, _E.FAILED): (_S.STARTING, _A.PROMOTE),
+    (_S.PARKED, _E.WANTED): (_S.STARTING, _A.SPAWN),
+    (_S.PARKED, _E.RESTART): (_S.STARTING, _A.SPAWN),
+    (_S.PARKED, _E.STOP): (_S.ABSENT, _A.NOTHING),
+    (_S.PARKED, _E.SUSPEND): (_S.SUSPENDED, _A.NOTHING),
+    (_S.BACKOFF, _E.WANTED): (_S.BACKOFF, _A.NOTHING),
+    (_S.BACKOFF, _E.RETRY): (_S.STARTING, _A.SPAWN),
+    (_S.BACKOFF, _E.RESTART): (_S.STARTING, _A.SPAWN),
+    (_S.BACKOFF, _E.STOP): (_S.ABSENT, _A.NOTHING),
+    (_S.BACKOFF, _E.SUSPEND): (_S.SUSPENDED, _A.NOTHING),
+    (_S.FAILED, _E.WANTED): (_S.FAILED, _A.REFUSE),
+    (_S.FAILED, _E.RESTART): (_S.STARTING, _A.SPAWN),
+    (_S.FAILED, _E.STOP): (_S.ABSENT, _A.NOTHING),
+    (_S.FAILED, _E.SUSPEND): (_S.SUSPENDED, _A.NOTHING),
+    (_S.SUSPENDED, _E.WANTED): (_S.SUSPENDED, _A.REFUSE),
+    (_S.SUSPENDED, _E.RESTART): (_S.SUSPENDED, _A.REFUSE),
+    (_S.SUSPENDED, _E.SUSPEND): (_S.SUSPENDED, _A.NOTHING),
+    (_S.SUSPENDED, _E.RESUME): (_S.ABSENT, _A.NOTHING),
+    (_S.SUSPENDED, _E.STOP): (_S.ABSENT, _A.NOTHING),
+    # The three ways to end a worker on purpose differ in what comes after its exit.
+    **{
+        (state, event): (state, action)
+        for state in (_S.DRAINING, _S.PARKING, _S.SUSPENDING)
+        for event, action in (
+            (_E.WANTED, _A.NOTHING),
+            (_E.READY, _A.NOTHING),
+            (_E.LATE, _A.KILL),
+            (_E.HUNG, _A.KILL),
+            (_E.BROKE_LINK, _A.KILL),
+            (_E.IDLE, _A.NOTHING),
+            (_E.RESTART, _A.REFUSE),
+        )
+    },
+    (_S.DRAINING, _E.STOP): (_S.DRAINING, _A.NOTHING),
+    (_S.DRAINING, _E.EXITED): (_S.ABSENT, _A.NOTHING),
+    (_S.PARKING, _E.STOP): (_S.DRAINING, _A.NOTHING),
+    (_S.PARKING, _E.SUSPEND): (_S.SUSPENDING, _A.NOTHING),
+    (_S.PARKING, _E.EXITED): (_S.PARKED, _A.SLEEP),
+    (_S.SUSPENDING, _E.SUSPEND): (_S.SUSPENDING, _A.NOTHING),
+    (_S.SUSPENDING, _E.STOP): (_S.DRAINING, _A.NOTHING),
+    (_S.SUSPENDING, _E.EXITED): (_S.SUSPENDED, _A.NOTHING),
 }
+
+ENDING: Final = frozenset((_S.DRAINING, _S.PARKING, _S.SUSPENDING))
+"""States in which a worker is ended on purpose."""
 
 
 class ImpossibleEventError(Exception):
@@ -142,22 +228,23 @@ class Lifecycle:
         if row is None:
             msg = f"{event.name} cannot happen in {self.state.name}"
             raise ImpossibleEventError(msg)
+        if event is Event.RESTART and row[1] is Action.SPAWN:
+            self._forgive()  # whoever asks for it has seen to the cause
         self.state, action = row
-        if event is Event.READY:
+        if event in (Event.READY, Event.NEXT_READY):
             self._ready_at = now
         return action
 
     def on_death(self, death: Death) -> Action:
-        """Take the end of the process; decides between another try and giving up."""
+        """Take the end of the present process; decides between another try and giving up."""
         self.deaths.append(death)
         clean = self._ready_at is not None and death.at - self._ready_at >= CLEAN_SECONDS
         self._ready_at = None
-        if self.state is State.DRAINING:
+        if self.state in ENDING:
             return self.on(Event.EXITED, death.at)
         self.reason = death.cause
         if clean:
-            self._restarts.clear()
-            self._delay = BACKOFF_SECONDS_MIN
+            self._forgive()
         if death.exit_code in (EXIT_WOULD_FAIL_AGAIN, EXIT_CONFIGURATION):
             return self.on(Event.FAILED, death.at)
         recent = [at for at in self._restarts if death.at - at < RESTART_WINDOW_SECONDS]
@@ -168,8 +255,17 @@ class Lifecycle:
         self._restarts.append(death.at)
         return self.on(Event.EXITED, death.at)
 
+    def on_next_death(self, death: Death) -> Action:
+        """Take the end of the next generation, which never got ready."""
+        self.deaths.append(death)
+        return self.on(Event.NEXT_DIED, death.at)
+
     def next_delay(self) -> float:
         """Give the seconds to wait before the next try, and double the one after it."""
         delay = self._delay * (1 + BACKOFF_JITTER * self._random.random())
         self._delay = min(self._delay * 2, BACKOFF_SECONDS_MAX)
         return delay
+
+    def _forgive(self) -> None:
+        self._restarts.clear()
+        self._delay = BACKOFF_SECONDS_MIN

@@ -31,7 +31,7 @@ from supervisor.front_process import FrontProcess
 from supervisor.logs import Log
 from supervisor.registry import Quota, Tenant
 from supervisor.state import StateLock, StateRoot
-from supervisor.tenants import CreatedTenant, TenantDesk, TenantView
+from supervisor.tenants import CreatedTenant, TenantDesk, TenantView, unix_ms
 from supervisor.version import VERSION
 from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
@@ -40,6 +40,7 @@ from supervisor.zygote.title import set_title
 from supervisor.zygote_process import ZygoteProcess
 
 LISTEN_BACKLOG: Final = 1024
+GENERATIONS_PER_EPOCH: Final = 1 << 20
 FRONT_DRAIN_SECONDS: Final = 30.0
 WORKER_DRAIN_SECONDS: Final = 30.0
 DELETE_DRAIN_SECONDS: Final = 2.0
@@ -87,7 +88,8 @@ class Supervisor:
         self._stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
-        self._workers: Final = Workers(self, self._desk.registry.next_epoch(), log)
+        self._generation = self._desk.registry.next_epoch() * GENERATIONS_PER_EPOCH
+        self._workers: Final = Workers(self, log)
         self._control: Final = ControlPlane(state.mint_admin_key(), self)
         self._listener: socket.socket
         self.front: FrontProcess | None = None
@@ -211,6 +213,7 @@ class Supervisor:
                 self._front_spec(),
                 self._listener,
                 self._on_front_call,
+                self._workers.link_lost,
                 self._front_ended,
                 self._log.bind(source="front"),
             )
@@ -264,7 +267,7 @@ class Supervisor:
                 raise GatewayError(ErrorCode.METHOD_NOT_FOUND, "the supervisor has no such method")
 
     async def jail_of(self, tenant: str) -> JailSpec:
-        """See `supervisor.workers.Surroundings`."""
+        """See `supervisor.tenant_worker.Surroundings`."""
         row = self._rows.get(tenant)
         if row is None or row.state != "enabled":
             raise GatewayError(ErrorCode.NOT_FOUND, f"no such tenant: {tenant}")
@@ -272,6 +275,24 @@ class Supervisor:
         if not directory.is_dir():
             await self._on_disk(self._desk.ensure_directory, row)
         return self._isolation.worker_jail(self._root, tenant, row.uid)
+
+    def next_generation(self) -> int:
+        """See `supervisor.tenant_worker.Surroundings`."""
+        self._generation += 1
+        return self._generation
+
+    @property
+    def idle_seconds(self) -> float:
+        """See `supervisor.tenant_worker.Surroundings`."""
+        return self._config.worker.idle_seconds
+
+    def unix_ms(self) -> int:
+        """See `supervisor.tenant_worker.Surroundings`."""
+        return unix_ms()
+
+    def alert(self, tenant: str, reason: str) -> None:
+        """See `supervisor.tenant_worker.Surroundings`."""
+        self._log.critical("tenant failed", tenant=tenant, reason=reason)
 
     # supervisor.control.TenantActions
 
@@ -304,7 +325,7 @@ class Supervisor:
         await self._on_disk(self._desk.begin_delete, tenant, actor=actor)
         self._rows.pop(tenant, None)
         await self._tell_front(TenantsUpdate(gone=[tenant]))
-        await self._workers.stop(tenant, DELETE_DRAIN_SECONDS)
+        await self._workers.forget(tenant, DELETE_DRAIN_SECONDS)
         await self._on_disk(self._desk.finish_delete, tenant, actor=actor)
 
     async def _know(self, tenant: str) -> None:

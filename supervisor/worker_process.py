@@ -4,13 +4,14 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 
 from protocol import aio, descriptors, frames, limits
 from protocol.link import LIVENESS
-from protocol.spawn import WorkerSpec
+from protocol.spawn import Idle, WorkerSpec
 from supervisor.child import Child, Exit
 from supervisor.logs import Log, LogPump
 from supervisor.zygote.spec import JailSpec
@@ -24,6 +25,9 @@ class WorkerOwner(Protocol):
 
     def on_ready(self, process: "WorkerProcess") -> None:
         """The readiness byte came."""
+
+    def on_idle(self, process: "WorkerProcess", wake_at_ms: int | None) -> None:
+        """It has had nothing to do for a while, and wants to be woken at that time (Unix ms)."""
 
     def on_broken(self, process: "WorkerProcess", reason: str) -> None:
         """It broke its link, or closed it."""
@@ -50,6 +54,9 @@ class WorkerProcess:
         self._end: aio.LinkEnd | None = None
         self._channel: socket.socket | None = None
         self._ready_reader = -1
+        self._timer: asyncio.TimerHandle | None = None
+        self.is_ready = False
+        """Whether its readiness byte has come."""
         self.exit_reason = ""
         """What we know of why it ends, when its own status does not say it."""
 
@@ -122,10 +129,15 @@ class WorkerProcess:
             self.exit_reason = self.exit_reason or reason
             self._child.signal(number)
 
-    async def wait(self) -> None:
-        """Wait for its end. Bound the wait outside."""
-        if self._child is not None:
-            await self._child.wait()
+    def set_timer(self, seconds: float, then: Callable[[], object]) -> None:
+        """Do something after a while, unless it has ended, is ready or another timer is set."""
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, then)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _on_ready_pipe(self) -> None:
         try:
@@ -134,6 +146,8 @@ class WorkerProcess:
             return
         self._close_ready_pipe()
         if data:
+            self.is_ready = True
+            self._cancel_timer()
             self._owner.on_ready(self)
 
     def _close_ready_pipe(self) -> None:
@@ -143,6 +157,7 @@ class WorkerProcess:
             self._ready_reader = -1
 
     def _on_exit(self, status: Exit) -> None:
+        self._cancel_timer()
         self._close_ready_pipe()
         if self._end is not None:
             self._end.close()
@@ -163,6 +178,9 @@ class WorkerProcess:
 
     def on_notice(self, end: aio.LinkEnd, frame: frames.Frame) -> None:
         """See `LinkHandler`. `Drained` is followed by its exit, which is what counts."""
+        if isinstance(frame, frames.Event) and frame.topic == "idle":
+            idle = msgspec.json.decode(frame.body, type=Idle)
+            self._owner.on_idle(self, idle.wake_at_ms)
 
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`."""

@@ -62,6 +62,13 @@ class CallsLink:
         self._draining_backlog: asyncio.Task[None] | None = None
         self._changed: Final = asyncio.Event()
         self._closed: Final = asyncio.Event()
+        self.last_call_at = 0.0
+        """When the newest call came, by the event loop's clock."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call waits for its answer."""
+        return bool(self._open or self._backlog)
 
     async def finish(self, end: LinkEnd, seconds: float, reason: GatewayError) -> None:
         """Wait for the calls that are open, refuse what is open then, and close the link.
@@ -101,6 +108,7 @@ class CallsLink:
 
     def on_call(self, end: LinkEnd, call: frames.Call) -> None:
         """See `LinkHandler`."""
+        self.last_call_at = asyncio.get_running_loop().time()
         if self._backlog or end.congested:
             self._backlog.append(call)
             if self._draining_backlog is None:

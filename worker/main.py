@@ -19,7 +19,7 @@ from protocol.aio import LinkEnd, attach
 from protocol.descriptors import WorkerDescriptors
 from protocol.errors import ErrorCode, GatewayError
 from protocol.link import LIVENESS, REQUESTS
-from protocol.spawn import WorkerSpec
+from protocol.spawn import Idle, WorkerSpec
 from worker import discover, dispatch, health, log
 from worker.agents.catalogue import CATALOGUE, Catalogue
 from worker.channels import webhook
@@ -31,9 +31,10 @@ from worker.sessions.turns import Turns
 from worker.store import pragmas
 from worker.store.database import Database
 from worker.store.errors import StoreConfigurationError, StoreDamagedError
-from worker.store.files import Directory
+from worker.store.files import Directory, UnsafePathError
 
 EXIT_DRAINED: Final = 0
+IDLE_CHECK_SECONDS_MIN: Final = 0.05
 EXIT_FAILED: Final = 1
 EXIT_WOULD_FAIL_AGAIN: Final = 3
 EXIT_CONFIGURATION: Final = 78
@@ -121,11 +122,12 @@ class Worker:
         os.write(fds.ready, b"1")
         os.close(fds.ready)
         self._turns.resume()
+        if self.services.spec.idle_seconds > 0:
+            self._watch_idleness(self._loop.time())
         return await asyncio.shield(self._stopped)
 
     async def _open_sessions(self) -> None:
         try:
-            self._sessions.open()
             await self._turns.recover()
         except (GatewayError, apsw.Error, OSError) as error:
             # A full disk must not keep the tenant from reading what it has: calls try again.
@@ -150,6 +152,26 @@ class Worker:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    # Idleness.
+
+    def _watch_idleness(self, busy_at: float) -> None:
+        """Say so when there has been nothing to do for long enough, and again after as long."""
+        now = self._loop.time()
+        seconds = self.services.spec.idle_seconds
+        link = self._front[0] if self._front is not None else None
+        if self._turns.busy or (link is not None and link.busy):
+            busy_at = now
+        elif link is not None:
+            busy_at = max(busy_at, link.last_call_at)
+        if now - busy_at >= seconds:
+            busy_at = now
+            assert self._supervisor is not None
+            self._supervisor.link.send(frames.Event("idle", msgspec.json.encode(Idle())))
+            self._supervisor.flush()
+        self._loop.call_later(
+            max(busy_at + seconds - now, IDLE_CHECK_SECONDS_MIN), self._watch_idleness, busy_at
+        )
 
     # Fronts.
 
@@ -233,7 +255,7 @@ def run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue = CATALOGUE) -
     except (StoreConfigurationError, msgspec.DecodeError) as error:
         log.failure("worker cannot start", error, reason=str(error))
         code = EXIT_CONFIGURATION
-    except StoreDamagedError as error:
+    except (StoreDamagedError, UnsafePathError) as error:
         log.failure("worker cannot start", error, reason=str(error))
         code = EXIT_WOULD_FAIL_AGAIN
     except BaseException as error:  # noqa: BLE001 - the last frame of this process

@@ -29,12 +29,14 @@ class SupervisorLink:
 
     def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
         """See `LinkHandler`."""
-        if call.method != "tenants.update":
+        acts = {"tenants.update": self._front.update, "worker.detach": self._front.detach}
+        act = acts.get(call.method)
+        if act is None:
             msg = "the front has no such method"
             end.fail(call.id, GatewayError(ErrorCode.METHOD_NOT_FOUND, msg))
             return
         try:
-            self._front.update(call.params)
+            act(call.params)
         except GatewayError as error:
             end.fail(call.id, error)
             return

@@ -11,7 +11,7 @@ import msgspec
 from protocol import limits
 from protocol.aio import LinkEnd, OnReply
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
-from protocol.spawn import FrontSpec, TenantsUpdate
+from protocol.spawn import DetachParams, FrontSpec, TenantsUpdate
 from supervisor.front.auth import TokenTable
 from supervisor.front.connection import Connection
 from supervisor.front.head import host_name
@@ -142,6 +142,21 @@ class Front:
         if change.complete:
             self.loaded = True
             self.ready.set()
+
+    def detach(self, params: bytes) -> None:
+        """Send nothing new to a generation of a tenant's worker; in force when this returns.
+
+        Raises:
+            GatewayError: INVALID_REQUEST: it cannot be read.
+        """
+        try:
+            what = msgspec.json.decode(params, type=DetachParams)
+        except (msgspec.DecodeError, RecursionError) as error:
+            msg = f"worker.detach: {error}"
+            raise GatewayError(ErrorCode.INVALID_REQUEST, msg) from error
+        tenant = self._tenants.get(what.tenant)
+        if tenant is not None:
+            tenant.detach(what.generation)
 
     def drain(self, seconds: float) -> None:
         """Begin no new work; `drained` is set when all that was begun is done or refused."""

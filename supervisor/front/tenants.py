@@ -222,6 +222,11 @@ class Tenant:
                 call.fail(error)
         self._note_holding()
 
+    def detach(self, generation: int) -> None:
+        """Send nothing new to this generation; what it has in flight goes on."""
+        if self._generation == generation:
+            self._end = None
+
     def link_down(self, end: LinkEnd) -> None:
         """Forget a link that has ended; its calls in flight have heard of it."""
         if self._end is end:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.child import Child, Exit, start_python
+from tests.supervisor.scripts import line_of, running
 
 WAIT_SECONDS = 20.0
 
@@ -21,6 +22,14 @@ import os, signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.write(3, b'+')
 while True: signal.pause()
+"""
+
+SWAP = """
+import os
+from supervisor.child import start_python
+reader, writer = os.pipe()
+pid = start_python(["-c", "import os; os.write(3, b'x'); os.read(4, 1)"], (writer, reader), 2)
+print(reader, writer, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
@@ -129,6 +138,11 @@ async def test_descriptors_are_passed_in_order_and_as_often_as_named(pipes: list
     assert await ended(child) == Exit(0, None)
     assert os.read(one.reader, 10) == b"468"
     assert os.read(two.reader, 10) == b"357"
+
+
+def test_descriptors_that_have_each_others_numbers_are_swapped() -> None:
+    with running(SWAP) as process:
+        assert line_of(process) == "3 4 0"
 
 
 async def test_it_starts_with_no_signal_blocked_or_ignored(pipes: list[Pipe]) -> None:

@@ -11,7 +11,7 @@ import apsw
 import pytest
 
 from protocol.errors import ErrorCode, GatewayError
-from tests.worker.harness import Front, Process, worker_process
+from tests.worker.harness import Front, Process, names, worker_process
 from worker.sessions import schema
 
 KEY = "agent:main:main"
@@ -250,6 +250,16 @@ async def test_database_of_a_newer_program(tenant_dir: Path) -> None:
         assert not await process.links.is_ready()
         assert await process.exit_code() == 78
         assert b"schema version 1000" in process.errors()
+
+
+async def test_folder_that_leads_elsewhere(tenant_dir: Path) -> None:
+    elsewhere = tenant_dir.parent / "elsewhere"
+    elsewhere.mkdir()
+    (tenant_dir / "sessions").symlink_to(elsewhere)
+    async with worker_process(tenant_dir) as process:
+        assert not await process.links.is_ready()
+        assert await process.exit_code() == 3
+    assert names(elsewhere) == []
 
 
 async def test_damaged_database(tenant_dir: Path) -> None:

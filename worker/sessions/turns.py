@@ -63,7 +63,7 @@ class Turns:
         self._starting = 0
         self._waiting: Final[dict[int, None]] = {}
         self._waiting_cut = False
-        self._recovered = False
+        self._orphans_left = False
         self._feeds: Final[dict[str, Feed]] = {}
         self._draining: Final = asyncio.Event()
         self._aborting = False
@@ -76,22 +76,25 @@ class Turns:
     # What earlier and other generations leave behind.
 
     async def recover(self) -> None:
-        """Mark what died with earlier generations as interrupted.
+        """Open the store and mark what died with earlier generations as interrupted.
 
         Raises:
             GatewayError: the storage refused; the ends of their leases will do it later.
+            apsw.Error: as `Database.open`, like its other errors.
         """
+        self._orphans_left = True
+        self._database.open()
         now = self._clock.now_ms()
         if reads.has_orphans(self._database.read(), self._living):
             count = await self._database.write(
                 lambda connection: writes.interrupt_orphans(connection, self._living, now)
             )
             log.write("warning", "turns interrupted", count=count)
-        self._recovered = True
+        self._orphans_left = False
 
     def resume(self) -> None:
         """Take over the turns that wait; while others may leave some behind, look again."""
-        if self._living or not self._recovered:
+        if self._living or self._orphans_left:
             self._look_until = self._clock.monotonic() + LOOK_AROUND_UNTIL_SECONDS
         self.look_around()
 
@@ -346,6 +349,11 @@ class Turns:
         if run.reply_seq is not None:
             reply = reads.message(self._database.read(), run.reply_seq)
         return TurnResult(run.state, reply, run.usage, run.error)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn runs or waits to run."""
+        return bool(self._running or self._starting or self._waiting)
 
     # The end.
 
