@@ -8,7 +8,7 @@ import contextlib
 import http.client
 import os
 from collections.abc import Iterator
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -20,6 +20,7 @@ from supervisor import config as gateway_config
 from supervisor.audit import AuditError
 from supervisor.registry import Quota, RegistryError
 from supervisor.state import LOCK_WAIT_SECONDS, LockedError, StateError, StateRoot, default_root
+from supervisor.status import TenantStatus
 from supervisor.tenants import TenantDesk
 
 REQUEST_SECONDS: Final = 60.0
@@ -31,7 +32,7 @@ class Tenants(Protocol):
     def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
         """Make a tenant."""
 
-    def list(self) -> list[dict[str, Any]]:
+    def everyone(self) -> list[dict[str, Any]]:
         """Give all tenants."""
 
     def show(self, tenant: str) -> dict[str, Any]:
@@ -42,6 +43,15 @@ class Tenants(Protocol):
 
     def delete(self, tenant: str) -> dict[str, Any]:
         """Remove it."""
+
+    def set_state(self, tenant: str, verb: Literal["suspend", "resume"]) -> dict[str, Any]:
+        """Take it out of service, or back."""
+
+    def restart(self, tenant: str) -> dict[str, Any]:
+        """Have its next generation serve."""
+
+    def status(self, tenant: str | None) -> list[dict[str, Any]]:
+        """Say how its worker is, or how all are."""
 
 
 class DirectTenants:
@@ -58,7 +68,7 @@ class DirectTenants:
         )
         return _plain(created)
 
-    def list(self) -> list[dict[str, Any]]:
+    def everyone(self) -> list[dict[str, Any]]:
         """See `Tenants`."""
         return [_plain(tenant) for tenant in self._desk.list()]
 
@@ -75,6 +85,28 @@ class DirectTenants:
         self._desk.begin_delete(tenant, actor=self._actor)
         self._desk.finish_delete(tenant, actor=self._actor)
         return {"deleted": True, "tenantId": tenant}
+
+    def set_state(self, tenant: str, verb: Literal["suspend", "resume"]) -> dict[str, Any]:
+        """See `Tenants`."""
+        wanted: Literal["enabled", "suspended"] = "suspended" if verb == "suspend" else "enabled"
+        self._desk.set_state(tenant, wanted, actor=self._actor)
+        return self.show(tenant)
+
+    def restart(self, tenant: str) -> dict[str, Any]:
+        """See `Tenants`. Nothing runs, so nothing can be restarted."""
+        self._desk.get(tenant)
+        raise GatewayError(ErrorCode.UNAVAILABLE, "no gateway is running on this state directory")
+
+    def status(self, tenant: str | None) -> list[dict[str, Any]]:
+        """See `Tenants`."""
+        rows = self._desk.list() if tenant is None else [self._desk.get(tenant)]
+        found = [(row, "suspended" if row.state == "suspended" else "absent") for row in rows]
+        return [
+            _plain(
+                TenantStatus(tenant_id=row.tenant_id, state=state, deaths=0, in_flight=0, held=0)
+            )
+            for row, state in found
+        ]
 
 
 class _RefusedData(msgspec.Struct):
@@ -117,7 +149,7 @@ class RemoteTenants:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
             code = ErrorCode.__members__.get(refusal.data.code, ErrorCode.INTERNAL)
-            refuse(GatewayError(code, refusal.message))
+            raise GatewayError(code, refusal.message)
         return answer
 
     def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
@@ -128,7 +160,7 @@ class RemoteTenants:
         created: dict[str, Any] = self._ask("POST", "/v1/tenants", body)
         return created
 
-    def list(self) -> list[dict[str, Any]]:
+    def everyone(self) -> list[dict[str, Any]]:
         """See `Tenants`."""
         tenants: list[dict[str, Any]] = self._ask("GET", "/v1/tenants")["tenants"]
         return tenants
@@ -148,6 +180,22 @@ class RemoteTenants:
         deleted: dict[str, Any] = self._ask("DELETE", _path(tenant))
         return deleted
 
+    def set_state(self, tenant: str, verb: Literal["suspend", "resume"]) -> dict[str, Any]:
+        """See `Tenants`."""
+        changed: dict[str, Any] = self._ask("POST", f"{_path(tenant)}/{verb}", {})
+        return changed
+
+    def restart(self, tenant: str) -> dict[str, Any]:
+        """See `Tenants`."""
+        restarted: dict[str, Any] = self._ask("POST", f"{_path(tenant)}/restart", {})
+        return restarted
+
+    def status(self, tenant: str | None) -> list[dict[str, Any]]:
+        """See `Tenants`."""
+        path = "/v1/status" if tenant is None else f"{_path(tenant)}/status"
+        found: list[dict[str, Any]] = self._ask("GET", path)["tenants"]
+        return found
+
 
 def _path(tenant: str) -> str:
     return f"/v1/tenants/{quote(tenant, safe='')}"
@@ -158,33 +206,32 @@ def _plain(value: msgspec.Struct) -> dict[str, Any]:
     return plain
 
 
-def _admin_key(state: StateRoot) -> str:
-    try:
-        return state.admin_key()
-    except StateError as error:
-        fail(str(error))
-
-
 @contextlib.contextmanager
 def open_tenants() -> Iterator[Tenants]:
     """Give a way to the tenants, and end the command with a message where there is none."""
     try:
-        state = StateRoot(default_root())
-        config = gateway_config.load(state.config)
-        state.prepare()
-        with (
-            state.acquire(LOCK_WAIT_SECONDS),
-            contextlib.closing(TenantDesk(state, config)) as desk,
-        ):
-            desk.recover()
-            yield DirectTenants(desk)
-    except LockedError as error:
-        if not error.holder.url:
-            fail(f"{error} and does not serve", ExitCode.TRY_LATER)
-        yield RemoteTenants(error.holder.url, _admin_key(state))
+        with _open() as tenants:
+            yield tenants
     except GatewayError as error:
         refuse(error)
     except gateway_config.ConfigError as error:
         fail(str(error), ExitCode.CONFIGURATION)
     except (StateError, RegistryError, AuditError, OSError) as error:
         fail(str(error))
+
+
+@contextlib.contextmanager
+def _open() -> Iterator[Tenants]:
+    state = StateRoot(default_root())
+    config = gateway_config.load(state.config)
+    state.prepare()
+    try:
+        lock = state.acquire(LOCK_WAIT_SECONDS)
+    except LockedError as error:
+        if not error.holder.url:
+            fail(f"{error} and does not serve", ExitCode.TRY_LATER)
+        yield RemoteTenants(error.holder.url, state.admin_key())
+        return
+    with lock, contextlib.closing(TenantDesk(state, config)) as desk:
+        desk.recover()
+        yield DirectTenants(desk)

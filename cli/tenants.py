@@ -1,14 +1,17 @@
 """`openclaw tenants`: create, list, show and delete tenants, and rotate their tokens."""
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import click
 import msgspec
 
-from cli.client import open_tenants
-from cli.exits import fail
+from cli.client import Tenants, open_tenants
+from cli.exits import ExitCode, fail
+from protocol.errors import GatewayError
 from supervisor.registry import Quota
 
 MICRO: Final = 1_000_000
@@ -103,7 +106,7 @@ def create(
 def list_tenants(as_json: bool) -> None:
     """List all tenants."""
     with open_tenants() as tenants:
-        rows = tenants.list()
+        rows = tenants.everyone()
     if as_json:
         _print_json(rows)
         return
@@ -156,6 +159,108 @@ def delete(tenant_id: str, confirm: bool, as_json: bool) -> None:
     ):
         click.echo(f"✓ {line}")
     click.echo("(audit log kept for compliance retention)")
+
+
+@command.command("suspend")
+@click.argument("tenant_id")
+@as_json
+def suspend(tenant_id: str, as_json: bool) -> None:
+    """Take a tenant out of service: its tokens are refused and its worker ends."""
+    _set_state(tenant_id, "suspend", as_json=as_json)
+
+
+@command.command("resume")
+@click.argument("tenant_id")
+@as_json
+def resume(tenant_id: str, as_json: bool) -> None:
+    """Take a suspended tenant back into service."""
+    _set_state(tenant_id, "resume", as_json=as_json)
+
+
+def _set_state(tenant_id: str, verb: Literal["suspend", "resume"], *, as_json: bool) -> None:
+    with open_tenants() as tenants:
+        row = tenants.set_state(tenant_id, verb)
+    if as_json:
+        _print_json(row)
+    else:
+        click.echo(f"✓ tenant {tenant_id} is {row['state']}")
+
+
+@command.command("restart")
+@click.argument("tenant_id", required=False)
+@click.option("--all", "everyone", is_flag=True, help="Every tenant that has a worker.")
+@click.option(
+    "--at-once", type=click.IntRange(1, 64), default=2, help="With --all: how many at a time."
+)
+@as_json
+def restart(tenant_id: str | None, everyone: bool, at_once: int, as_json: bool) -> None:
+    """Replace a tenant's worker without a lost request.
+
+    The next generation starts beside the present one, which finishes what it has in flight. If the
+    next one cannot start, the present one serves on, and the exit code is 1.
+    """
+    if everyone == (tenant_id is not None):
+        raise click.UsageError("name one tenant, or say --all")
+    with open_tenants() as tenants:
+        if tenant_id is not None:
+            results = [_restart(tenants, tenant_id)]
+        else:
+            running = [row["tenantId"] for row in tenants.status(None) if "pid" in row]
+            with ThreadPoolExecutor(at_once) as pool:
+                results = list(pool.map(lambda name: _restart(tenants, name), running))
+    restarted = [row for row in results if row is not None]
+    if as_json:
+        _print_json(restarted)
+    else:
+        for row in restarted:
+            click.echo(f"✓ {row['tenantId']} · generation {row['generation']} · pid {row['pid']}")
+    if len(restarted) < len(results):
+        raise SystemExit(ExitCode.FAILED)
+
+
+def _restart(tenants: Tenants, tenant_id: str) -> dict[str, Any] | None:
+    try:
+        return tenants.restart(tenant_id)
+    except GatewayError as error:
+        click.echo(f"openclaw: {tenant_id}: {error.message}", err=True)
+        return None
+
+
+@command.command("status")
+@click.argument("tenant_id", required=False)
+@as_json
+def status(tenant_id: str | None, as_json: bool) -> None:
+    """Say how the workers are: state, pid, uptime, deaths, memory, CPU, what is in flight."""
+    with open_tenants() as tenants:
+        rows = tenants.status(tenant_id)
+    if as_json:
+        _print_json(rows)
+        return
+    head = ("TENANT", "STATE", "PID", "UPTIME", "DEATHS", "MEMORY", "CPU", "IN FLIGHT", "WAKES")
+    cells = [head, *(_status_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
+    for line in cells:
+        padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+    for row in rows:
+        if "lastDeath" in row:
+            click.echo(f"{row['tenantId']}: last death: {row['lastDeath']}")
+
+
+def _status_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    wake_ms = row.get("nextWakeAtMs")
+    wake = "-" if wake_ms is None else time.strftime("%FT%TZ", time.gmtime(wake_ms / 1000))
+    return (
+        row["tenantId"],
+        row["state"],
+        str(row.get("pid", "-")),
+        f"{row['uptimeSeconds']:.0f} s" if "uptimeSeconds" in row else "-",
+        str(row["deaths"]),
+        f"{row['memoryBytes'] / 2**20:.1f} MB" if "memoryBytes" in row else "-",
+        f"{row['cpuSeconds']:.2f} s" if "cpuSeconds" in row else "-",
+        f"{row['inFlight']}" + (f"+{row['held']} held" if row["held"] else ""),
+        wake,
+    )
 
 
 @command.group("token")

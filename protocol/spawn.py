@@ -92,6 +92,13 @@ class DetachParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     generation: int
 
 
+class TenantLoad(msgspec.Struct, frozen=True):
+    """What the front has of one tenant: calls in flight, and calls held until a worker starts."""
+
+    in_flight: int = 0
+    held: int = 0
+
+
 class ControlRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Parameters of `control.request`: an HTTP request on the control plane, not yet authorised.
 

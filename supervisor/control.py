@@ -15,6 +15,7 @@ from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest
 from protocol.spawn import ControlRequest, ControlResponse
 from supervisor.registry import Quota
+from supervisor.status import TenantStatus
 from supervisor.tenants import CreatedTenant, TenantView, check_tenant_id
 
 ACTOR: Final = "admin"
@@ -55,6 +56,18 @@ class TenantActions(Protocol):
 
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         """Remove a tenant and all its files."""
+
+    async def restart_tenant(self, tenant: str) -> TenantStatus:
+        """Have the tenant's next generation serve; where it cannot, the present one serves on."""
+
+    async def suspend_tenant(self, tenant: str, *, actor: str) -> None:
+        """End a tenant's worker and refuse its tokens, until it is resumed."""
+
+    async def resume_tenant(self, tenant: str, *, actor: str) -> None:
+        """Take a suspended tenant back into service."""
+
+    async def status(self, tenant: str | None) -> list[TenantStatus]:
+        """Say how the workers of all tenants are, or that of one."""
 
 
 Answer = tuple[int, Any]
@@ -100,6 +113,15 @@ class ControlPlane:
                     request,
                     {"GET": lambda: self._get(tenant), "DELETE": lambda: self._delete(tenant)},
                 )
+            case ["v1", "status"]:
+                return await self._dispatch(request, {"GET": lambda: self._status(None)})
+            case ["v1", "tenants", tenant, "status"]:
+                check_tenant_id(tenant)
+                return await self._dispatch(request, {"GET": lambda: self._status(tenant)})
+            case ["v1", "tenants", tenant, "restart" | "suspend" | "resume" as what]:
+                check_tenant_id(tenant)
+                act = {"restart": self._restart, "suspend": self._suspend, "resume": self._resume}
+                return await self._dispatch(request, {"POST": lambda: act[what](tenant)})
             case ["v1", "tenants", tenant, "token", "rotate"]:
                 check_tenant_id(tenant)
                 return await self._dispatch(request, {"POST": lambda: self._rotate(tenant)})
@@ -134,6 +156,20 @@ class ControlPlane:
         return 201, created
 
     async def _get(self, tenant: str) -> Answer:
+        return 200, await self._actions.get_tenant(tenant)
+
+    async def _status(self, tenant: str | None) -> Answer:
+        return 200, {"tenants": await self._actions.status(tenant)}
+
+    async def _restart(self, tenant: str) -> Answer:
+        return 200, await self._actions.restart_tenant(tenant)
+
+    async def _suspend(self, tenant: str) -> Answer:
+        await self._actions.suspend_tenant(tenant, actor=ACTOR)
+        return 200, await self._actions.get_tenant(tenant)
+
+    async def _resume(self, tenant: str) -> Answer:
+        await self._actions.resume_tenant(tenant, actor=ACTOR)
         return 200, await self._actions.get_tenant(tenant)
 
     async def _rotate(self, tenant: str) -> Answer:

@@ -17,6 +17,7 @@ from protocol.spawn import (
     FrontSpec,
     LinkLost,
     TenantAccess,
+    TenantLoad,
     TenantsUpdate,
     WorkerLink,
 )
@@ -110,10 +111,19 @@ class FrontProcess:
         """
         await self._ask("worker.detach", DetachParams(tenant=tenant, generation=generation))
 
-    async def _ask(self, method: str, params: object) -> None:
+    async def load(self) -> dict[str, TenantLoad]:
+        """Give what is in flight and held, by tenant.
+
+        Raises:
+            LinkClosedError: it has ended.
+            TimeoutError: it did not answer; it is killed and will be replaced.
+        """
+        return msgspec.json.decode(await self._ask("tenants.load", {}), type=dict[str, TenantLoad])
+
+    async def _ask(self, method: str, params: object) -> bytes:
         try:
             async with asyncio.timeout(UPDATE_SECONDS):
-                await self._end.call(method, params)
+                return await self._end.call(method, params)
         except TimeoutError:
             self.kill()
             raise

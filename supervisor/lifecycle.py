@@ -164,16 +164,22 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
         (state, event): (state, action)
         for state in (_S.DRAINING, _S.PARKING, _S.SUSPENDING)
         for event, action in (
-            (_E.WANTED, _A.NOTHING),
             (_E.READY, _A.NOTHING),
+            (_E.NEXT_READY, _A.NOTHING),
             (_E.LATE, _A.KILL),
+            (_E.NEXT_LATE, _A.NOTHING),
             (_E.HUNG, _A.KILL),
             (_E.BROKE_LINK, _A.KILL),
             (_E.IDLE, _A.NOTHING),
             (_E.RESTART, _A.REFUSE),
         )
     },
+    # Only from its sleep does it wake for who waits: after the others nobody would answer him.
+    (_S.PARKING, _E.WANTED): (_S.PARKING, _A.NOTHING),
+    (_S.DRAINING, _E.WANTED): (_S.DRAINING, _A.REFUSE),
+    (_S.SUSPENDING, _E.WANTED): (_S.SUSPENDING, _A.REFUSE),
     (_S.DRAINING, _E.STOP): (_S.DRAINING, _A.NOTHING),
+    (_S.DRAINING, _E.SUSPEND): (_S.DRAINING, _A.NOTHING),
     (_S.DRAINING, _E.EXITED): (_S.ABSENT, _A.NOTHING),
     (_S.PARKING, _E.STOP): (_S.DRAINING, _A.NOTHING),
     (_S.PARKING, _E.SUSPEND): (_S.SUSPENDING, _A.NOTHING),
@@ -237,7 +243,9 @@ class Lifecycle:
 
     def on_death(self, death: Death) -> Action:
         """Take the end of the present process; decides between another try and giving up."""
-        self.deaths.append(death)
+        meant = self.state in ENDING and death.exit_code == 0
+        if not meant:
+            self.deaths.append(death)
         clean = self._ready_at is not None and death.at - self._ready_at >= CLEAN_SECONDS
         self._ready_at = None
         if self.state in ENDING:

@@ -20,6 +20,7 @@ from protocol.spawn import (
     ControlRequest,
     FrontSpec,
     TenantAccess,
+    TenantLoad,
     TenantsUpdate,
     WakeParams,
 )
@@ -31,6 +32,7 @@ from supervisor.front_process import FrontProcess
 from supervisor.logs import Log
 from supervisor.registry import Quota, Tenant
 from supervisor.state import StateLock, StateRoot
+from supervisor.status import TenantStatus
 from supervisor.tenants import CreatedTenant, TenantDesk, TenantView, unix_ms
 from supervisor.version import VERSION
 from supervisor.workers import Workers
@@ -327,6 +329,38 @@ class Supervisor:
         await self._tell_front(TenantsUpdate(gone=[tenant]))
         await self._workers.forget(tenant, DELETE_DRAIN_SECONDS)
         await self._on_disk(self._desk.finish_delete, tenant, actor=actor)
+
+    async def restart_tenant(self, tenant: str) -> TenantStatus:
+        """See `TenantActions`."""
+        await self.get_tenant(tenant)
+        await self._workers.restart(tenant)
+        return (await self.status(tenant))[0]
+
+    async def suspend_tenant(self, tenant: str, *, actor: str) -> None:
+        """See `TenantActions`."""
+        await self._on_disk(self._desk.set_state, tenant, "suspended", actor=actor)
+        await self._know(tenant)
+        await self._workers.suspend(tenant)
+
+    async def resume_tenant(self, tenant: str, *, actor: str) -> None:
+        """See `TenantActions`."""
+        await self._on_disk(self._desk.set_state, tenant, "enabled", actor=actor)
+        self._workers.resume(tenant)
+        await self._know(tenant)
+
+    async def status(self, tenant: str | None) -> list[TenantStatus]:
+        """See `TenantActions`."""
+        if tenant is not None:
+            await self.get_tenant(tenant)
+        load: dict[str, TenantLoad] = {}
+        if self.front is not None:
+            with contextlib.suppress(LinkClosedError, TimeoutError):
+                load = await self.front.load()
+        return [
+            self._workers.status(row.id, row.state, load.get(row.id, TenantLoad()))
+            for row in sorted(self._rows.values(), key=lambda row: row.id)
+            if tenant in (None, row.id)
+        ]
 
     async def _know(self, tenant: str) -> None:
         row = await self._on_disk(self._desk.registry.get, tenant)

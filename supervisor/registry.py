@@ -217,6 +217,16 @@ class Registry:
             self._db.execute("DELETE FROM tokens WHERE tenant = ?", (tenant,))
             self._db.execute("UPDATE tenants SET state = 'deleting' WHERE id = ?", (tenant,))
 
+    def set_state(self, tenant: str, state: str) -> None:
+        """Make a tenant `enabled` or `suspended`.
+
+        Raises:
+            UnknownTenantError: there is no such tenant.
+        """
+        with self._db:
+            self.get(tenant)
+            self._db.execute("UPDATE tenants SET state = ? WHERE id = ?", (state, tenant))
+
     def finish_delete(self, tenant: str) -> None:
         """Forget a tenant. Its uid is never given out again."""
         self._db.execute("DELETE FROM tenants WHERE id = ?", (tenant,))

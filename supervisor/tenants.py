@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import apsw
 import msgspec
@@ -212,6 +212,19 @@ class TenantDesk:
             token = self.registry.rotate(tenant, self._now_ms())
             self._note("token.rotated", actor, tenant)
         return token
+
+    @_disk_refusals()
+    def set_state(self, tenant: str, state: Literal["enabled", "suspended"], *, actor: str) -> None:
+        """Suspend a tenant or take it back into service; to be so already is no error.
+
+        Raises:
+            GatewayError: NOT_FOUND.
+        """
+        before = self._row(tenant).state
+        if before != state:
+            with self.registry.atomically():
+                self.registry.set_state(tenant, state)
+                self._note(f"tenant.{state}", actor, tenant, before=before)
 
     @_disk_refusals()
     def begin_delete(self, tenant: str, *, actor: str) -> None:

@@ -5,9 +5,10 @@ from typing import Final
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
-from protocol.spawn import LinkLost
+from protocol.spawn import LinkLost, TenantLoad
 from supervisor.lifecycle import Event
 from supervisor.logs import Log
+from supervisor.status import TenantStatus, usage
 from supervisor.tenant_worker import Surroundings, TenantWorker
 
 
@@ -24,10 +25,6 @@ class Workers:
         self._log: Final = log
         self._tenants: Final[dict[str, TenantWorker]] = {}
         self._stopping = False
-
-    def find(self, tenant: str) -> TenantWorker | None:
-        """Give the worker of a tenant that has or had one."""
-        return self._tenants.get(tenant)
 
     async def wake(self, tenant: str) -> None:
         """Have a tenant's worker serve.
@@ -83,6 +80,39 @@ class Workers:
         worker = self._tenants.get(lost.tenant)
         if worker is not None:
             worker.front_lost_link(lost.generation, lost.reason)
+
+    def status(self, tenant: str, registered: str, load: TenantLoad) -> TenantStatus:
+        """Say how a tenant's worker is.
+
+        Args:
+            tenant: Whose.
+            registered: Its state in the registry.
+            load: What the front has in flight for it.
+        """
+        worker = self._tenants.get(tenant)
+        if worker is None:
+            state = "suspended" if registered == "suspended" else "absent"
+            return TenantStatus(
+                tenant_id=tenant, state=state, deaths=0, in_flight=load.in_flight, held=load.held
+            )
+        life, process = worker.life, worker.current
+        now = asyncio.get_running_loop().time()
+        used = None if process is None or process.pid is None else usage(process.pid)
+        return TenantStatus(
+            tenant_id=tenant,
+            state=life.state.value,
+            reason=life.reason or None,
+            pid=process.pid if process else None,
+            generation=process.spec.generation if process else None,
+            uptime_seconds=round(now - process.started_at, 3) if process else None,
+            deaths=len(life.deaths),
+            last_death=life.deaths[-1].cause if life.deaths else None,
+            memory_bytes=used[0] if used else None,
+            cpu_seconds=used[1] if used else None,
+            in_flight=load.in_flight,
+            held=load.held,
+            next_wake_at_ms=worker.wake_at_ms,
+        )
 
     async def watch(self) -> None:
         """Ping every worker every two seconds, for ever."""

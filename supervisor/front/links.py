@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from typing import Final, NoReturn
 
 import msgspec
@@ -29,18 +30,23 @@ class SupervisorLink:
 
     def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
         """See `LinkHandler`."""
-        acts = {"tenants.update": self._front.update, "worker.detach": self._front.detach}
+        front = self._front
+        acts: dict[str, Callable[[bytes], bytes]] = {
+            "tenants.update": front.update,
+            "worker.detach": front.detach,
+            "tenants.load": front.load,
+        }
         act = acts.get(call.method)
         if act is None:
             msg = "the front has no such method"
             end.fail(call.id, GatewayError(ErrorCode.METHOD_NOT_FOUND, msg))
             return
         try:
-            act(call.params)
+            result = act(call.params)
         except GatewayError as error:
             end.fail(call.id, error)
             return
-        end.link.result(call.id, b"{}")
+        end.link.result(call.id, result)
         end.flush()
 
     def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:

@@ -81,7 +81,7 @@ class Routes:
             return route
         if path.startswith(webhook.PREFIX) and is_account_id(path.removeprefix(webhook.PREFIX)):
             return self._webhook
-        if path == control.PREFIX or path.startswith(control.PREFIX + "/"):
+        if path in control.PATHS or path.startswith(control.PREFIX + "/"):
             return self._control
         raise GatewayError(ErrorCode.NOT_FOUND, "nothing is served at this path")
 

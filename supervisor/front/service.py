@@ -11,7 +11,7 @@ import msgspec
 from protocol import limits
 from protocol.aio import LinkEnd, OnReply
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
-from protocol.spawn import DetachParams, FrontSpec, TenantsUpdate
+from protocol.spawn import DetachParams, FrontSpec, TenantLoad, TenantsUpdate
 from supervisor.front.auth import TokenTable
 from supervisor.front.connection import Connection
 from supervisor.front.head import host_name
@@ -22,6 +22,9 @@ from supervisor.front.throttle import Throttle
 
 TICK_SECONDS: Final = 0.25
 CUT_GRACE_SECONDS: Final = 1.0
+
+
+IDLE: Final = TenantLoad()
 
 
 class Front:
@@ -117,7 +120,7 @@ class Front:
         if not self.tokens.knows(tenant.name) and not tenant.has_link and not tenant.held:
             self._tenants.pop(tenant.name, None)
 
-    def update(self, params: bytes) -> None:
+    def update(self, params: bytes) -> bytes:
         """Take a change of tenants and tokens; it is in force when this returns.
 
         Raises:
@@ -142,8 +145,9 @@ class Front:
         if change.complete:
             self.loaded = True
             self.ready.set()
+        return b"{}"
 
-    def detach(self, params: bytes) -> None:
+    def detach(self, params: bytes) -> bytes:
         """Send nothing new to a generation of a tenant's worker; in force when this returns.
 
         Raises:
@@ -157,6 +161,12 @@ class Front:
         tenant = self._tenants.get(what.tenant)
         if tenant is not None:
             tenant.detach(what.generation)
+        return b"{}"
+
+    def load(self, _params: bytes) -> bytes:
+        """Give what is in flight and held, by tenant; tenants without either are left out."""
+        found = {name: tenant.load() for name, tenant in self._tenants.items()}
+        return msgspec.json.encode({name: load for name, load in found.items() if load != IDLE})
 
     def drain(self, seconds: float) -> None:
         """Begin no new work; `drained` is set when all that was begun is done or refused."""

@@ -15,7 +15,7 @@ from protocol.errors import (
     RemoteProtocolError,
 )
 from protocol.frames import Failure
-from protocol.spawn import WakeParams
+from protocol.spawn import TenantLoad, WakeParams
 
 RETRY_MS: Final = 1000
 
@@ -226,6 +226,11 @@ class Tenant:
         """Send nothing new to this generation; what it has in flight goes on."""
         if self._generation == generation:
             self._end = None
+
+    def load(self) -> TenantLoad:
+        """Give how many calls are in flight on the present link, and how many are held."""
+        in_flight = self._end.link.calls_open if self._end is not None else 0
+        return TenantLoad(in_flight, self.held)
 
     def link_down(self, end: LinkEnd) -> None:
         """Forget a link that has ended; its calls in flight have heard of it."""

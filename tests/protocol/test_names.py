@@ -99,7 +99,8 @@ def test_session_keys(key: str) -> None:
 
 def test_session_keys_at_their_bounds() -> None:
     start = "agent:main:"
-    longest = start + "a" * 400 + ":" + "b" * (limits.SESSION_KEY_CHARS_MAX - len(start) - 401)
+    parts = start + "a" * 400 + ":" + "b" * 400 + ":"
+    longest = parts + "c" * (limits.SESSION_KEY_CHARS_MAX - len(parts))
     assert names.is_session_key(longest)
     assert not names.is_session_key(longest + "b")
     assert names.is_session_key("agent:main" + ":x" * 8)

@@ -15,6 +15,7 @@ from supervisor.lifecycle import (
     BACKOFF_SECONDS_MAX,
     CLEAN_SECONDS,
     DEATHS_KEPT,
+    ENDING,
     RESTART_WINDOW_SECONDS,
     RESTARTS_MAX,
     TABLE,
@@ -27,8 +28,9 @@ from supervisor.lifecycle import (
 )
 
 ROOT = Path(__file__).parents[2]
-ALIVE = {State.STARTING, State.READY, State.DRAINING}
+ALIVE = {State.STARTING, State.READY, State.RESTARTING, *ENDING}
 DIED = {Event.EXITED, Event.FAILED}
+AT_ANY_TIME = {Event.WANTED, Event.RESTART, Event.STOP, Event.SUSPEND}
 
 
 class Jitter(random.Random):
@@ -64,9 +66,14 @@ WAYS: dict[State, tuple[Event, ...]] = {
     State.ABSENT: (),
     State.STARTING: (Event.WANTED,),
     State.READY: (Event.WANTED, Event.READY),
+    State.RESTARTING: (Event.WANTED, Event.READY, Event.RESTART),
+    State.PARKING: (Event.WANTED, Event.READY, Event.IDLE),
+    State.PARKED: (Event.WANTED, Event.READY, Event.IDLE, Event.EXITED),
     State.DRAINING: (Event.WANTED, Event.READY, Event.STOP),
     State.BACKOFF: (Event.WANTED, Event.EXITED),
     State.FAILED: (Event.WANTED, Event.FAILED),
+    State.SUSPENDING: (Event.WANTED, Event.READY, Event.SUSPEND),
+    State.SUSPENDED: (Event.SUSPEND,),
 }
 
 
@@ -111,19 +118,50 @@ def test_a_process_is_spawned_where_there_is_none() -> None:
         assert (action is Action.SPAWN) == (state not in ALIVE and target in ALIVE)
 
 
-def test_only_a_death_ends_a_process() -> None:
-    for (state, event), (target, _) in TABLE.items():
-        assert (event in DIED) == (state in ALIVE and target not in ALIVE)
+def test_only_a_death_ends_a_process_and_the_next_may_take_its_place() -> None:
+    for (state, event), (target, action) in TABLE.items():
+        if event in DIED:
+            assert state in ALIVE
+            assert (target in ALIVE) == (action is Action.PROMOTE)
+        else:
+            assert state not in ALIVE or target in ALIVE
+
+
+def test_a_next_generation_is_where_it_is_known_of() -> None:
+    begins = {Action.SPAWN_NEXT}
+    ends = {Action.SWITCH, Action.KEEP, Action.PROMOTE, Action.DRAIN}
+    for (state, _), (target, action) in TABLE.items():
+        if target is State.RESTARTING and state is not State.RESTARTING:
+            assert action in begins
+        elif state is State.RESTARTING and target is not State.RESTARTING:
+            assert action in ends
+        else:
+            assert action not in begins | (ends - {Action.DRAIN})
 
 
 def test_what_can_happen_at_any_time_is_known_everywhere() -> None:
-    # A client's request and an operator's stop come when they come.
+    # A client's request and an operator's wish come when they come.
     for state in State:
-        assert (state, Event.WANTED) in TABLE
-        assert (state, Event.STOP) in TABLE
-    # And so does the end of a process.
-    for state in ALIVE:
-        assert {(state, event) for event in DIED} <= TABLE.keys()
+        assert {(state, event) for event in AT_ANY_TIME} <= TABLE.keys()
+    # And so does what a process does, or is seen not to do.
+    for state in ALIVE - ENDING:
+        assert {(state, Event.BROKE_LINK), *((state, event) for event in DIED)} <= TABLE.keys()
+    for state in ENDING:
+        seen = {Event.READY, Event.LATE, Event.HUNG, Event.BROKE_LINK, Event.IDLE, Event.EXITED}
+        # Of a next generation that was killed with it, what it did before may come later.
+        assert {(state, event) for event in seen | {Event.NEXT_READY, Event.NEXT_LATE}} <= set(
+            TABLE
+        )
+
+
+def test_who_waits_is_answered_by_whatever_comes_next() -> None:
+    for state in State:
+        target, action = TABLE[state, Event.WANTED]
+        if action is not Action.REFUSE:
+            # From here it gets ready, fails, or sleeps and is woken: nothing else forgets him.
+            ways = {State.STARTING, State.READY, State.RESTARTING, State.BACKOFF, State.PARKING}
+            assert target in ways
+    assert TABLE[State.PARKING, Event.EXITED] == (State.PARKED, Action.SLEEP)
 
 
 # --- deaths
@@ -145,10 +183,10 @@ def test_five_restarts_in_a_minute_and_then_it_has_failed() -> None:
         delays.append(crash_and_retry(subject, at))
         at += delays[-1]
     assert delays == [1, 2, 4, 8, 16]
-    assert subject.on_death(death(at)) is Action.REPORT
+    assert subject.on_death(death(at)) is Action.REFUSE
     assert subject.state is State.FAILED
     assert subject.reason == "6 deaths within 60 s; last: exit 1"
-    assert subject.on(Event.WANTED, at + 1e6) is Action.REPORT
+    assert subject.on(Event.WANTED, at + 1e6) is Action.REFUSE
     assert subject.state is State.FAILED
 
 
@@ -157,7 +195,7 @@ def test_the_budget_is_of_a_minute_and_no_more() -> None:
     for number in range(RESTARTS_MAX):
         crash_and_retry(within, number)
         crash_and_retry(outside, number)
-    assert within.on_death(death(RESTART_WINDOW_SECONDS - 0.001)) is Action.REPORT
+    assert within.on_death(death(RESTART_WINDOW_SECONDS - 0.001)) is Action.REFUSE
     assert outside.on_death(death(RESTART_WINDOW_SECONDS)) is Action.WAIT
 
 
@@ -194,7 +232,7 @@ def test_time_that_it_was_not_ready_is_not_clean() -> None:
 @pytest.mark.parametrize("way", [State.STARTING, State.READY])
 def test_what_would_fail_again_fails_at_once(way: State, code: int) -> None:
     subject = life(*WAYS[way])
-    assert subject.on_death(death(1.0, exit_code=code)) is Action.REPORT
+    assert subject.on_death(death(1.0, exit_code=code)) is Action.REFUSE
     assert subject.state is State.FAILED
     assert subject.reason == f"exit {code}"
 
@@ -208,12 +246,64 @@ def test_any_other_end_is_tried_again(code: int | None) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1, 3, 78, None])
-def test_an_end_that_was_asked_for_costs_nothing(code: int | None) -> None:
-    for _ in range(2 * RESTARTS_MAX):
-        subject = life(*WAYS[State.DRAINING])
-        assert subject.on_death(death(1.0, exit_code=code)) is Action.REPORT
-        assert subject.state is State.ABSENT
-        assert subject.next_delay() == 1
+@pytest.mark.parametrize(
+    ("ending", "end"),
+    [
+        (State.DRAINING, State.ABSENT),
+        (State.PARKING, State.PARKED),
+        (State.SUSPENDING, State.SUSPENDED),
+    ],
+)
+def test_an_end_that_was_asked_for_costs_nothing(
+    ending: State, end: State, code: int | None
+) -> None:
+    subject = life(*WAYS[ending])
+    for number in range(2 * RESTARTS_MAX):
+        subject.state = ending
+        subject.on_death(death(number, exit_code=code))
+        assert subject.state is end
+    assert subject.next_delay() == 1
+    assert subject.reason == ""
+
+
+def test_an_operators_restart_forgives() -> None:
+    subject = life(Event.WANTED)
+    for number in range(RESTARTS_MAX):
+        crash_and_retry(subject, number)
+    assert subject.on_death(death(5.0)) is Action.REFUSE
+    assert subject.on(Event.RESTART, 6.0) is Action.SPAWN
+    assert [crash_and_retry(subject, 7.0 + number) for number in range(RESTARTS_MAX)] == [
+        *(1, 2, 4, 8, 16)
+    ]
+
+
+def test_a_next_generation_that_dies_changes_nothing() -> None:
+    subject = life(*WAYS[State.RESTARTING])
+    for code in (0, 3, 78, None):
+        assert subject.on_next_death(death(1.0, exit_code=code)) is Action.KEEP
+        assert subject.state is State.READY
+        assert subject.deaths[-1].exit_code == code
+        assert subject.on(Event.RESTART, 2.0) is Action.SPAWN_NEXT
+    assert subject.next_delay() == 1
+
+
+@pytest.mark.parametrize("code", [0, 3, None])
+def test_a_next_generation_takes_over_from_one_that_dies(code: int | None) -> None:
+    subject = life(*WAYS[State.RESTARTING])
+    assert subject.on_death(death(1.0, exit_code=code)) is Action.PROMOTE
+    assert subject.on(Event.READY, 2.0) is Action.SERVE
+
+
+def test_a_new_generations_time_is_its_own() -> None:
+    subject = life(*WAYS[State.READY])
+    crash = death(CLEAN_SECONDS - 1)
+    subject.on(Event.RESTART, 1.0)
+    assert subject.on(Event.NEXT_READY, CLEAN_SECONDS - 2) is Action.SWITCH
+    assert subject.on_death(crash) is Action.WAIT
+    assert subject.next_delay() == 1
+    subject.on(Event.RETRY, CLEAN_SECONDS)
+    assert subject.on_death(death(CLEAN_SECONDS + 1)) is Action.WAIT
+    assert subject.next_delay() == 2
 
 
 def test_the_last_hundred_deaths_are_kept() -> None:
@@ -234,17 +324,34 @@ class AnyLife(RuleBasedStateMachine):
         super().__init__()
         self.life = Lifecycle(Jitter(0.0))
         self.now = 0.0
-        self.processes = 0
+        self.present = self.next = False
         self.ready_since: float | None = None
         self.doubled = 0
         self.restarts: list[float] = []
 
+    def forgive(self) -> None:
+        self.restarts.clear()
+        self.doubled = 0
+
     def act(self, action: Action) -> None:
-        if action is Action.SPAWN:
-            self.processes += 1
-        if action is Action.WAIT:
-            assert self.life.next_delay() == min(2**self.doubled, BACKOFF_SECONDS_MAX)
-            self.doubled += 1
+        match action:
+            case Action.SPAWN:
+                assert not self.present
+                self.present = True
+            case Action.SPAWN_NEXT:
+                assert self.present
+                assert not self.next
+                self.next = True
+            case Action.SWITCH | Action.PROMOTE:
+                assert self.next
+                self.present, self.next = True, False
+            case Action.KEEP | Action.DRAIN:
+                self.next = False
+            case Action.WAIT:
+                assert self.life.next_delay() == min(2**self.doubled, BACKOFF_SECONDS_MAX)
+                self.doubled += 1
+            case _:
+                pass
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 7.0, 20.0, 60.0, 599.0, 600.0]))
     def time_goes_on(self, seconds: float) -> None:
@@ -254,40 +361,60 @@ class AnyLife(RuleBasedStateMachine):
     def something_happens(self, event: Event) -> None:
         before, state = insides(self.life), self.life.state
         if (state, event) in TABLE:
-            self.act(self.life.on(event, self.now))
-            if event is Event.READY:
+            action = self.life.on(event, self.now)
+            if event in (Event.READY, Event.NEXT_READY):
                 self.ready_since = self.now
+            if event is Event.RESTART and action is Action.SPAWN:
+                self.forgive()
+            self.act(action)
         else:
             with pytest.raises(ImpossibleEventError):
                 self.life.on(event, self.now)
             assert insides(self.life) == before
 
-    @precondition(lambda self: self.processes)
+    # Often enough that the budget is used up.
+    @rule()
+    def it_is_tried_again(self) -> None:
+        if self.life.state is State.BACKOFF:
+            self.act(self.life.on(Event.RETRY, self.now))
+
+    @precondition(lambda self: self.present)
     @rule(code=st.sampled_from([0, 1, 3, 78, None]))
     def it_dies(self, code: int | None) -> None:
-        stopping = self.life.state is State.DRAINING
+        state = self.life.state
         clean = self.ready_since is not None and self.now - self.ready_since >= 600
         self.ready_since = None
-        self.processes -= 1
-        if clean and not stopping:
-            self.restarts.clear()
-            self.doubled = 0
-        action = self.life.on_death(death(self.now, exit_code=code))
-        recent = [at for at in self.restarts if self.now - at < 60]
-        if stopping:
-            expected = State.ABSENT
-        elif code in (3, 78) or len(recent) >= 5:
+        self.present = False
+        expected = {
+            State.DRAINING: State.ABSENT,
+            State.PARKING: State.PARKED,
+            State.SUSPENDING: State.SUSPENDED,
+        }.get(state)
+        if expected is None:
+            if clean:
+                self.forgive()
+            recent = [at for at in self.restarts if self.now - at < 60]
             expected = State.FAILED
-        else:
-            expected = State.BACKOFF
-            self.restarts.append(self.now)
+            if code not in (3, 78) and len(recent) < 5:
+                self.restarts.append(self.now)
+                expected = State.BACKOFF
+            if state is State.RESTARTING:
+                expected = State.STARTING
+        action = self.life.on_death(death(self.now, exit_code=code))
         assert self.life.state is expected
         assert self.life.deaths[-1].at == self.now
         self.act(action)
 
+    @precondition(lambda self: self.next)
+    @rule(code=st.sampled_from([0, 3, None]))
+    def the_next_one_dies(self, code: int | None) -> None:
+        self.act(self.life.on_next_death(death(self.now, exit_code=code)))
+        assert self.life.state is State.READY
+
     @invariant()
-    def one_process_where_there_should_be_one(self) -> None:
-        assert self.processes == (self.life.state in ALIVE)
+    def there_are_the_processes_that_there_should_be(self) -> None:
+        assert self.present == (self.life.state in ALIVE)
+        assert self.next == (self.life.state is State.RESTARTING)
 
     @invariant()
     def no_minute_sees_more_restarts_than_the_budget(self) -> None:

@@ -40,8 +40,9 @@ async def receive(call: CallContext, params: channels.InboundParams) -> channels
         message = "the envelope is for another tenant than the token's"
         raise GatewayError(ErrorCode.FORBIDDEN, message, field="envelope.tenant")
     channel = envelope.channel or DEFAULT_CHANNEL
-    peer = envelope.session_id or envelope.user.id
-    key = keys.for_peer(names.DEFAULT_AGENT_ID, channel, params.account, peer)
+    key = keys.for_peer(
+        names.DEFAULT_AGENT_ID, channel, params.account, envelope.user.id, envelope.session_id
+    )
     now = call.services.clock.now_ms()
     new = NewSession(
         str(uuid.uuid4()), names.DEFAULT_AGENT_ID, None, envelope.user.display_name, channel

@@ -38,19 +38,25 @@ def for_dashboard(agent_id: str) -> str:
     return f"agent:{agent_id}:dashboard:{uuid.uuid4()}"
 
 
-def for_peer(agent_id: str, channel: str, account: str, peer: str) -> str:
-    """Give the key of the conversation with somebody on a channel.
+def for_peer(agent_id: str, channel: str, account: str, user: str, conversation: str | None) -> str:
+    """Give the key of a conversation with somebody on a channel.
 
-    Whatever a key cannot hold is percent-encoded, `%` as well, so two peers never share a key.
+    Whatever a key cannot hold is percent-encoded, `%` and `:` as well, so two users, or two
+    conversations of one, never share a key.
 
     Args:
         agent_id: Who answers.
         channel: A channel's name.
         account: The channel's account.
-        peer: How the channel names the conversation: printable ASCII, at most 120 characters.
+        user: How the channel names who writes: printable ASCII, at most 120 characters.
+        conversation: How it tells conversations of that user apart, if it does; as `user`.
     """
-    encoded = _NOT_PLAIN.sub(lambda match: f"%{ord(match[0]):02x}", peer)
-    return f"agent:{agent_id}:{channel}:{account}:direct:{encoded}"
+    key = f"agent:{agent_id}:{channel}:{account}:direct:{_encoded(user)}"
+    return key if conversation is None else f"{key}:{_encoded(conversation)}"
+
+
+def _encoded(name: str) -> str:
+    return _NOT_PLAIN.sub(lambda match: f"%{ord(match[0]):02x}", name)
 
 
 def given_by_client(header: str | None, parameter: str | None) -> tuple[str, ...]:

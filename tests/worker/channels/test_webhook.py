@@ -33,7 +33,7 @@ async def test_message_makes_a_session_and_is_answered(tenant_dir: Path) -> None
         assert result["status"] == "ok"
         assert result["reply"] == {"type": "text", "text": "echo: Hello, is anybody there?"}
         assert result["usage"] == {"input": 6, "output": 8}
-        key = "agent:main:webhook:default:direct:wa%3a+15550100%3adefault"
+        key = "agent:main:webhook:default:direct:wa%3a+15550100:wa%3a+15550100%3adefault"
         assert result["sessionKey"] == key
         row = (await rig.front.call("sessions.get", {"key": key}))["session"]
         assert (row["displayName"], row["channel"]) == ("Ada", "webhook")
@@ -52,6 +52,7 @@ async def test_conversations_are_apart(tenant_dir: Path) -> None:
         inbound("x", account="other"),
         inbound("x", channel="whatsapp"),
         inbound("x", session_id="u1:second"),
+        inbound("x", user="u1:second"),
     ]
     async with running_worker() as rig:
         keys = [(await rig.front.call("channels.inbound", each))["sessionKey"] for each in variants]

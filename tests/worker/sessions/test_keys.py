@@ -9,20 +9,25 @@ outside_ids = st.text(
 )
 
 
-@given(outside_ids)
-def test_peers_make_session_keys(peer: str) -> None:
-    assert names.is_session_key(keys.for_peer("main", "a" * 64, "b" * 64, peer))
+conversations = st.tuples(outside_ids, st.none() | outside_ids)
 
 
-@given(outside_ids, outside_ids)
-def test_different_peers_never_meet(one: str, two: str) -> None:
-    same = keys.for_peer("main", "c", "a", one) == keys.for_peer("main", "c", "a", two)
+@given(conversations)
+def test_peers_make_session_keys(peer: tuple[str, str | None]) -> None:
+    assert names.is_session_key(keys.for_peer("a" * 64, "b" * 64, "c" * 64, *peer))
+
+
+@given(conversations, conversations)
+def test_different_conversations_never_meet(
+    one: tuple[str, str | None], two: tuple[str, str | None]
+) -> None:
+    same = keys.for_peer("main", "c", "a", *one) == keys.for_peer("main", "c", "a", *two)
     assert same == (one == two)
 
 
 def test_what_is_encoded() -> None:
-    key = keys.for_peer("main", "wa", "acc", "wa:+1555@X.y_z=-%41")
-    assert key == "agent:main:wa:acc:direct:wa%3a+1555@%58.y_z=-%2541"
+    key = keys.for_peer("main", "wa", "acc", "wa:+1555@X.y_z=-%41", "1:x")
+    assert key == "agent:main:wa:acc:direct:wa%3a+1555@%58.y_z=-%2541:1%3ax"
     assert keys.agent_of(key) == "main"
 
 
