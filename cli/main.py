@@ -12,7 +12,9 @@ import click
 
 _COMMANDS: Final = {
     "config": ("cli.config", "Check the configuration."),
+    "doctor": ("cli.doctor", "Say what keeps tenants apart on this machine."),
     "gateway": ("cli.gateway", "Run the gateway in the foreground."),
+    "logs": ("cli.logs", "Print the gateway's log."),
     "tenants": ("cli.tenants", "Create, show and remove tenants."),
 }
 

@@ -80,22 +80,27 @@ def _readable() -> tuple[str, ...]:
     return roots.readable_paths()
 
 
+def look(section: IsolationSection) -> Report:
+    """See what holds here, without a judgement; the caller must have a single thread."""
+    found = probe.probe(section.uid_first, section.uid_first)
+    return Report(section, found, tuple(probe.missing_minimum(found)))
+
+
 def examine(section: IsolationSection) -> Report:
     """See what holds here; the caller must have a single thread.
 
     Raises:
         BelowMinimumError: it is below the minimum, and the configuration does not allow that.
     """
-    found = probe.probe(section.uid_first, section.uid_first)
-    missing = tuple(probe.missing_minimum(found))
-    if found.identity is not None:
+    report = look(section)
+    if report.found.identity is not None:
         raise BelowMinimumError(
-            f"A tenant cannot be given a uid of its own: {found.identity}. "
+            f"A tenant cannot be given a uid of its own: {report.found.identity}. "
             "Run the gateway as an ordinary user instead."
         )
-    if missing and section.mode != "none":
+    if report.missing and section.mode != "none":
         raise BelowMinimumError(
-            f"tenants cannot be kept apart here. {' '.join(missing)} "
+            f"tenants cannot be kept apart here. {' '.join(report.missing)} "
             "To run without, write isolation: {mode: none} into config.yaml."
         )
-    return Report(section, found, missing)
+    return report

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from cli.client import RemoteTenants
-from cli.exits import ExitCode
+from cli.exits import ExitCode, refuse
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.registry import Quota
 
@@ -72,7 +72,7 @@ def tenants(server: Server) -> RemoteTenants:
 
 def test_it_asks_the_control_plane(server: Server, tenants: RemoteTenants) -> None:
     server.answer = b'{"tenants":[]}'
-    assert tenants.list() == []
+    assert tenants.everyone() == []
     tenants.create("acme", None, Quota())
     tenants.create("acme", "Äcme", Quota(tokens_per_day=1, cost_per_day_micro_usd=2))
     tenants.show("acme")
@@ -102,29 +102,34 @@ def test_an_id_stays_one_segment(server: Server, tenants: RemoteTenants, tenant:
 
 
 @pytest.mark.parametrize(
-    ("code", "exit_code"),
+    "code",
     [
-        (ErrorCode.NOT_FOUND, ExitCode.FAILED),
-        (ErrorCode.CONFLICT, ExitCode.FAILED),
-        (ErrorCode.UNAUTHORIZED, ExitCode.FAILED),
-        (ErrorCode.UNAVAILABLE, ExitCode.TRY_LATER),
-        (ErrorCode.TIMEOUT, ExitCode.TRY_LATER),
+        *(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT, ErrorCode.UNAUTHORIZED),
+        *(ErrorCode.UNAVAILABLE, ErrorCode.TIMEOUT),
     ],
 )
-def test_a_refusal_is_said_as_the_gateway_says_it(
-    server: Server,
-    tenants: RemoteTenants,
-    capsys: pytest.CaptureFixture[str],
-    code: ErrorCode,
-    exit_code: ExitCode,
+def test_a_refusal_is_what_the_gateway_says(
+    server: Server, tenants: RemoteTenants, code: ErrorCode
 ) -> None:
     body = GatewayError(code, "the reason").body()
     server.status = code.http_status
     server.answer = json.dumps(
         {"error": {"code": body.code, "message": body.message, "data": body.data}}
     ).encode()
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(GatewayError, match="^the reason$") as refused:
         tenants.show("acme")
+    assert refused.value.code is code
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code"),
+    [(ErrorCode.CONFLICT, ExitCode.FAILED), (ErrorCode.UNAVAILABLE, ExitCode.TRY_LATER)],
+)
+def test_a_refusal_ends_the_command_by_whether_to_try_again(
+    capsys: pytest.CaptureFixture[str], code: ErrorCode, exit_code: ExitCode
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        refuse(GatewayError(code, "the reason"))
     assert ended.value.code == exit_code
     assert capsys.readouterr().err == "openclaw: the reason\n"
 

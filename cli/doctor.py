@@ -1,0 +1,43 @@
+"""`openclaw doctor`: what keeps tenants apart on this machine, step by step."""
+
+import click
+import msgspec
+
+from cli.exits import ExitCode, fail
+from supervisor import checkup, isolation
+from supervisor import config as gateway_config
+from supervisor.state import StateError, StateRoot, default_root
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(as_json: bool) -> None:
+    """Say for each step of the jail whether it holds here, and what is lost without it.
+
+    The exit code is 78 where the gateway would refuse to start.
+    """
+    try:
+        state = StateRoot(default_root())
+        section = gateway_config.load(state.config).isolation
+    except (gateway_config.ConfigError, StateError) as error:
+        fail(str(error), ExitCode.CONFIGURATION)
+    try:
+        report = isolation.look(section)
+        checks = [*checkup.surroundings(report), *checkup.steps(report)]
+    except OSError as error:
+        fail(f"cannot be examined: {error}", ExitCode.CONFIGURATION)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(checks)).decode())
+    else:
+        for check in checks:
+            _print(check)
+        click.echo(f"\n{report.summary()}")
+    if report.missing and section.mode != "none":
+        raise SystemExit(ExitCode.CONFIGURATION)
+
+
+def _print(check: checkup.Check) -> None:
+    detail = f" ({check.detail})" if check.detail else ""
+    click.echo(f"{'✓' if check.holds else '✗'} {check.name:<22} {check.what}{detail}")
+    if check.lost:
+        click.echo(f"  {'':<22} without it {check.lost}")

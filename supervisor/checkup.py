@@ -1,0 +1,96 @@
+"""What `openclaw doctor` finds: each step of the jail, whether it holds, and what it is for."""
+
+import os
+from typing import Final
+
+import apsw
+import msgspec
+
+from supervisor.isolation import Report
+from supervisor.registry import SQLITE_VERSION_MIN
+from supervisor.zygote import jail
+
+# What a worker that has been taken over could do if this one step were missing.
+LOST_WITHOUT: Final = {
+    "validate": "a crooked id or path could point the jail at somebody else's directory",
+    "close_descriptors": "it would hold whatever the gateway had open",
+    "new_session": "it could write to the operator's terminal",
+    "limit_resources": "it could use up files, threads and disk, and dump core with secrets",
+    "enter_namespaces": "it would see and signal other processes, and use the network",
+    "change_root": "it would see the whole file system, other tenants' names included",
+    "drop_identity": "it would be root, or share one uid with other tenants",
+    "drop_capabilities": "it could change mounts and networks of its namespaces",
+    "enter_directory": "it could run in a directory that others can read or that was swapped",
+    "die_with_supervisor": "it would go on after the gateway is gone",
+    "forbid_dumps": "processes of the same uid could read its memory",
+    "forbid_new_privileges": "a set-id program would give it privileges",
+    "restrict_files": "it could read whatever its uid and root directory allow, and make links",
+    "filter_system_calls": "every system call of the kernel would be open to it",
+}
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One line. `lost` is what is lost where it does not hold."""
+
+    name: str
+    holds: bool
+    what: str
+    detail: str | None = None
+    lost: str | None = None
+
+
+def steps(report: Report) -> list[Check]:
+    """Say for each step of the jail whether it holds here."""
+    return [_step(step.__name__, step.__doc__ or "", report) for step in jail.STEPS]
+
+
+def _step(name: str, what: str, report: Report) -> Check:
+    found = report.found
+    detail: str | None = None
+    holds = True
+    if name in ("enter_namespaces", "change_root"):
+        holds, detail = found.namespaces is None, found.namespaces
+    elif name == "drop_identity":
+        detail = (
+            "a uid per tenant" if found.root else "one uid for all tenants: namespaces part them"
+        )
+    elif name == "restrict_files":
+        holds = found.landlock_abi > 0
+        detail = f"Landlock ABI {found.landlock_abi}" if holds else "this kernel has no Landlock"
+    elif name == "filter_system_calls":
+        holds, detail = found.seccomp is None, found.seccomp
+    return Check(
+        name=name,
+        holds=holds,
+        what=what.splitlines()[0],
+        detail=detail,
+        lost=None if holds else LOST_WITHOUT[name],
+    )
+
+
+def surroundings(report: Report) -> list[Check]:
+    """Say what holds beside the jail."""
+    version = apsw.sqlite_lib_version()
+    sqlite = tuple(map(int, version.split("."))) >= SQLITE_VERSION_MIN
+    return [
+        Check(
+            name="minimum",
+            holds=not report.missing,
+            what="Tenants can be kept apart on this machine.",
+            detail=" ".join(report.missing) or None,
+            lost=None if not report.missing else "the gateway does not start here",
+        ),
+        Check(
+            name="sqlite",
+            holds=sqlite,
+            what="SQLite has no known corruption.",
+            detail=version,
+            lost=None if sqlite else "databases can be corrupted when a log is reset",
+        ),
+        Check(
+            name="caller",
+            holds=True,
+            what="Who runs this.",
+            detail="root" if os.geteuid() == 0 else f"uid {os.geteuid()}",
+        ),
+    ]

@@ -1,0 +1,46 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from supervisor import checkup
+from supervisor.zygote import jail
+from tests.cli.command import OPENCLAW
+
+WITHOUT = Path(__file__).parents[1] / "e2e" / "without.py"
+
+
+def doctor(state_dir: Path, *refused: str) -> subprocess.CompletedProcess[str]:
+    command = [str(OPENCLAW), "doctor", "--json"]
+    if refused:
+        command = [sys.executable, str(WITHOUT), *refused, "--", *command]
+    env = {**os.environ, "OPENCLAW_STATE_DIR": str(state_dir)}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_every_step_says_what_is_lost_without_it() -> None:
+    assert list(checkup.LOST_WITHOUT) == [step.__name__ for step in jail.STEPS]
+
+
+def test_a_machine_where_everything_holds(state_dir: Path) -> None:
+    done = doctor(state_dir)
+    assert done.returncode == 0, done.stderr
+    checks = json.loads(done.stdout)
+    assert [check["name"] for check in checks if not check["holds"]] == []
+    assert {step.__name__ for step in jail.STEPS} <= {check["name"] for check in checks}
+
+
+def test_a_machine_below_the_minimum(state_dir: Path) -> None:
+    done = doctor(state_dir, "namespaces", "landlock_create_ruleset")
+    assert done.returncode == 78
+    missing = {
+        check["name"]: check["lost"] for check in json.loads(done.stdout) if not check["holds"]
+    }
+    assert set(missing) == {"minimum", "enter_namespaces", "change_root", "restrict_files"}
+    assert all(missing.values())
+
+
+def test_isolation_none_is_no_failure(state_dir: Path) -> None:
+    (state_dir / "config.yaml").write_text("isolation: {mode: none}\n")
+    assert doctor(state_dir, "namespaces", "landlock_create_ruleset").returncode == 0
