@@ -6,6 +6,7 @@ It decides and never serves: one event loop that no request can block, one threa
 import asyncio
 import contextlib
 import functools
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from supervisor.config import Config
 from supervisor.control import ControlPlane
 from supervisor.front_process import FrontProcess
 from supervisor.logs import Log
+from supervisor.notify import Notifier
 from supervisor.registry import Quota, Tenant
 from supervisor.state import StateLock, StateRoot
 from supervisor.status import TenantStatus
@@ -81,6 +83,7 @@ class Supervisor:
         self._config: Final = config
         self._isolation: Final = isolation_report
         self._log: Final = log
+        self._notifier: Final = Notifier(os.environ)
         self._zygote_command: Final = zygote_command or zygote_program(FIRST_DESCRIPTOR)[1:]
         self._disk: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
         self._desk: Final = TenantDesk(state, config)
@@ -125,6 +128,8 @@ class Supervisor:
             self._lock.announce(url)
             self._log.info("gateway ready", url=url, isolation=self._isolation.summary())
             on_ready(url)
+            self._notifier.say("READY=1", f"STATUS=serving {url}")
+            self._spawn_task(self._notifier.feed_watchdog())
             await self._stop_asked.wait()
         finally:
             await self._stop()
@@ -140,6 +145,7 @@ class Supervisor:
 
     async def _stop(self) -> None:
         self._stopping = True
+        self._notifier.say("STOPPING=1")
         self._lock.announce("")
         self._log.info("gateway stops")
         async with self._front_lock:

@@ -116,7 +116,7 @@ def test_a_refusal_is_what_the_gateway_says(
     server.answer = json.dumps(
         {"error": {"code": body.code, "message": body.message, "data": body.data}}
     ).encode()
-    with pytest.raises(GatewayError, match="^the reason$") as refused:
+    with pytest.raises(GatewayError, match="the reason") as refused:
         tenants.show("acme")
     assert refused.value.code is code
 

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest
 from protocol.spawn import ControlRequest
 from supervisor.config import Config
 from supervisor.control import ControlPlane
 from supervisor.registry import Quota
 from supervisor.state import StateRoot
+from supervisor.status import TenantStatus
 from supervisor.tenants import CreatedTenant, TenantDesk, TenantView
 
 KEY = "ak_the-admin-key"
@@ -44,6 +46,23 @@ class DeskActions:
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         self.desk.begin_delete(tenant, actor=actor)
         self.desk.finish_delete(tenant, actor=actor)
+
+    async def restart_tenant(self, tenant: str) -> TenantStatus:
+        self.desk.get(tenant)
+        raise GatewayError(ErrorCode.CONFLICT, "nothing runs here")
+
+    async def suspend_tenant(self, tenant: str, *, actor: str) -> None:
+        self.desk.set_state(tenant, "suspended", actor=actor)
+
+    async def resume_tenant(self, tenant: str, *, actor: str) -> None:
+        self.desk.set_state(tenant, "enabled", actor=actor)
+
+    async def status(self, tenant: str | None) -> list[TenantStatus]:
+        rows = self.desk.list() if tenant is None else [self.desk.get(tenant)]
+        return [
+            TenantStatus(tenant_id=row.tenant_id, state="absent", deaths=0, in_flight=0, held=0)
+            for row in rows
+        ]
 
 
 @pytest.fixture
@@ -112,6 +131,23 @@ async def test_a_tenants_life(plane: ControlPlane) -> None:
         assert await refusal(plane, verb, path) == (404, "NOT_FOUND")
 
 
+async def test_a_tenant_is_taken_out_of_service_and_back(plane: ControlPlane) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    for _ in range(2):
+        status, shown = await ask(plane, "POST", f"{ACME}/suspend")
+        assert (status, shown["state"], shown["disabled"]) == (200, "suspended", True)
+    for _ in range(2):
+        status, shown = await ask(plane, "POST", f"{ACME}/resume")
+        assert (status, shown["state"], shown["disabled"]) == (200, "enabled", False)
+    status, shown = await ask(plane, "GET", f"{ACME}/status")
+    assert (status, shown) == await ask(plane, "GET", "/v1/status")
+    assert shown["tenants"][0]["tenantId"] == "acme"
+    assert await refusal(plane, "POST", f"{ACME}/restart") == (409, "CONFLICT")
+    for what in ("suspend", "resume", "restart"):
+        assert await refusal(plane, "POST", f"{TENANTS}/nobody/{what}") == (404, "NOT_FOUND")
+    assert await refusal(plane, "GET", f"{TENANTS}/nobody/status") == (404, "NOT_FOUND")
+
+
 async def test_what_is_not_given_is_not_shown(plane: ControlPlane) -> None:
     status, created = await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
     assert status == 201
@@ -128,7 +164,11 @@ async def test_an_id_that_is_taken_is_a_conflict(plane: ControlPlane, desk: Tena
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [(TENANTS, {"GET", "POST"}), (ACME, {"GET", "DELETE"}), (ROTATE, {"POST"})],
+    [
+        *((TENANTS, {"GET", "POST"}), (ACME, {"GET", "DELETE"}), (ROTATE, {"POST"})),
+        *(("/v1/status", {"GET"}), (f"{ACME}/status", {"GET"}), (f"{ACME}/restart", {"POST"})),
+        *((f"{ACME}/suspend", {"POST"}), (f"{ACME}/resume", {"POST"})),
+    ],
 )
 async def test_a_wrong_verb_is_told_the_right_ones(
     plane: ControlPlane, desk: TenantDesk, path: str, allowed: set[str]
@@ -191,6 +231,8 @@ async def test_a_path_is_no_way_out(plane: ControlPlane, desk: TenantDesk, tenan
         ("GET", f"{TENANTS}/{tenant}"),
         ("DELETE", f"{TENANTS}/{tenant}"),
         ("POST", f"{TENANTS}/{tenant}/token/rotate"),
+        ("POST", f"{TENANTS}/{tenant}/suspend"),
+        ("GET", f"{TENANTS}/{tenant}/status"),
     ):
         status, answer = await ask(plane, verb, path)
         assert status == 400
@@ -316,7 +358,7 @@ async def test_without_the_admin_key_every_answer_is_the_same(
     answers = [
         await ask(plane, verb, path, body, secret=secret, query=query)
         for verb in ("GET", "POST", "DELETE", "PUT")
-        for path in (TENANTS, ACME, ROTATE, "/v1/tenants/nobody", "/v1/tenants/%2e%2e", "/nowhere")
+        for path in (TENANTS, ACME, ROTATE, f"{ACME}/suspend", f"{TENANTS}/%2e%2e", "/nowhere")
         for body in (b"", {"tenantId": "new"}, b"{")
         for query in ("", "a=b")
     ]
