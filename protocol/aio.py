@@ -62,6 +62,7 @@ class LinkEnd(asyncio.Protocol):
         self._flush_due = False
         self._closed = False
         self._reason: Exception | None = None
+        self._asks_no_more = False
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -132,6 +133,12 @@ class LinkEnd(asyncio.Protocol):
         self._write()
         if not self._closed and self._transport is not None:
             self._transport.close()
+
+    def finish_after_calls(self) -> None:
+        """End the link once every call of ours is answered; the peer then knows that none comes."""
+        self._asks_no_more = True
+        if not self.link.calls_open:
+            self.finish()
 
     @property
     def congested(self) -> bool:
@@ -243,6 +250,8 @@ class LinkEnd(asyncio.Protocol):
                 self._replies[frame.id](frame)
             case frames.Result() | frames.Failure() | frames.End():
                 self._replies.pop(frame.id)(frame)
+                if self._asks_no_more and not self.link.calls_open:
+                    self.finish()
             case frames.Cancel():
                 self._handler.on_cancel(self, frame.id)
             case frames.Credit():

@@ -7,9 +7,7 @@ length, so that a name that passed can be part of a path or a log line.
 import hashlib
 import re
 import secrets
-from typing import Annotated, Final
-
-import msgspec
+from typing import Final
 
 from protocol import limits
 
@@ -27,8 +25,6 @@ _SESSION_KEY: Final = re.compile(
 
 TOKEN_SECRET_BYTES: Final = 16
 DEFAULT_AGENT_ID: Final = "main"
-
-AgentId = Annotated[str, msgspec.Meta(pattern=ACCOUNT_ID_PATTERN, max_length=64)]
 
 
 def is_tenant_id(text: str) -> bool:

@@ -33,7 +33,7 @@ from supervisor.front_process import FrontProcess
 from supervisor.logs import Log
 from supervisor.notify import Notifier
 from supervisor.registry import Quota, Tenant
-from supervisor.state import StateLock, StateRoot
+from supervisor.state import StateError, StateLock, StateRoot
 from supervisor.status import TenantStatus
 from supervisor.tenants import CreatedTenant, TenantDesk, TenantView, unix_ms
 from supervisor.version import VERSION
@@ -109,6 +109,7 @@ class Supervisor:
             on_ready: Called with the URL once requests are answered.
 
         Raises:
+            StateError: the state root is an ordinary user's, and root runs this.
             OSError: the address cannot be listened on, or a process cannot be started.
             LinkClosedError, TimeoutError: the front does not start; the log says why.
         """
@@ -122,6 +123,7 @@ class Supervisor:
             await self._on_disk(self._desk.recover)
             for row in await self._on_disk(self._desk.registry.tenants):
                 self._rows[row.id] = row
+            self._check_owner()
             await self._start_front()
             self._spawn_task(self._workers.watch())
             url = url_of(self._listener)
@@ -135,6 +137,15 @@ class Supervisor:
             await self._stop()
         if self._failure is not None:
             raise self._failure
+
+    def _check_owner(self) -> None:
+        strangers = [row.id for row in self._rows.values() if row.uid is None]
+        if os.geteuid() == 0 and strangers:
+            msg = (
+                f"{self._root} was made by an ordinary user ({strangers[0]} has no uid of its "
+                "own); run the gateway as that user, or use another state directory"
+            )
+            raise StateError(msg)
 
     def _on_stop_signal(self) -> None:
         if self._stop_asked.is_set():

@@ -127,7 +127,7 @@ class TenantWorker:
 
     def resume(self) -> None:
         """Let it serve again after SUSPEND."""
-        if self.life.state is State.SUSPENDED:
+        if self.life.state in (State.SUSPENDED, State.SUSPENDING):
             self._take(Event.RESUME)
 
     def kill(self, reason: str) -> None:
@@ -143,7 +143,11 @@ class TenantWorker:
     def check_alive(self) -> None:
         """Ping every process that has said it is ready; act on three misses."""
         for process in self._processes():
-            if not process.is_ready or process.ping() < limits.PING_MISSES_MAX:
+            if (
+                not process.is_ready
+                or process.exit_reason
+                or process.ping() < limits.PING_MISSES_MAX
+            ):
                 continue
             if process is self.current:
                 self._take(Event.HUNG)
@@ -290,6 +294,8 @@ class TenantWorker:
 
     def on_ready(self, process: WorkerProcess) -> None:
         """See `WorkerOwner`."""
+        if process.exit_reason:
+            return  # too late: it has been told to end
         self._take(Event.NEXT_READY if process is self._next else Event.READY)
 
     def on_idle(self, process: WorkerProcess, wake_at_ms: int | None) -> None:

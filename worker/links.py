@@ -70,31 +70,44 @@ class CallsLink:
         """Whether a call waits for its answer."""
         return bool(self._open or self._backlog)
 
-    async def finish(self, end: LinkEnd, seconds: float, reason: GatewayError) -> None:
-        """Wait for the calls that are open, refuse what is open then, and close the link.
+    async def answered(self, seconds: float) -> bool:
+        """Wait until the peer, which asks for nothing new, has all its answers and has gone.
+
+        Only its end of the link tells that no call is on its way any more.
+
+        Args:
+            seconds: How long to wait.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+                await self._until_idle()
+        except TimeoutError:
+            return False
+        return True
+
+    async def finish(self, end: LinkEnd, reason: GatewayError) -> None:
+        """Wait a little for the calls that are open, refuse what is open then, close the link.
 
         Args:
             end: The link's end.
-            seconds: How long to wait.
             reason: What those are told that took too long.
         """
-        if not await self._wait_until_idle(seconds):
-            self._abort(end, reason)
-            await self._wait_until_idle(LAST_WORDS_SECONDS)
+        for last in (False, True):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS_SECONDS):
+                    await self._until_idle()
+            if not last:
+                self._abort(end, reason)
         end.finish()
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_SECONDS):
                 await self._closed.wait()
 
-    async def _wait_until_idle(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                while self._open or self._backlog:
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            return False
-        return True
+    async def _until_idle(self) -> None:
+        while self.busy:
+            self._changed.clear()
+            await self._changed.wait()
 
     def _abort(self, end: LinkEnd, reason: GatewayError) -> None:
         while self._backlog:

@@ -113,7 +113,7 @@ def _read(reply: Reply) -> ControlResponse:
         raise unavailable("the gateway is stopping")
     try:
         answer = _decoder.decode(reply.body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GatewayError(ErrorCode.INTERNAL, "the supervisor gave no answer") from error
     if not response.is_status(answer.status):
         raise GatewayError(ErrorCode.INTERNAL, "the supervisor gave no HTTP status")

@@ -132,7 +132,7 @@ def status_headers(status: int, body: bytes) -> bytes:
         return b""
     try:
         details = msgspec.json.decode(body, type=_Refusal).error.data
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         details = {}
     code = next((code for code in ErrorCode if code.http_status == status), None)
     return b"" if code is None else error_headers(GatewayError(code, "", **details))

@@ -155,7 +155,7 @@ class Front:
         """
         try:
             what = msgspec.json.decode(params, type=DetachParams)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, ValueError) as error:
             msg = f"worker.detach: {error}"
             raise GatewayError(ErrorCode.INVALID_REQUEST, msg) from error
         tenant = self._tenants.get(what.tenant)

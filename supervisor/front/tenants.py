@@ -72,6 +72,7 @@ class Tenant:
         self._around: Final = around
         self._end: LinkEnd | None = None
         self._generation = -1
+        self._detached = -1
         self._held: deque[Pending] = deque()
         self._held_bytes = 0
         self._bytes = 0
@@ -208,10 +209,13 @@ class Tenant:
     def link_up(self, end: LinkEnd, generation: int) -> None:
         """Send new calls to this worker from now on, those that were held first.
 
-        A link to an earlier generation goes on with the calls that it has.
+        A link to an earlier generation goes on with the calls that it has, then ends.
         """
-        if generation < self._generation and self.has_link:
+        if generation < self._generation or generation <= self._detached:
+            end.finish_after_calls()
             return
+        if self._end is not None:
+            self._end.finish_after_calls()
         self._end, self._generation = end, generation
         self._wake = None
         held, self._held, self._held_bytes = self._held, deque(), 0
@@ -223,8 +227,11 @@ class Tenant:
         self._note_holding()
 
     def detach(self, generation: int) -> None:
-        """Send nothing new to this generation; what it has in flight goes on."""
-        if self._generation == generation:
+        """Send nothing new to this generation; its link ends after what it has in flight."""
+        # Links come another way than this word does, and may be later.
+        self._detached = max(self._detached, generation)
+        if self._generation == generation and self._end is not None:
+            self._end.finish_after_calls()
             self._end = None
 
     def load(self) -> TenantLoad:

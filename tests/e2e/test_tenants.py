@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,23 @@ def test_a_state_directory_out_of_reach_is_refused_by_name(state_dir: Path) -> N
             Gateway(locked / "state", command=(OPENCLAW, "gateway", "--port", "0"))
     finally:
         del os.environ["OPENCLAW_STATE_DIR"]
+
+
+@pytest.mark.root
+def test_a_users_state_directory_is_refused_by_root(state_dir: Path) -> None:
+    uid = 12345
+    state_dir.chmod(0o777)
+    made = subprocess.run(
+        [OPENCLAW, "tenants", "create", "acme"],
+        env={**os.environ, "OPENCLAW_STATE_DIR": str(state_dir / "state"), "HOME": "/tmp"},
+        user=uid,
+        group=uid,
+        extra_groups=[],
+        capture_output=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    (state_dir / "state").chmod(0o711)
+    (state_dir / "state" / "tenants").chmod(0o711)
+    with pytest.raises(AssertionError, match="was made by an ordinary user"):
+        Gateway(state_dir / "state")

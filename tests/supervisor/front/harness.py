@@ -176,6 +176,11 @@ class Client:
         assert isinstance(transport, asyncio.Transport)
         transport.pause_reading()
 
+    def go_on_reading(self) -> None:
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.Transport)
+        transport.resume_reading()
+
     async def close(self) -> None:
         self.writer.close()
         with contextlib.suppress(ConnectionError):
@@ -309,11 +314,12 @@ class Front:
         self.end.link.send(frames.Drain(seconds))
         self.end.flush()
 
-    def give_link(self, tenant: str) -> socket.socket:
-        """Hand the front a link; gives the worker's end of it."""
-        self._generation += 1
+    def give_link(self, tenant: str, generation: int | None = None) -> socket.socket:
+        """Hand the front a link, to the next generation; gives the worker's end of it."""
+        if generation is None:
+            self._generation = generation = self._generation + 1
         ours, theirs = socket.socketpair()
-        link = WorkerLink(tenant=tenant, generation=self._generation)
+        link = WorkerLink(tenant=tenant, generation=generation)
         with theirs:
             descriptors.send(self._channel, msgspec.msgpack.encode(link), [theirs.fileno()])
         return ours
@@ -322,11 +328,13 @@ class Front:
         given = [] if descriptor is None else [descriptor]
         descriptors.send(self._channel, payload, given)
 
-    async def worker(self, tenant: str = "acme", *, echo: bool = False) -> Worker:
+    async def worker(
+        self, tenant: str = "acme", *, echo: bool = False, generation: int | None = None
+    ) -> Worker:
         worker = Worker()
         worker.echo = echo
         accepts = REQUESTS
-        worker.end = await aio.attach(self.give_link(tenant), accepts, worker)
+        worker.end = await aio.attach(self.give_link(tenant, generation), accepts, worker)
         self._opened.append(worker)
         return worker
 

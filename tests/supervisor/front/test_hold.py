@@ -154,3 +154,17 @@ async def test_a_new_generation_takes_new_calls_and_the_old_one_ends_its_own() -
         old.end.close()
         assert (await front.next_lost_link()).generation == 1
         assert (await two.ask(rpc("newer"))).status == 200
+
+
+async def test_a_late_link_to_an_earlier_generation_takes_no_calls() -> None:
+    async with running() as front:
+        new = await front.worker("acme", echo=True, generation=8)
+        client = await front.connect()
+        assert (await client.ask(rpc())).status == 200
+        old = await front.worker("acme", echo=True, generation=7)
+        # The front takes links in order: with the third one the second has been taken.
+        other = await front.worker("globex", echo=True)
+        assert (await client.ask(request("/rpc", rpc_body(), token=GLOBEX))).status == 200
+        assert other.served == 1
+        assert (await client.ask(rpc())).status == 200
+        assert (new.served, old.served) == (2, 0)

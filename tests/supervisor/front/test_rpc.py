@@ -204,6 +204,23 @@ async def test_bytes_in_flight_are_bounded_for_each_tenant() -> None:
         assert (await front.once(rpc("m", text="x" * 6000))).status == 200
 
 
+async def test_answers_that_are_not_taken_count_as_in_flight() -> None:
+    async with running(limits={"TENANT_BYTES_IN_FLIGHT_MAX": 4_000_000}) as front:
+        worker = await front.worker()
+        client = await front.connect(receive_buffer=4096)
+        client.stop_reading()
+        await client.send(rpc())
+        worker.result(await worker.next_call(), b'"%b"' % (b"x" * 7_000_000))
+        worker.echo = True
+        answer = await front.once(rpc())
+        while answer.status == 200:
+            answer = await front.once(rpc())
+        assert (answer.status, answer.code) == (429, "RATE_LIMITED")
+        client.go_on_reading()
+        assert len((await client.response()).body) > 7_000_000
+        assert (await client.ask(rpc())).status == 200
+
+
 async def test_a_call_that_takes_too_long_is_cancelled() -> None:
     async with running(limits={"CALL_SECONDS_MAX": 0.3}) as front:
         worker = await front.worker()
