@@ -1,6 +1,10 @@
 """What the supervisor tells a process at its start, and asks the front later."""
 
+from typing import Annotated
+
 import msgspec
+
+from protocol import limits
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,7 +27,7 @@ class Idle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     `wake_at_ms` is when it wants to be woken, in Unix ms.
     """
 
-    wake_at_ms: int | None = None
+    wake_at_ms: Annotated[int, msgspec.Meta(ge=0, le=limits.JSON_INTEGER_ABS_MAX)] | None = None
 
 
 class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -77,10 +77,21 @@ class Child:
 
 
 def start_python(arguments: Sequence[str], descriptors: Sequence[int], stderr: int) -> int:
-    """Start this interpreter with `arguments` and an empty environment; gives its pid.
+    """Start this interpreter with `arguments`, as `start` does; gives its pid.
 
-    Standard input and output are /dev/null; `descriptors` become 3, 4, … there. It gets a session
-    of its own, so that a terminal's Ctrl-C reaches the supervisor alone.
+    Raises:
+        OSError: it cannot be started.
+    """
+    return start([sys.executable, *arguments], descriptors, stderr)
+
+
+def start(
+    command: Sequence[str], descriptors: Sequence[int], stderr: int, stdin: int | None = None
+) -> int:
+    """Start a program, named by its path, with an empty environment; gives its pid.
+
+    Standard input (unless given) and output are /dev/null; `descriptors` become 3, 4, … there. It
+    gets a session of its own, so that a terminal's Ctrl-C reaches the supervisor alone.
 
     Raises:
         OSError: it cannot be started.
@@ -90,19 +101,21 @@ def start_python(arguments: Sequence[str], descriptors: Sequence[int], stderr: i
     try:
         copies.extend(
             fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _SCRATCH_DESCRIPTOR_MIN)
-            for descriptor in (*descriptors, stderr)
+            for descriptor in (*descriptors, *(() if stdin is None else (stdin,)), stderr)
         )
         actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
             (os.POSIX_SPAWN_DUP2, copies[-1], 2),
         ]
+        if stdin is not None:
+            actions[0] = (os.POSIX_SPAWN_DUP2, copies[-2], 0)
         actions += [(os.POSIX_SPAWN_CLOSE, inherited) for inherited in _inheritable()]
-        for target, copy in enumerate(copies[:-1], FIRST_DESCRIPTOR):
+        for target, copy in enumerate(copies[: len(descriptors)], FIRST_DESCRIPTOR):
             actions.append((os.POSIX_SPAWN_DUP2, copy, target))
         return os.posix_spawn(
-            sys.executable,
-            [sys.executable, *arguments],
+            command[0],
+            list(command),
             {},
             file_actions=actions,
             setsid=True,

@@ -47,12 +47,19 @@ class WorkerSection(_Section, frozen=True, kw_only=True):
     idle_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 900.0
 
 
+class AlertsSection(_Section, frozen=True, kw_only=True):
+    """Whom to tell when a tenant fails: a program's path and its arguments."""
+
+    command: Annotated[tuple[str, ...], msgspec.Meta(max_length=64)] = ()
+
+
 class Config(_Section, frozen=True, kw_only=True):
     """The whole file."""
 
     gateway: GatewaySection = GatewaySection()
     isolation: IsolationSection = IsolationSection()
     worker: WorkerSection = WorkerSection()
+    alerts: AlertsSection = AlertsSection()
 
 
 def load(path: Path) -> Config:

@@ -26,6 +26,7 @@ from protocol.spawn import (
     WakeParams,
 )
 from supervisor import isolation
+from supervisor.alerts import Alert, AlertCommand
 from supervisor.child import FIRST_DESCRIPTOR, Exit
 from supervisor.config import Config
 from supervisor.control import ControlPlane
@@ -83,6 +84,7 @@ class Supervisor:
         self._config: Final = config
         self._isolation: Final = isolation_report
         self._log: Final = log
+        self._alerts: Final = AlertCommand(config.alerts.command, log)
         self._notifier: Final = Notifier(os.environ)
         self._zygote_command: Final = zygote_command or zygote_program(FIRST_DESCRIPTOR)[1:]
         self._disk: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
@@ -311,7 +313,7 @@ class Supervisor:
 
     def alert(self, tenant: str, reason: str) -> None:
         """See `supervisor.tenant_worker.Surroundings`."""
-        self._log.critical("tenant failed", tenant=tenant, reason=reason)
+        self._alerts.send(Alert(tenant_id=tenant, state="failed", reason=reason, ts=unix_ms()))
 
     # supervisor.control.TenantActions
 

@@ -15,6 +15,7 @@ from worker.services import Services
 
 # For what only has to be handed over once waiting is over.
 LAST_WORDS_SECONDS: Final = 2.0
+HANDOVER_SECONDS: Final = 0.2
 _GONE: Final = GatewayError(ErrorCode.CANCELLED, "the caller has gone away")
 
 
@@ -87,18 +88,19 @@ class CallsLink:
         return True
 
     async def finish(self, end: LinkEnd, reason: GatewayError) -> None:
-        """Wait a little for the calls that are open, refuse what is open then, close the link.
+        """Refuse the calls that are open, and close the link.
 
         Args:
             end: The link's end.
             reason: What those are told that took too long.
         """
-        for last in (False, True):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LAST_WORDS_SECONDS):
-                    await self._until_idle()
-            if not last:
-                self._abort(end, reason)
+        with suppress(TimeoutError):  # those that were just given what they waited for
+            async with asyncio.timeout(HANDOVER_SECONDS):
+                await self._until_idle()
+        self._abort(end, reason)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_SECONDS):
+                await self._until_idle()
         end.finish()
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_SECONDS):

@@ -35,6 +35,8 @@ from worker.store.files import Directory, UnsafePathError
 
 EXIT_DRAINED: Final = 0
 IDLE_CHECK_SECONDS_MIN: Final = 0.05
+# After two, everything that was readable at the first has been read.
+TURNS_OF_THE_LOOP: Final = 2
 EXIT_FAILED: Final = 1
 EXIT_WOULD_FAIL_AGAIN: Final = 3
 EXIT_CONFIGURATION: Final = 78
@@ -95,6 +97,7 @@ class Worker:
         self._supervisor: LinkEnd | None = None
         self._channel: socket.socket | None = None
         self._front: tuple[CallsLink, LinkEnd] | None = None
+        self._meetings: Final[set[asyncio.Task[None]]] = set()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._draining = False
         self._drained = False
@@ -146,12 +149,12 @@ class Worker:
         """Finish what is in flight within that time, then end."""
         if not self._draining:
             self._draining = True
-            self._spawn(self._drain(seconds))
+            self._spawn(self._drain(seconds), self._tasks)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Any, among: "set[asyncio.Task[None]]") -> None:
         task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        among.add(task)
+        task.add_done_callback(among.discard)
 
     # Idleness.
 
@@ -164,7 +167,7 @@ class Worker:
             busy_at = now
         elif link is not None:
             busy_at = max(busy_at, link.last_call_at)
-        if now - busy_at >= seconds:
+        if now - busy_at >= seconds and not self._turns.left_open():
             busy_at = now
             assert self._supervisor is not None
             self._supervisor.link.send(frames.Event("idle", msgspec.json.encode(Idle())))
@@ -176,7 +179,8 @@ class Worker:
     # Fronts.
 
     def _on_channel(self) -> None:
-        assert self._channel is not None
+        if self._channel is None:
+            return
         try:
             payload, received = descriptors.receive(self._channel)
         except BlockingIOError:
@@ -188,7 +192,7 @@ class Worker:
             log.failure("descriptor message refused", error)
             return
         if payload == b"front" and len(received) == 1:
-            self._spawn(self._meet_front(received[0]))
+            self._spawn(self._meet_front(received[0]), self._meetings)
             return
         for descriptor in received:
             os.close(descriptor)
@@ -219,10 +223,14 @@ class Worker:
         deadline = self._loop.time() + seconds
         assert self._supervisor is not None
         try:
+            # What the front sent before is in our sockets: it may still start here.
+            self._on_channel()
+            for _ in range(TURNS_OF_THE_LOOP):
+                await asyncio.sleep(0)
+            await asyncio.gather(*self._meetings)
             await self._turns.drain(seconds)
             if self._front is not None:
-                link, end = self._front
-                await link.finish(end, deadline - self._loop.time(), _STOPPING)
+                await self._part(*self._front, deadline)
             self._close_channel()
             await self._sessions.close()
             self._directory.close()
@@ -234,6 +242,12 @@ class Worker:
             self._drained = True
             self._supervisor.link.send(frames.Drained())
             self._supervisor.finish()
+
+
+    async def _part(self, link: CallsLink, end: LinkEnd, deadline: float) -> None:
+        if not await link.answered(deadline - self._loop.time()):
+            self._turns.let_go()
+            await link.finish(end, _STOPPING)
 
 
 def run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue = CATALOGUE) -> NoReturn:

@@ -257,7 +257,10 @@ class Links:
         return front
 
     def drain(self, seconds: float) -> None:
+        """Take the fronts off the worker, as the supervisor does first, and have it drain."""
         assert self.end is not None
+        for front in self.fronts:
+            front.end.finish_after_calls()
         self.end.link.send(frames.Drain(seconds))
         self.end.flush()
 
