@@ -243,10 +243,9 @@ class Worker:
             self._supervisor.link.send(frames.Drained())
             self._supervisor.finish()
 
-
     async def _part(self, link: CallsLink, end: LinkEnd, deadline: float) -> None:
         if not await link.answered(deadline - self._loop.time()):
-            self._turns.let_go()
+            self._turns.feeds.let_go()
             await link.finish(end, _STOPPING)
 
 

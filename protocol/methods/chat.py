@@ -86,3 +86,28 @@ HISTORY: Final = declare(
     idempotent=True,
     doc="Give the newest rows of a session's transcript.",
 )
+
+
+class AbortParams(Params, frozen=True, kw_only=True):
+    """Without `runId`: every turn of the session that runs or waits."""
+
+    session_key: SessionKey
+    run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+
+
+class AbortResult(Result, frozen=True, kw_only=True):
+    """`runIds` are the turns that end now as interrupted; `agent.wait` tells when one has."""
+
+    ok: Literal[True]
+    aborted: bool
+    run_ids: list[str]
+
+
+ABORT: Final = declare(
+    "chat.abort",
+    params=AbortParams,
+    result=AbortResult,
+    scope=Scope.WRITE,
+    idempotent=True,
+    doc="End turns of a session; what they said so far stays in the transcript.",
+)

@@ -8,12 +8,15 @@ import os
 import select
 import socket
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 from protocol import descriptors, frames
 from protocol.codec import FrameDecoder, encode
 from protocol.descriptors import WorkerDescriptors
-from protocol.spawn import WorkerSpec
+
+Program = Callable[[bytes, WorkerDescriptors], object]
+"""What a worker runs: see `worker.main.run`."""
 
 READ_BYTES = 65536
 PATIENCE_SECONDS = 60.0
@@ -27,14 +30,17 @@ def pause(seconds: float = PATIENCE_SECONDS) -> None:
 class Puppet:
     """One worker; what it does wrong is in who derives from it."""
 
-    def __init__(self, spec: WorkerSpec, fds: WorkerDescriptors) -> None:
-        self.spec = spec
+    def __init__(self, fds: WorkerDescriptors) -> None:
         self.fds = fds
         self.supervisor = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds.supervisor)
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds.channel)
         self.front: socket.socket | None = None
         self.hears_supervisor = True
         self._decoders = {self.supervisor: FrameDecoder()}
+
+    @classmethod
+    def program(cls, _spec: bytes, fds: WorkerDescriptors) -> NoReturn:
+        cls(fds).run()
 
     def run(self) -> NoReturn:
         faulthandler.enable(2)

@@ -1,14 +1,13 @@
 """Workers whose start goes wrong."""
 
 import os
-from typing import NoReturn
 
 from protocol.descriptors import WorkerDescriptors
-from protocol.spawn import WorkerSpec
-from tests.workers.puppet import Puppet, pause
+from tests.workers.puppet import Program, Puppet, pause
 from worker import main as worker
 
 SLOW_SECONDS = 1.0
+LAST_WORDS = "what the worker died of"
 
 
 class NeverReady(Puppet):
@@ -19,50 +18,29 @@ class NeverReady(Puppet):
             pause()
 
 
-class NoReadinessByte(Puppet):
-    """It closes the pipe and says nothing; beside that it is a good worker."""
-
-    def run(self) -> NoReturn:
-        os.close(self.fds.ready)
-        while True:
-            self._turn()
-
-
-class SlowReady(Puppet):
+def slow_ready(spec: bytes, fds: WorkerDescriptors) -> None:
     """A good worker, after a while."""
-
-    def run(self) -> NoReturn:
-        pause(SLOW_SECONDS)
-        self.supervisor.detach()
-        self.channel.detach()
-        worker.run(worker._spec_encoder(self.spec), self.fds)
+    pause(SLOW_SECONDS)
+    worker.run(spec, fds)
 
 
-class _Exits(Puppet):
-    code = 0
+def exits(code: int) -> Program:
+    def program(_spec: bytes, _fds: WorkerDescriptors) -> None:
+        os._exit(code)
 
-    def before_ready(self) -> None:
-        os._exit(self.code)
-
-
-class ExitsWith0(_Exits):
-    """It ends as one that has drained, unasked."""
+    return program
 
 
-class ExitsWith1(_Exits):
-    code = 1
+def raises(_spec: bytes, _fds: WorkerDescriptors) -> None:
+    raise RuntimeError(LAST_WORDS)
 
 
-class ExitsWith3(_Exits):
-    code = 3
-
-
-class ExitsWith78(_Exits):
-    code = 78
-
-
-class RaisesAtOnce(Puppet):
-    """An exception that nobody takes, with a secret in its text."""
-
-    def before_ready(self) -> None:
-        raise RuntimeError("the programs's last words")
+PROGRAMS: dict[str, Program] = {
+    "never-ready": NeverReady.program,
+    "slow-ready": slow_ready,
+    "exits-0": exits(0),
+    "exits-1": exits(1),
+    "exits-3": exits(3),
+    "exits-78": exits(78),
+    "raises": raises,
+}

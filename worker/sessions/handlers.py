@@ -1,15 +1,17 @@
-"""The handlers of `sessions.*` and `chat.*`."""
+"""The handlers of `sessions.*`, `chat.*` and `agent.*`."""
 
+import asyncio
 import uuid
+from contextlib import suppress
 from typing import Literal
 
 from protocol import names
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods import chat, sessions
+from protocol.methods import agent, chat, sessions
 from protocol.methods.sessions import RunStatus
 from worker.dispatch import CallContext, handles
 from worker.sessions import keys, reads
-from worker.sessions.feed import TurnResult
+from worker.sessions.feed import Feed, TurnResult
 from worker.sessions.watching import follow
 from worker.sessions.writes import Admission, AdmittedRun, NewSession, NewTurn
 
@@ -126,7 +128,7 @@ async def send(call: CallContext, params: sessions.SendParams) -> sessions.SendR
     if call.stream is not None:
         return _result(key, run, await follow(call, run.id, key))
     if admitted.repeated:
-        result = services.turns.state(run.id)
+        result = services.turns.feeds.stored(services.turns.feeds.row(run.id))
         return _result(key, run, result, queued="in_flight")
     return _result(key, run, TurnResult(run.state), running="started")
 
@@ -165,3 +167,30 @@ def history(call: CallContext, params: chat.HistoryParams) -> reads.StoredHistor
     if found is None:
         raise _no_session("sessionKey")
     return found
+
+
+@handles(chat.ABORT)
+async def abort(call: CallContext, params: chat.AbortParams) -> chat.AbortResult:
+    """End turns of a session, whichever generation runs them."""
+    key = keys.checked(params.session_key, "sessionKey")
+    run_ids = await call.services.turns.abort(key, params.run_id)
+    return chat.AbortResult(ok=True, aborted=bool(run_ids), run_ids=run_ids)
+
+
+@handles(agent.WAIT)
+async def wait(call: CallContext, params: agent.WaitParams) -> agent.WaitResult:
+    """Wait for the end of a turn, whichever generation runs it."""
+    feeds = call.services.turns.feeds
+    feed = feeds.observe(params.run_id)
+    if isinstance(feed, Feed):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(params.timeout_ms / 1000):
+                await feed.wait()
+    run = feeds.row(params.run_id)
+    return agent.WaitResult(
+        run_id=run.id,
+        status="timeout" if run.state in ("queued", "running") else run.state,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        error=run.error,
+    )

@@ -39,6 +39,13 @@ class Run(NamedTuple):
     reply_seq: int | None
     usage: Usage | None
     error: str | None
+    started_at: int | None
+    ended_at: int | None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it runs or waits to run."""
+        return self.state in ("queued", "running")
 
 
 class StoredMessage(Result, frozen=True, kw_only=True):
@@ -135,15 +142,13 @@ def run(connection: apsw.Connection, run_id: str) -> Run | None:
     """Give a turn by its id."""
     row = connection.execute(
         """SELECT r.seq, r.id, s.key, r.state, r.owner, r.message_seq, r.reply_seq,
-            r.input_tokens, r.output_tokens, r.error
+            r.input_tokens, r.output_tokens, r.error, r.started_at, r.ended_at
         FROM runs AS r JOIN sessions AS s ON s.id = r.session WHERE r.id = ?""",
         (run_id,),
     ).fetchone()
     if row is None:
         return None
-    seq, name, key, state, owner, message_seq, reply_seq, spent_in, spent_out, error = row
-    usage = _usage(spent_in, spent_out)
-    return Run(seq, name, key, state, owner, message_seq, reply_seq, usage, error)
+    return Run(*row[:7], _usage(row[7], row[8]), *row[9:])
 
 
 def message(connection: apsw.Connection, seq: int) -> Message | None:
@@ -262,6 +267,15 @@ def counts(connection: apsw.Connection) -> Counts:
         connection.execute("SELECT count(*) FROM runs WHERE state = 'running'").get,
         connection.execute("SELECT count(*) FROM runs WHERE state = 'queued'").get,
     )
+
+
+def has_open(connection: apsw.Connection) -> bool:
+    """Say whether turns run or wait."""
+    row = connection.execute(
+        "SELECT 1 FROM runs WHERE state = 'running' UNION ALL"
+        " SELECT 1 FROM runs WHERE state = 'queued' LIMIT 1"
+    ).fetchone()
+    return row is not None
 
 
 def queued_sessions(connection: apsw.Connection, at_most: int) -> list[int]:

@@ -72,4 +72,7 @@ CREATE TABLE requests (
 CREATE INDEX requests_by_age ON requests (created_at);
 """
 
-MIGRATIONS: Final = (_FIRST,)
+# Who wants a turn ended may talk to another generation than the one that runs it.
+_ABORTS: Final = "ALTER TABLE runs ADD COLUMN abort_requested_at INTEGER;"
+
+MIGRATIONS: Final = (_FIRST, _ABORTS)

@@ -6,26 +6,28 @@ only by claiming its row. What is kept here is only what this process is doing.
 """
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import apsw
 
 from protocol import limits
-from protocol.errors import ErrorCode, GatewayError
+from protocol.errors import GatewayError
 from worker import log, refusal
 from worker.agents.catalogue import Catalogue
 from worker.agents.run import AgentRun
 from worker.agents.tool import ToolContext
 from worker.clock import Clock
-from worker.sessions import reads, writes
+from worker.sessions import aborts, reads, writes
 from worker.sessions.feed import Feed, TurnResult
+from worker.sessions.feeds import LOOK_SECONDS, Feeds
 from worker.store.database import Database
 
 LEASE_SECONDS: Final = 30.0
 RENEW_SECONDS: Final = 10.0
 # Other generations leave turns behind until they have drained, or their leases have run out.
-LOOK_AROUND_SECONDS: Final = 0.5
+LOOK_AROUND_SECONDS: Final = 0.1
 LOOK_AROUND_UNTIL_SECONDS: Final = 2 * (limits.DRAIN_SECONDS + LEASE_SECONDS)
 RETRY_SECONDS: Final = 2.0
 ABORT_SECONDS: Final = 2.0
@@ -64,10 +66,10 @@ class Turns:
         self._waiting: Final[dict[int, None]] = {}
         self._waiting_cut = False
         self._orphans_left = False
-        self._feeds: Final[dict[str, Feed]] = {}
+        self.feeds: Final = Feeds(database)
         self._draining: Final = asyncio.Event()
         self._aborting = False
-        self._cut_reason = TAKEN_AWAY
+        self._cuts: Final[dict[str, str]] = {}
         self._renewal: asyncio.TimerHandle | None = None
         self._looking: asyncio.TimerHandle | None = None
         self._look_until = 0.0
@@ -220,7 +222,7 @@ class Turns:
 
     def _start(self, run: writes.ClaimedRun) -> None:
         loop = asyncio.get_running_loop()
-        feed = self._feeds.setdefault(run.id, Feed())
+        feed = self.feeds.of_running(run.id)
         self._running[run.id] = loop.create_task(self._run(run, feed))
         if self._renewal is None:
             self._renewal = loop.call_later(RENEW_SECONDS, self._renew)
@@ -235,7 +237,8 @@ class Turns:
             more = await self._settle(run, feed, error)
         finally:
             del self._running[run.id]
-            self._feeds.pop(run.id, None)
+            self._cuts.pop(run.id, None)
+            self.feeds.forget(run.id)
             if more:
                 self._waiting[run.session] = None
             self._pump()
@@ -245,14 +248,16 @@ class Turns:
         context = ToolContext(run.session_key, run.id, self._clock)
         agent = AgentRun(self._catalogue, prompt, context, feed.add)
         if self._aborting:
-            return agent.interrupted(self._cut_reason)
+            self._cuts.setdefault(run.id, STOPPING)
+        if run.id in self._cuts:
+            return agent.interrupted(self._cuts[run.id])
         task = self._running[run.id]
         self._answering[run.id] = task
         try:
             return await agent.execute()
         except asyncio.CancelledError:
             task.uncancel()
-            return agent.interrupted(self._cut_reason)
+            return agent.interrupted(self._cuts[run.id])
         finally:
             del self._answering[run.id]
 
@@ -306,54 +311,57 @@ class Turns:
             log.failure("cannot renew leases", error)
             return
         for run_id in ours - future.result():
+            self._cut(run_id, TAKEN_AWAY)
+
+    # Cutting off.
+
+    async def abort(self, key: str, run_id: str | None) -> list[str]:
+        """Have the turns of a session that run or wait end now, or one of them; gives which.
+
+        The generation that runs one hears of it through its row.
+
+        Raises:
+            GatewayError: NOT_FOUND: no such session, or the turn is none of its; or the storage
+                refused.
+        """
+        now = self._clock.now_ms()
+        operation = partial(aborts.abort, key=key, run_id=run_id, now=now)
+        aborted = await self._database.write(operation)
+        for run in aborted:
+            if run.owner == self._generation:
+                self._cut(run.id, aborts.ABORTED)
+        self.feeds.look()
+        return [run.id for run in aborted]
+
+    def _cut(self, run_id: str, reason: str) -> None:
+        if run_id in self._running and run_id not in self._cuts:
+            self._cuts[run_id] = reason
             task = self._answering.get(run_id)
             if task is not None:
                 task.cancel()
 
-    # Watching.
+    def _cut_aborted(self) -> None:
+        """Find what was aborted through another generation, which has the calls now."""
+        try:
+            for run_id in aborts.asked_of(self._database.read(), self._generation):
+                self._cut(run_id, aborts.ABORTED)
+        except (GatewayError, apsw.Error) as error:
+            log.failure("cannot look for aborted turns", error)
 
-    def observe(self, run_id: str) -> Feed | TurnResult:
-        """Give the feed of a turn that runs or waits here, else how it stands.
-
-        Raises:
-            GatewayError: NOT_FOUND: there is no such turn; or the storage refused.
-        """
-        feed = self._feeds.get(run_id)
-        if feed is not None:
-            return feed
-        run = reads.run(self._database.read(), run_id)
-        if run is None:
-            raise GatewayError(ErrorCode.NOT_FOUND, "no such turn")
-        starts_here = run.state == "queued" and not self._draining.is_set()
-        if starts_here or (run.state == "running" and run.owner == self._generation):
-            feed = self._feeds[run_id] = Feed()
-            return feed
-        return self._stored(run)
-
-    def state(self, run_id: str) -> TurnResult:
-        """Give how a turn stands.
-
-        Raises:
-            GatewayError: NOT_FOUND: there is no such turn; or the storage refused.
-        """
-        run = reads.run(self._database.read(), run_id)
-        if run is None:
-            raise GatewayError(ErrorCode.NOT_FOUND, "no such turn")
-        return self._stored(run)
-
-    def _stored(self, run: reads.Run) -> TurnResult:
-        """Give how a turn stands by its row."""
-        if run.state in ("queued", "running"):
-            return TurnResult(run.state)
-        reply = None
-        if run.reply_seq is not None:
-            reply = reads.message(self._database.read(), run.reply_seq)
-        return TurnResult(run.state, reply, run.usage, run.error)
+    # Whether there is something to do.
 
     @property
     def busy(self) -> bool:
         """Whether a turn runs or waits to run."""
         return bool(self._running or self._starting or self._waiting)
+
+    def left_open(self) -> bool:
+        """Say whether the store has turns that run or wait, in whichever generation."""
+        try:
+            return self._database.is_open and reads.has_open(self._database.read())
+        except (GatewayError, apsw.Error) as error:
+            log.failure("cannot look for turns", error)
+            return False
 
     # The end.
 
@@ -363,26 +371,25 @@ class Turns:
         for timer in (self._looking, self._renewal if not self._running else None):
             if timer is not None:
                 timer.cancel()
-        for run_id, feed in list(self._feeds.items()):
-            if run_id not in self._running:
-                run = reads.run(self._database.read(), run_id)
-                feed.finish(TurnResult("queued") if run is None else self._stored(run))
         if await self._wait_until_idle(seconds):
             return
         self._aborting = True
-        self._cut_reason = STOPPING
-        for task in self._answering.values():
-            task.cancel()
+        for run_id in list(self._running):
+            self._cut(run_id, STOPPING)
         await self._wait_until_idle(ABORT_SECONDS)
 
     async def _wait_until_idle(self, seconds: float) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                while self._running or self._starting:
-                    self._changed.clear()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while self._running or self._starting:
+            self._cut_aborted()
+            left = deadline - loop.time()
+            if left <= 0:
+                return False
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(left, LOOK_SECONDS)):
                     await self._changed.wait()
-        except TimeoutError:
-            return False
         return True
 
 

@@ -20,7 +20,7 @@ async def follow(call: CallContext, run_id: str, session_key: str) -> TurnResult
     Raises:
         GatewayError: the storage refused.
     """
-    feed = call.services.turns.observe(run_id)
+    feed = call.services.turns.feeds.observe(run_id)
     if not isinstance(feed, Feed):
         return feed
     if call.stream is None:

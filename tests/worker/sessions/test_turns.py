@@ -224,8 +224,8 @@ async def test_turns_of_the_dead_are_interrupted_and_what_waited_runs(tenant_dir
         second = await dead.front.call("sessions.send", {"key": KEY, "message": "second"})
         async with running_worker(catalogue_of(provider), generation=4) as rig:
             await rig.front.finished(second["runId"], KEY)
-            assert rig.worker.services.turns.state(first["runId"]).state == "interrupted"
-            assert rig.worker.services.turns.state(second["runId"]).state == "ok"
+            assert rig.worker.services.turns.feeds.row(first["runId"]).state == "interrupted"
+            assert rig.worker.services.turns.feeds.row(second["runId"]).state == "ok"
             provider.open("first")
             # The one that was taken for dead finds its turn gone, and writes nothing.
             call = dead.front.stream("sessions.send", {"key": KEY, "message": "third"})
@@ -296,7 +296,7 @@ async def test_lease_that_ran_out_is_taken_over(tenant_dir: Path) -> None:
             clock.advance(turns.LEASE_SECONDS - 1)
             new.worker.services.turns.look_around()
             await new.front.call("sessions.create", {})
-            assert new.worker.services.turns.state(run_id).state == "running"
+            assert new.worker.services.turns.feeds.row(run_id).state == "running"
             # … and forgotten, it does not.
             clock.advance(2)
             new.worker.services.turns.look_around()

@@ -1,0 +1,92 @@
+"""Workers that want more than they should have: memory, log, processes."""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from protocol.descriptors import WorkerDescriptors
+from tests.workers.puppet import Program
+from worker import dispatch
+from worker import main as worker
+
+LEAK_BYTES = 8 * 2**20
+LEAK_BYTES_MAX = 160 * 2**20
+FLOOD_BYTES = 2 * 2**20
+LINE = b"flood" * 200 + b"\n"
+
+_start = dispatch.start
+_leaked: list[bytearray] = []
+
+
+def before_each_call(act: Callable[[], None]) -> None:
+    def start(*arguments: Any) -> Any:
+        act()
+        return _start(*arguments)
+
+    dispatch.start = start
+
+
+def leaks(spec: bytes, fds: WorkerDescriptors) -> None:
+    """The real worker, and every call costs memory for ever; bounded, since nothing else is."""
+
+    def leak() -> None:
+        if len(_leaked) * LEAK_BYTES < LEAK_BYTES_MAX:
+            _leaked.append(bytearray(os.urandom(1)) * LEAK_BYTES)
+
+    before_each_call(leak)
+    worker.run(spec, fds)
+
+
+def floods_its_log(spec: bytes, fds: WorkerDescriptors) -> None:
+    """The real worker, and every call writes much: once in long lines, once in empty ones."""
+
+    def flood() -> None:
+        for text in (LINE, b"\n"):
+            left = memoryview(text * (FLOOD_BYTES // len(text)))
+            while left:
+                left = left[os.write(2, left) :]
+
+    before_each_call(flood)
+    worker.run(spec, fds)
+
+
+def _exec() -> None:
+    os.execv("/usr/bin/env", ["env"])
+
+
+def _spawn() -> None:
+    os.posix_spawn("/usr/bin/env", ["env"], {})
+
+
+TRIES: dict[str, Callable[[], object]] = {
+    "fork": os.fork,
+    "exec": _exec,
+    "spawn": _spawn,
+    "kill parent": lambda: os.kill(os.getppid(), signal.SIGKILL),
+    "kill all": lambda: os.kill(-1, signal.SIGKILL),
+    "socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+}
+
+
+def forks(spec: bytes, fds: WorkerDescriptors) -> None:
+    """It tries what it may not and logs what became of it; then it is the real worker."""
+    outcome = {}
+    for name, attempt in TRIES.items():
+        try:
+            attempt()
+        except OSError as error:
+            outcome[name] = type(error).__name__
+        else:
+            outcome[name] = "done"
+    os.write(2, json.dumps(outcome).encode() + b"\n")
+    worker.run(spec, fds)
+
+
+PROGRAMS: dict[str, Program] = {
+    "leaks": leaks,
+    "floods-its-log": floods_its_log,
+    "forks": forks,
+}
