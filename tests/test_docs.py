@@ -1,0 +1,45 @@
+"""The documents name tests, files and limits that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+NAMED = re.compile(
+    r"`((?:tests|scripts|supervisor|worker|protocol|cli|docs)/[\w./-]*)(?:::(\w+))?`"
+)
+
+
+def functions(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text())
+    return {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_document_names_is_there(document: Path) -> None:
+    for name, function in NAMED.findall(document.read_text()):
+        path = ROOT / name
+        assert path.exists(), name
+        if function:
+            assert function in functions(path), f"{name}::{function}"
+
+
+def test_every_promise_names_what_holds_it() -> None:
+    text = (ROOT / "docs/SPECIFICATION.md").read_text()
+    promises = text.split("## Promises")[1].split("## ")[0]
+    rows = [line for line in promises.splitlines() if re.match(r"\| \d+ \|", line)]
+    assert len(rows) >= 20
+    assert [line for line in rows if not NAMED.search(line)] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
