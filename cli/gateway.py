@@ -1,7 +1,11 @@
 """`openclaw gateway`: run the gateway in the foreground."""
 
 import asyncio
+import contextlib
+import errno
 import os
+import resource
+from typing import Final
 
 import click
 import msgspec
@@ -23,6 +27,8 @@ from supervisor.state import (
     default_root,
 )
 
+_STANDARD_OUTPUT: Final = 1
+
 
 @click.command("gateway")
 @click.option(
@@ -33,6 +39,9 @@ from supervisor.state import (
 def command(port: int | None) -> None:
     """Run the gateway in the foreground until SIGTERM or Ctrl-C."""
     os.umask(0o077)
+    # Every worker takes a few descriptors here; the usual soft limit is for programs with select().
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         state = StateRoot(default_root())
         config = gateway_config.load(state.config)
@@ -45,7 +54,9 @@ def command(port: int | None) -> None:
     except LockedError as error:
         fail(f"{error}: is a gateway running already?", ExitCode.TRY_LATER)
     except OSError as error:
-        fail(str(error), ExitCode.CONFIGURATION)
+        full = error.errno == errno.ENOSPC
+        reason = f"{error.filename or default_root()}: {error.strerror}"
+        fail(reason, ExitCode.TRY_LATER if full else ExitCode.CONFIGURATION)
     if port is not None:
         section = msgspec.structs.replace(config.gateway, port=port)
         config = msgspec.structs.replace(config, gateway=section)
@@ -60,7 +71,10 @@ def _serve(state: StateRoot, lock: StateLock, config: gateway_config.Config) -> 
         fail(str(error), ExitCode.CONFIGURATION)
 
     def banner(url: str) -> None:
-        click.echo(f"openclaw gateway · {url} · {report.summary()} · {state.path}")
+        line = f"openclaw gateway · {url} · {report.summary()} · {state.path}\n"
+        # Not by print: whoever cannot hear it must not end the gateway, nor change its exit code.
+        with contextlib.suppress(OSError):
+            os.write(_STANDARD_OUTPUT, line.encode(errors="replace"))
 
     async def run() -> None:
         log = open_log(state.log)

@@ -4,6 +4,7 @@ The front reads the envelope only; `params` stays as the client wrote it. Of dup
 one wins, here and in the worker, since both are decoded by msgspec.
 """
 
+import re
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -23,6 +24,8 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False)
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
+# How msgspec names a member: "… at `$.id`", "… required field `method`".
+_FIELD: Final = re.compile(r"(?:at `\$\.?|field `)([^`]*)`")
 _decoder: Final = msgspec.json.Decoder(Request)
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -40,7 +43,10 @@ def decode_request(body: bytes) -> Request:
         if body.lstrip()[:1] == b"[":
             msg = "batches are not supported; send one request object"
             raise GatewayError(ErrorCode.MALFORMED_REQUEST, msg) from error
-        raise GatewayError(ErrorCode.MALFORMED_REQUEST, f"request: {error}") from error
+        named = _FIELD.search(str(error))
+        field = named.group(1) if named else ""
+        message = f"request: {error}"
+        raise GatewayError(ErrorCode.MALFORMED_REQUEST, message, field=field[:64]) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise GatewayError(ErrorCode.PARSE_ERROR, f"the body is no JSON: {error}") from error
     except RecursionError as error:

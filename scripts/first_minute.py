@@ -25,13 +25,14 @@ REQUEST_SECONDS = 30.0
 def main() -> int:
     """Run it all; gives the gateway's exit code."""
     command = [OPENCLAW, "gateway", *sys.argv[1:]]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as gateway:
+    # A group of its own: a signal to ours reaches it once, passed on below.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as gateway:
 
         def pass_on(number: int, _: FrameType | None) -> None:
             gateway.send_signal(number)
 
-        signal.signal(signal.SIGTERM, pass_on)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the gateway by itself
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, pass_on)
         assert gateway.stdout is not None
         banner = gateway.stdout.readline().strip()
         if not banner:

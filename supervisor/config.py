@@ -71,7 +71,10 @@ def load(path: Path) -> Config:
     try:
         with path.open("rb") as file:
             text = file.read(CONFIG_BYTES_MAX + 1)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            msg = f"{path} is a link to a file that is not there"
+            raise ConfigError(msg) from error
         return Config()
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from protocol import aio, descriptors, frames
+from protocol import aio, descriptors, frames, limits
 from protocol.link import ANSWERS, LIVENESS, REQUESTS
 from protocol.spawn import (
     TENANTS_PER_UPDATE_MAX,
@@ -136,6 +136,15 @@ class FrontProcess:
             # Its queue is full or it is gone: in both cases a new front gets all links again.
             self._log.warning("front takes no link", tenant=link.tenant, error=str(error))
             self.kill()
+
+    def check_alive(self) -> None:
+        """Ping it; one that has missed three is killed and will be replaced."""
+        if not self._end.closed:
+            missed = self._end.link.ping()
+            self._end.flush()
+            if missed >= limits.PING_MISSES_MAX:
+                self._log.error("front hangs")
+                self.kill()
 
     async def drain(self, seconds: float) -> None:
         """Let it finish what clients wait for, and end it."""

@@ -83,6 +83,8 @@ class Action(enum.Enum):
     SPAWN = "spawn"
     SERVE = "serve"
     """Hand the front its link; those who waited are answered."""
+    REPLACE = "replace"
+    """Spawn; the one that was to sleep finishes what it has in flight and ends beside it."""
     SPAWN_NEXT = "spawn_next"
     SWITCH = "switch"
     """Hand the front the next generation's link, then drain the present one."""
@@ -98,7 +100,7 @@ class Action(enum.Enum):
     WAIT = "wait"
     """Try again after the delay."""
     SLEEP = "sleep"
-    """It is asleep; if somebody waits, wake it at once."""
+    """It is asleep, until its own time if it gave one."""
     REFUSE = "refuse"
     """This cannot be had now; say why."""
     NOTHING = "nothing"
@@ -171,13 +173,15 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
             (_E.HUNG, _A.KILL),
             (_E.BROKE_LINK, _A.KILL),
             (_E.IDLE, _A.NOTHING),
-            (_E.RESTART, _A.REFUSE),
         )
     },
-    # Only from its sleep does it wake for who waits: after the others nobody would answer him.
-    (_S.PARKING, _E.WANTED): (_S.PARKING, _A.NOTHING),
+    # Only its sleep ends for who waits: after the others nobody would answer him.
+    (_S.PARKING, _E.WANTED): (_S.STARTING, _A.REPLACE),
+    (_S.PARKING, _E.RESTART): (_S.STARTING, _A.REPLACE),
     (_S.DRAINING, _E.WANTED): (_S.DRAINING, _A.REFUSE),
+    (_S.DRAINING, _E.RESTART): (_S.DRAINING, _A.REFUSE),
     (_S.SUSPENDING, _E.WANTED): (_S.SUSPENDING, _A.REFUSE),
+    (_S.SUSPENDING, _E.RESTART): (_S.SUSPENDING, _A.REFUSE),
     (_S.DRAINING, _E.STOP): (_S.DRAINING, _A.NOTHING),
     (_S.DRAINING, _E.SUSPEND): (_S.DRAINING, _A.NOTHING),
     (_S.DRAINING, _E.EXITED): (_S.ABSENT, _A.NOTHING),
@@ -192,6 +196,7 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
 
 ENDING: Final = frozenset((_S.DRAINING, _S.PARKING, _S.SUSPENDING))
 """States in which a worker is ended on purpose."""
+_WITH_REASON: Final = frozenset((_S.STARTING, _S.BACKOFF, _S.FAILED))
 
 
 class ImpossibleEventError(Exception):
@@ -218,7 +223,7 @@ class Lifecycle:
     def __init__(self, jitter: "random.Random | None" = None) -> None:
         self.state = State.ABSENT
         self.reason = ""
-        """Why it is in BACKOFF or FAILED."""
+        """Why it is in BACKOFF or FAILED, or had to start again."""
         self.deaths: deque[Death] = deque(maxlen=DEATHS_KEPT)
         self._random: Final = jitter or random.Random()  # noqa: S311 - spreads load, hides nothing
         self._restarts: deque[float] = deque(maxlen=RESTARTS_MAX)
@@ -238,6 +243,8 @@ class Lifecycle:
         if event is Event.RESTART and row[1] is Action.SPAWN:
             self._forgive()  # whoever asks for it has seen to the cause
         self.state, action = row
+        if self.state not in _WITH_REASON:
+            self.reason = ""
         if event in (Event.READY, Event.NEXT_READY):
             self._ready_at = now
         return action

@@ -7,10 +7,11 @@ decides neither how much nor in what form it writes here.
 import asyncio
 import logging
 import os
+import select
 import sys
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 import structlog
 
@@ -23,15 +24,36 @@ PIPE_READ_BYTES: Final = 64 * 1024
 PIPE_BURST_BYTES: Final = 256 * 1024
 PIPE_BYTES_PER_SECOND: Final = 64 * 1024
 PIPE_PAUSE_SECONDS: Final = 0.01
+LOST_REPORT_SECONDS: Final = 1.0
 
 Log = structlog.typing.FilteringBoundLogger
+
+
+class _Console(logging.StreamHandler[TextIO]):
+    """Standard error as long as somebody reads it: a full pipe must not stop the supervisor."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`. What cannot be written now is in the log file."""
+        try:
+            descriptor = self.stream.fileno()
+        except (OSError, ValueError):  # no file: nothing that could block
+            super().emit(record)
+            return
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        if poll.poll(0):
+            super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Handler`. A pipe that can be written to has room for `PIPE_BUF` bytes."""
+        return super().format(record)[: select.PIPE_BUF - 1]
 
 
 def open_log(path: Path) -> Log:
     """Send structured logging to `path`, and warnings and worse to standard error as well."""
     file = RotatingFileHandler(path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT)
     file.setFormatter(logging.Formatter("%(message)s"))
-    console = logging.StreamHandler(sys.stderr)
+    console = _Console(sys.stderr)
     console.setLevel(logging.WARNING)
     console.setFormatter(logging.Formatter("%(message)s"))
     target = logging.getLogger("openclaw")
@@ -75,6 +97,7 @@ class LogPump:
         self._allowance = float(PIPE_BURST_BYTES)
         self._filled_at = self._loop.time()
         self._lost = 0
+        self._lost_reported_at = -LOST_REPORT_SECONDS
         self._pause: asyncio.TimerHandle | None = None
         os.set_blocking(descriptor, False)
         self._loop.add_reader(descriptor, self._read)
@@ -92,7 +115,11 @@ class LogPump:
         self._allowance = min(self._allowance + earned, PIPE_BURST_BYTES)
         self._filled_at = now
         *lines, rest = (self._partial + data).split(b"\n")
-        for line in lines:
+        for index, line in enumerate(lines):
+            if self._allowance < LINE_OVERHEAD_BYTES:
+                # At once: one by one, empty lines would keep this process busy.
+                self._lost += sum(map(len, lines[index:])) + len(lines) - index
+                break
             self._take(line)
         while len(rest) > LINE_BYTES_MAX:
             self._take(rest[:LINE_BYTES_MAX])
@@ -112,7 +139,8 @@ class LogPump:
             self._lost += len(line) + 1
             return
         self._allowance -= cost
-        self._report_lost()
+        if self._filled_at - self._lost_reported_at >= LOST_REPORT_SECONDS:
+            self._report_lost()
         while line:
             text = line[:LINE_BYTES_MAX].decode("utf-8", "replace")
             self._log.info("output", line=text)
@@ -122,6 +150,7 @@ class LogPump:
         if self._lost:
             self._log.warning("output lost", bytes=self._lost)
             self._lost = 0
+            self._lost_reported_at = self._filled_at
 
     def close(self) -> None:
         """Stop; what came without a line end is written too."""

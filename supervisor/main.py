@@ -15,7 +15,7 @@ from typing import Final, ParamSpec, TypeVar
 
 import msgspec
 
-from protocol import aio, frames
+from protocol import aio, frames, limits
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.spawn import (
     ControlRequest,
@@ -128,6 +128,7 @@ class Supervisor:
             self._check_owner()
             await self._start_front()
             self._spawn_task(self._workers.watch())
+            self._spawn_task(self._watch_front())
             url = url_of(self._listener)
             self._lock.announce(url)
             self._log.info("gateway ready", url=url, isolation=self._isolation.summary())
@@ -243,6 +244,12 @@ class Supervisor:
             self.front = front
         self._workers.link_all()
 
+    async def _watch_front(self) -> None:
+        while True:
+            await asyncio.sleep(limits.PING_INTERVAL_SECONDS)
+            if self.front is not None:
+                self.front.check_alive()
+
     def _front_spec(self) -> FrontSpec:
         return FrontSpec(
             allowed_hosts=LOOPBACK_HOSTS + self._config.gateway.allowed_hosts,
@@ -288,7 +295,7 @@ class Supervisor:
                 raise GatewayError(ErrorCode.METHOD_NOT_FOUND, "the supervisor has no such method")
 
     async def jail_of(self, tenant: str) -> JailSpec:
-        """See `supervisor.tenant_worker.Surroundings`."""
+        """See `supervisor.surroundings.Surroundings`."""
         row = self._rows.get(tenant)
         if row is None or row.state != "enabled":
             raise GatewayError(ErrorCode.NOT_FOUND, f"no such tenant: {tenant}")
@@ -298,21 +305,21 @@ class Supervisor:
         return self._isolation.worker_jail(self._root, tenant, row.uid)
 
     def next_generation(self) -> int:
-        """See `supervisor.tenant_worker.Surroundings`."""
+        """See `supervisor.surroundings.Surroundings`."""
         self._generation += 1
         return self._generation
 
     @property
     def idle_seconds(self) -> float:
-        """See `supervisor.tenant_worker.Surroundings`."""
+        """See `supervisor.surroundings.Surroundings`."""
         return self._config.worker.idle_seconds
 
     def unix_ms(self) -> int:
-        """See `supervisor.tenant_worker.Surroundings`."""
+        """See `supervisor.surroundings.Surroundings`."""
         return unix_ms()
 
     def alert(self, tenant: str, reason: str) -> None:
-        """See `supervisor.tenant_worker.Surroundings`."""
+        """See `supervisor.surroundings.Surroundings`."""
         self._alerts.send(Alert(tenant_id=tenant, state="failed", reason=reason, ts=unix_ms()))
 
     # supervisor.control.TenantActions
@@ -351,7 +358,10 @@ class Supervisor:
 
     async def restart_tenant(self, tenant: str) -> TenantStatus:
         """See `TenantActions`."""
-        await self.get_tenant(tenant)
+        view = await self.get_tenant(tenant)
+        if view.state != "enabled":
+            msg = f"the tenant is {view.state}; a restart is not possible now"
+            raise GatewayError(ErrorCode.CONFLICT, msg)
         await self._workers.restart(tenant)
         return (await self.status(tenant))[0]
 

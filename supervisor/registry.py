@@ -4,6 +4,7 @@ One writer: the supervisor, or a command that holds the state root while there i
 ever sees this file, and no file that a worker can write is ever read here.
 """
 
+import contextlib
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
@@ -104,8 +105,9 @@ class Registry:
         self._migrate()
 
     def close(self) -> None:
-        """Fold the write-ahead log back and close."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        """Fold the write-ahead log back, if the disk lets us, and close."""
+        with contextlib.suppress(apsw.Error):  # what is in the log is as safe as elsewhere
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
     def _migrate(self) -> None:

@@ -1,13 +1,14 @@
 """One tenant's worker: what `supervisor.lifecycle` decides is done here.
 
-At most three processes at a time: the present generation, a next one that starts beside it, and an
-earlier one that finishes what it has in flight.
+Processes at a time: the present generation, a next one that starts beside it, and an earlier one
+that finishes what it has in flight. (Two of those only when a tenant is suspended in the middle of
+a restart, and resumed at once.)
 """
 
 import asyncio
 import signal
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
@@ -16,41 +17,15 @@ from supervisor.child import Exit
 from supervisor.front_process import FrontProcess
 from supervisor.lifecycle import ENDING, Action, Death, Event, Lifecycle, State
 from supervisor.logs import Log
+from supervisor.surroundings import Surroundings
 from supervisor.worker_process import WorkerProcess
-from supervisor.zygote.spec import JailSpec
-from supervisor.zygote_process import SpawnError, ZygoteProcess
+from supervisor.zygote_process import SpawnError
+
+HUNG: Final = f"{limits.PING_MISSES_MAX} pings were not answered"
+LATE: Final = "it was not ready in time"
 
 
-class Surroundings(Protocol):
-    """What the workers live in; the supervisor provides it."""
-
-    @property
-    def zygote(self) -> ZygoteProcess:
-        """Who forks."""
-
-    @property
-    def front(self) -> FrontProcess | None:
-        """Who gets links; None while it is being replaced."""
-
-    @property
-    def idle_seconds(self) -> float:
-        """After how long without work a worker parks; 0 is never."""
-
-    async def jail_of(self, tenant: str) -> JailSpec:
-        """Say how a tenant is jailed; its directory exists when this returns.
-
-        Raises:
-            GatewayError: there is no such tenant, or it may not run.
-        """
-
-    def next_generation(self) -> int:
-        """Give a number that no worker of any tenant has had."""
-
-    def unix_ms(self) -> int:
-        """Give the time of day."""
-
-    def alert(self, tenant: str, reason: str) -> None:
-        """Tell somebody that a tenant is out of service until an operator acts."""
+FAILED_RETRY_MS: Final = 60_000
 
 
 class TenantWorker:
@@ -69,7 +44,8 @@ class TenantWorker:
         self.wake_at_ms: int | None = None
         """When it asked to be woken, in Unix ms."""
         self._next: WorkerProcess | None = None
-        self._retiring: WorkerProcess | None = None
+        self._retiring: list[WorkerProcess] = []
+        self._over = False
         self._around: Final = around
         self._log: Final = log.bind(tenant=tenant)
         self._loop: Final = asyncio.get_running_loop()
@@ -87,6 +63,7 @@ class TenantWorker:
         Raises:
             GatewayError: UNAVAILABLE, with the reason.
         """
+        self._check_not_over()
         if self._take(Event.WANTED) is Action.REFUSE:
             raise self._refusal()
         if self.life.state not in (State.READY, State.RESTARTING):
@@ -101,15 +78,15 @@ class TenantWorker:
             GatewayError: CONFLICT when this cannot be had now, UNAVAILABLE when the next generation
                 did not start.
         """
-        while self._retiring is not None:  # at most one generation drains
+        while self._retiring:  # at most one generation drains
             await self._next_change()
+        self._check_not_over()
         action = self._take(Event.RESTART)
         if action is Action.REFUSE:
             msg = f"the tenant is {self.life.state.value}; a restart is not possible now"
             raise GatewayError(ErrorCode.CONFLICT, msg)
-        waiting = self._restarts if action is Action.SPAWN_NEXT else self._waiting
         served = self._loop.create_future()
-        waiting.append(served)
+        self._restarts.append(served)
         await served
 
     async def end(self, event: Event, seconds: float) -> None:
@@ -119,11 +96,14 @@ class TenantWorker:
             event: STOP or SUSPEND.
             seconds: How long it may take to finish what it has in flight.
         """
+        self._over = self._over or event is Event.STOP
+        ending = self._processes()
         self._take(event, drain_seconds=seconds)
-        self._refuse(GatewayError(ErrorCode.UNAVAILABLE, "the tenant's worker is ending"))
-        while self._processes():
-            await self._next_change()
         self._cancel_timer()
+        self._refuse(GatewayError(ErrorCode.UNAVAILABLE, "the tenant's worker is ending"))
+        self._changed.set()
+        while any(process in ending for process in self._processes()):
+            await self._next_change()
 
     def resume(self) -> None:
         """Let it serve again after SUSPEND."""
@@ -152,7 +132,7 @@ class TenantWorker:
             if process is self.current:
                 self._take(Event.HUNG)
             else:
-                process.signal(signal.SIGKILL, "hung")
+                process.signal(signal.SIGKILL, HUNG)
 
     def front_lost_link(self, generation: int, reason: str | None) -> None:
         """Take note that the front's link to a generation has ended."""
@@ -160,8 +140,15 @@ class TenantWorker:
             if process.spec.generation == generation and self.life.state not in ENDING:
                 if reason is not None:
                     self.on_broken(process, f"link to the front: {reason}")
-                elif process is self.current:
-                    self._loop.call_later(limits.ABORT_GRACE_SECONDS, self._restore_link, process)
+                elif process is not self.current:
+                    continue
+                elif process.loses_links():
+                    self.on_broken(process, "it closes its link to the front again and again")
+                else:
+                    # Mostly it has just ended.
+                    self._loop.call_later(
+                        limits.ABORT_GRACE_SECONDS, self._restore_link, process, self._around.front
+                    )
 
     # The table decides, this does.
 
@@ -177,19 +164,22 @@ class TenantWorker:
             case Action.SPAWN:
                 self._cancel_timer()
                 self.current = self._spawn()
+            case Action.REPLACE if self.current is not None:
+                self._retiring.append(self.current)
+                self.current = self._spawn()
             case Action.SPAWN_NEXT:
                 self._next = self._spawn()
             case Action.SERVE:
-                self.link_to_front()
+                self._answer(self._restarts)
                 self._answer(self._waiting)
             case Action.SWITCH:
                 self._switch()
             case Action.PROMOTE:
                 self.current, self._next = self._next, None
-                self._waiting += self._restarts
-                self._restarts = []
             case Action.KEEP:
-                self._refuse_restarts()
+                self._refuse_restarts(
+                    "the next generation did not start", "; the present one serves on"
+                )
             case Action.DRAIN if self.current is not None:
                 self._run(self._drain(self.current, drain_seconds))
             case Action.ABORT if self.current is not None:
@@ -222,11 +212,14 @@ class TenantWorker:
             jail = await self._around.jail_of(self.tenant)
             await process.start(self._around.zygote, jail)
         except (SpawnError, GatewayError, OSError) as error:
+            if isinstance(error, OSError):
+                # The gateway's own want (descriptors, say), which no waiting for this tenant ends.
+                self._refuse(GatewayError(ErrorCode.UNAVAILABLE, "no worker can be started now"))
             self._ended(process, None, f"could not be started: {error}")
             return
         if self.life.state in ENDING:
             process.signal(signal.SIGKILL, "ended while it started")
-        else:
+        elif not process.is_ready:
             process.set_timer(limits.WORKER_READY_SECONDS, lambda: self._late(process))
 
     def _late(self, process: WorkerProcess) -> None:
@@ -237,11 +230,10 @@ class TenantWorker:
 
     def _switch(self) -> None:
         old, self.current, self._next = self.current, self._next, None
-        self.link_to_front()
         self._answer(self._restarts)
         self._answer(self._waiting)
         if old is not None:
-            self._retiring = old
+            self._retiring.append(old)
             self._run(self._drain(old, limits.DRAIN_SECONDS))
 
     async def _drain(self, process: WorkerProcess, seconds: float) -> None:
@@ -261,33 +253,33 @@ class TenantWorker:
         process.drain(seconds)
 
     def _abort(self, process: WorkerProcess) -> None:
-        process.signal(signal.SIGABRT, "hung or late")
+        reason = HUNG if process.is_ready else LATE
+        process.signal(signal.SIGABRT, reason)
         process.set_timer(
-            limits.ABORT_GRACE_SECONDS, lambda: process.signal(signal.SIGKILL, "hung or late")
+            limits.ABORT_GRACE_SECONDS, lambda: process.signal(signal.SIGKILL, reason)
         )
 
     def _sleep(self) -> None:
-        if self._waiting:
-            self._take(Event.WANTED)
-        elif self.wake_at_ms is not None:
+        if self.wake_at_ms is not None:
             delay = max(0.0, (self.wake_at_ms - self._around.unix_ms()) / 1000)
             self._set_timer(delay, lambda: self._take(Event.WANTED))
 
-    def _link(self, process: WorkerProcess) -> None:
+    def _link(self, process: WorkerProcess) -> bool:
         front = self._around.front
         if front is None:
-            return  # the next front is handed all links
+            return True  # the next front is handed all links
         try:
             sock = process.new_front_link()
         except OSError as error:
-            self._log.warning("no link", error=str(error))
-            return
+            self.on_broken(process, f"it takes no link to the front: {error}")
+            return False
         with sock:
             link = WorkerLink(tenant=self.tenant, generation=process.spec.generation)
             front.give_link(link, sock)
+        return True
 
-    def _restore_link(self, process: WorkerProcess) -> None:
-        if process is self.current:
+    def _restore_link(self, process: WorkerProcess, front: FrontProcess | None) -> None:
+        if process is self.current and front is self._around.front:  # a new one has a link already
             self.link_to_front()
 
     # supervisor.worker_process.WorkerOwner
@@ -296,6 +288,8 @@ class TenantWorker:
         """See `WorkerOwner`."""
         if process.exit_reason:
             return  # too late: it has been told to end
+        if self.life.state not in ENDING and not self._link(process):
+            return  # ready, but nobody could reach it
         self._take(Event.NEXT_READY if process is self._next else Event.READY)
 
     def on_idle(self, process: WorkerProcess, wake_at_ms: int | None) -> None:
@@ -327,8 +321,8 @@ class TenantWorker:
             uptime=now - process.started_at,
         )
         self._note_death(process, death)
-        if process is self._retiring:
-            self._retiring = None
+        if process in self._retiring:
+            self._retiring.remove(process)
         elif process is self._next:
             self._next = None
             if self.life.state is State.RESTARTING:
@@ -340,10 +334,12 @@ class TenantWorker:
             if action is Action.REFUSE:
                 self._refuse(self._refusal())
                 self._around.alert(self.tenant, self.life.reason)
+            elif action is Action.WAIT:
+                self._refuse_restarts("the worker did not start", "; it will be tried again")
         self._changed.set()
 
     def _note_death(self, process: WorkerProcess, death: Death) -> None:
-        meant = process is self._retiring or self.life.state in ENDING
+        meant = process in self._retiring or self.life.state in ENDING
         if not meant or death.exit_code != 0:
             self._log.warning(
                 "worker died",
@@ -367,25 +363,27 @@ class TenantWorker:
         self._waiting.clear()
         self._restarts.clear()
 
-    def _refuse_restarts(self) -> None:
-        cause = self.life.deaths[-1].cause
-        msg = f"the next generation did not start ({cause}); the present one serves on"
+    def _refuse_restarts(self, what: str, consequence: str) -> None:
+        msg = f"{what} ({self.life.deaths[-1].cause}){consequence}"
         for served in self._restarts:
             if not served.done():
                 served.set_exception(GatewayError(ErrorCode.UNAVAILABLE, msg))
         self._restarts.clear()
 
     def _refusal(self) -> GatewayError:
-        reason = f": {self.life.reason}" if self.life.state is State.FAILED else ""
-        msg = f"the tenant's worker is {self.life.state.value}{reason}"
-        return GatewayError(ErrorCode.UNAVAILABLE, msg)
+        # Why is the operator's to know: `tenants status` and the log say it.
+        msg = f"the tenant is {self.life.state.value} until its operator acts"
+        return GatewayError(ErrorCode.UNAVAILABLE, msg, retryAfterMs=FAILED_RETRY_MS)
 
     # Inside.
 
     def _processes(self) -> list[WorkerProcess]:
-        return [
-            process for process in (self.current, self._next, self._retiring) if process is not None
-        ]
+        others = (process for process in (self.current, self._next) if process is not None)
+        return [*others, *self._retiring]
+
+    def _check_not_over(self) -> None:
+        if self._over:
+            raise GatewayError(ErrorCode.UNAVAILABLE, "the tenant's worker is ending")
 
     async def _next_change(self) -> None:
         self._changed.clear()

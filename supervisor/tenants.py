@@ -117,8 +117,10 @@ class TenantDesk:
 
     def close(self) -> None:
         """Close registry and audit."""
-        self.registry.close()
-        self.audit.close()
+        try:
+            self.registry.close()
+        finally:
+            self.audit.close()
 
     def _note(self, action: str, actor: str, tenant: str | None, **detail: object) -> None:
         self.audit.append(action, actor=actor, now_ms=self._now_ms(), tenant=tenant, **detail)

@@ -4,20 +4,24 @@ import asyncio
 import os
 import signal
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
 
 from protocol import aio, descriptors, frames, limits
-from protocol.link import LIVENESS
+from protocol.errors import RemoteProtocolError
 from protocol.spawn import Idle, WorkerSpec
 from supervisor.child import Child, Exit
 from supervisor.logs import Log, LogPump
 from supervisor.zygote.spec import JailSpec
 from supervisor.zygote_process import SpawnDescriptors, ZygoteProcess
 
-ACCEPTS: Final = LIVENESS | {frames.Event, frames.Drained}
+ACCEPTS: Final = frozenset({frames.Pong, frames.Event, frames.Drained})
+"""Each of them only when it is due: nothing that a worker could send without end is taken."""
+LINKS_LOST_MAX: Final = 3
+LINKS_LOST_WINDOW_SECONDS: Final = 60.0
 
 
 class WorkerOwner(Protocol):
@@ -55,6 +59,8 @@ class WorkerProcess:
         self._channel: socket.socket | None = None
         self._ready_reader = -1
         self._timer: asyncio.TimerHandle | None = None
+        self._drains = False
+        self._links_lost: deque[float] = deque(maxlen=LINKS_LOST_MAX)
         self.is_ready = False
         """Whether its readiness byte has come."""
         self.exit_reason = ""
@@ -74,6 +80,7 @@ class WorkerProcess:
         loop = asyncio.get_running_loop()
         link, their_link = socket.socketpair()
         self._channel, their_channel = descriptors.pair()
+        self._channel.setblocking(False)
         ready_reader, ready_writer = os.pipe()
         log_reader, log_writer = os.pipe()
         LogPump(log_reader, self._log)
@@ -101,13 +108,21 @@ class WorkerProcess:
         """Make a link between the worker and a front; gives the front's end, to be closed.
 
         Raises:
-            OSError: the worker is gone.
+            OSError: the worker is gone, or takes none any more.
         """
         assert self._channel is not None
         front, worker = socket.socketpair()
         with worker:
             descriptors.send(self._channel, b"front", [worker.fileno()])
         return front
+
+    def loses_links(self) -> bool:
+        """Note that it closed its link to the front; say whether it does so all the time."""
+        now = asyncio.get_running_loop().time()
+        lost = self._links_lost
+        often = len(lost) == LINKS_LOST_MAX and now - lost[0] < LINKS_LOST_WINDOW_SECONDS
+        lost.append(now)
+        return often
 
     def ping(self) -> int:
         """Ask for a sign of life; gives how many earlier ones were not answered."""
@@ -120,6 +135,7 @@ class WorkerProcess:
     def drain(self, seconds: float) -> None:
         """Have it finish what it does, and end."""
         if self._end is not None and not self._end.closed:
+            self._drains = True
             self._end.link.send(frames.Drain(seconds))
             self._end.flush()
 
@@ -147,7 +163,8 @@ class WorkerProcess:
         self._close_ready_pipe()
         if data:
             self.is_ready = True
-            self._cancel_timer()
+            if not self.exit_reason:  # else the timer is what ends it
+                self._cancel_timer()
             self._owner.on_ready(self)
 
     def _close_ready_pipe(self) -> None:
@@ -177,14 +194,39 @@ class WorkerProcess:
         """See `LinkHandler`. As `on_call`."""
 
     def on_notice(self, end: aio.LinkEnd, frame: frames.Frame) -> None:
-        """See `LinkHandler`. `Drained` is followed by its exit, which is what counts."""
-        if isinstance(frame, frames.Event) and frame.topic == "idle":
-            idle = msgspec.json.decode(frame.body, type=Idle)
-            self._owner.on_idle(self, idle.wake_at_ms)
+        """See `LinkHandler`. `Drained` is followed by its exit, which is what counts.
+
+        Raises:
+            RemoteProtocolError: it is not the time for this.
+        """
+        match frame:
+            case frames.Drained() if not self._drains:
+                reason = "it says that it has drained, unasked"
+                raise RemoteProtocolError(reason)
+            case frames.Event("idle", body):
+                self._owner.on_idle(self, self._read_idle(body).wake_at_ms)
+            case frames.Event():
+                reason = "an event that nobody knows"
+                raise RemoteProtocolError(reason)
+            case _:
+                pass
+
+    def _read_idle(self, body: bytes) -> Idle:
+        age = asyncio.get_running_loop().time() - self.started_at
+        if not 0 < self.spec.idle_seconds <= age:
+            # One that parks whenever it likes would have the zygote fork all the time.
+            reason = f"it says that it was idle, {age:.3f} s old"
+            raise RemoteProtocolError(reason)
+        try:
+            return msgspec.json.decode(body, type=Idle)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            reason = f"an idle event that cannot be read: {error}"
+            raise RemoteProtocolError(reason) from error
 
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`."""
-        if reason is not None:
+        # Closed with something unread, it looks reset; that is no breach.
+        if reason is not None and not isinstance(reason, OSError):
             self._owner.on_broken(self, str(reason))
         else:
             # Mostly it has just ended, and its status says more than its link does.

@@ -9,7 +9,8 @@ from protocol.spawn import LinkLost, TenantLoad
 from supervisor.lifecycle import Event
 from supervisor.logs import Log
 from supervisor.status import TenantStatus, usage
-from supervisor.tenant_worker import Surroundings, TenantWorker
+from supervisor.surroundings import Surroundings
+from supervisor.tenant_worker import TenantWorker
 
 
 class Workers:

@@ -92,8 +92,12 @@ class ZygoteProcess:
                 descriptors.send(self._channel, message, fds)
                 async with asyncio.timeout(SPAWN_SECONDS):
                     return await answer
-            except (OSError, TimeoutError) as error:
-                msg = f"the zygote does not answer: {str(error) or 'too late'}"
+            except TimeoutError as error:
+                self.kill()  # it hangs; the next one will not
+                msg = "the zygote does not answer"
+                raise SpawnError(msg) from error
+            except OSError as error:
+                msg = f"the zygote cannot be asked: {error}"
                 raise SpawnError(msg) from error
             finally:
                 del self._waiting[request]

@@ -8,6 +8,7 @@ import asyncio
 import faulthandler
 import os
 import socket
+from math import inf
 from typing import Any, Final, NoReturn
 
 import apsw
@@ -37,6 +38,8 @@ EXIT_DRAINED: Final = 0
 IDLE_CHECK_SECONDS_MIN: Final = 0.05
 # After two, everything that was readable at the first has been read.
 TURNS_OF_THE_LOOP: Final = 2
+# A next generation takes the turns that we leave within this; else there is none.
+SUCCESSOR_SECONDS: Final = 1.0
 EXIT_FAILED: Final = 1
 EXIT_WOULD_FAIL_AGAIN: Final = 3
 EXIT_CONFIGURATION: Final = 78
@@ -244,9 +247,12 @@ class Worker:
             self._supervisor.finish()
 
     async def _part(self, link: CallsLink, end: LinkEnd, deadline: float) -> None:
-        if not await link.answered(deadline - self._loop.time()):
-            self._turns.feeds.let_go()
-            await link.finish(end, _STOPPING)
+        for seconds, of_running in ((SUCCESSOR_SECONDS, False), (inf, True)):
+            left = deadline - self._loop.time()
+            if await link.answered(min(seconds, left)):
+                return
+            self._turns.feeds.let_go(of_running=of_running)
+        await link.finish(end, _STOPPING)
 
 
 def run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue = CATALOGUE) -> NoReturn:

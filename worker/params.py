@@ -51,7 +51,8 @@ def _invalid(method: str, problem: str) -> GatewayError:
     found = _PATH.fullmatch(problem)
     reason, path = (found["reason"], found["path"]) if found else (problem, "")
     if not path and reason.startswith("Expected `object`, got"):
-        return GatewayError(ErrorCode.INVALID_REQUEST, "params must be an object (by name)")
+        message = "params must be an object (by name)"
+        return GatewayError(ErrorCode.INVALID_REQUEST, message, field="params")
     if unknown := _UNKNOWN.fullmatch(reason):
         path, reason = _below(path, unknown["name"]), "unknown field"
     elif missing := _MISSING.fullmatch(reason):

@@ -1,4 +1,4 @@
-"""`chat.*`: the transcript of a session."""
+"""`chat.*`: the transcript of a session, and the end of its turns."""
 
 from typing import Annotated, Final, Literal
 

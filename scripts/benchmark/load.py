@@ -1,7 +1,9 @@
 """A closed-loop HTTP client: every connection sends its next request when the last is answered."""
 
 import asyncio
+import itertools
 import time
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, cast
 
 import uvloop
@@ -19,10 +21,10 @@ class Load(NamedTuple):
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, request: bytes, latencies: list[float], stop_at: float) -> None:
+    def __init__(self, requests: Iterator[bytes], latencies: list[float], stop_at: float) -> None:
         self.done: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         self.failures = 0
-        self._request: Final = request
+        self._requests: Final = requests
         self._latencies: Final = latencies
         self._stop_at: Final = stop_at
         self._buffer = b""
@@ -36,7 +38,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         self._sent_at = time.perf_counter()
-        self._transport.write(self._request)
+        self._transport.write(next(self._requests))
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -77,8 +79,11 @@ def post(path: str, body: bytes, token: str) -> bytes:
     ).encode() + body
 
 
-def run(address: tuple[str, int], request: bytes, connections: int, seconds: float) -> Load:
-    """Send `request` over and over; gives rate and latencies."""
+def run(
+    address: tuple[str, int], requests: Sequence[bytes], connections: int, seconds: float
+) -> Load:
+    """Send `requests` over and over, in turn on all connections; gives rate and latencies."""
+    in_turn = itertools.cycle(requests)
     latencies: list[float] = []
 
     async def drive() -> int:
@@ -87,7 +92,7 @@ def run(address: tuple[str, int], request: bytes, connections: int, seconds: flo
         opened = [
             (
                 await loop.create_connection(
-                    lambda: _Connection(request, latencies, stop_at), *address
+                    lambda: _Connection(in_turn, latencies, stop_at), *address
                 )
             )[1]
             for _ in range(connections)

@@ -21,7 +21,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.benchmark import load
+from scripts.benchmark import fleet, load
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
 
@@ -34,7 +34,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=100)
+    parser.add_argument("--workers", type=int, default=100, help="that start and stay idle")
+    parser.add_argument("--parked", type=int, default=50, help="tenants that sleep and are woken")
+    parser.add_argument("--registered", type=int, default=10_000, help="tenants at a start")
+    parser.add_argument("--awake", type=int, default=200, help="tenants that are served in turn")
     options = parser.parse_args()
     state_dir = make_state_dir()
     try:
@@ -46,6 +49,9 @@ def main() -> None:
             }
     finally:
         remove_tree(state_dir)
+    figures["wake"] = fleet.wake(options.parked)
+    figures["start"] = fleet.start_with(options.registered, options.rounds)
+    figures["round_robin"] = fleet.round_robin(options.awake, options.rounds, options.seconds)
     table(figures)
     print(json.dumps(figures, indent=2))
 
@@ -64,8 +70,8 @@ def forward(gateway: Gateway, rounds: int, seconds: float) -> dict[str, Any]:
         for connections in (1, 64):
             ours, bare = [], []
             for _ in range(rounds):
-                ours.append(load.run((host, int(port)), request, connections, seconds))
-                bare.append(load.run(("127.0.0.1", baseline_port), request, connections, seconds))
+                ours.append(load.run((host, int(port)), [request], connections, seconds))
+                bare.append(load.run(("127.0.0.1", baseline_port), [request], connections, seconds))
             figures[f"connections_{connections}"] = {
                 "gateway": summary(ours),
                 "bare_forwarder": summary(bare),
@@ -118,17 +124,9 @@ def cold_start(gateway: Gateway, workers: int) -> dict[str, Any]:
         subprocess.run([sys.executable, "-I", "-c", "import worker.main"], check=True)
         bare.append(time.perf_counter() - started)
     return {
-        "gateway": quantiles_ms(ours),
-        "exec_and_import_only": quantiles_ms(bare),
+        "gateway": fleet.quantiles_ms(ours),
+        "exec_and_import_only": fleet.quantiles_ms(bare),
         "p50_ratio": round(load.percentile(ours, 50) / load.percentile(bare, 50), 3),
-    }
-
-
-def quantiles_ms(seconds: list[float]) -> dict[str, float]:
-    """Give p50 and p99 in ms."""
-    return {
-        "p50_ms": round(load.percentile(seconds, 50) * 1000, 2),
-        "p99_ms": round(load.percentile(seconds, 99) * 1000, 2),
     }
 
 

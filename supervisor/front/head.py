@@ -10,6 +10,7 @@ _KEPT: Final = frozenset(
     {
         b"accept",
         b"authorization",
+        b"content-encoding",
         b"content-length",
         b"content-type",
         b"expect",
@@ -119,7 +120,9 @@ class Head:
 
     @property
     def is_json(self) -> bool:
-        """Whether the body is declared to be JSON."""
+        """Whether the body is declared to be JSON, as it is and not compressed."""
+        if self.fields.get(b"content-encoding", b"identity").lower() != b"identity":
+            return False
         media_type = self.fields.get(b"content-type", b"").partition(b";")[0]
         return media_type.strip().lower() == b"application/json"
 

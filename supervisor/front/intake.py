@@ -306,7 +306,7 @@ def _body_too_large(bytes_max: int) -> GatewayError:
 
 
 def _no_json() -> GatewayError:
-    msg = "content-type: must be application/json"
+    msg = "content-type: must be application/json, without a content-encoding"
     return GatewayError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, msg)
 
 

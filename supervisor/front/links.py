@@ -16,7 +16,8 @@ from supervisor.front.service import Front
 from supervisor.front.tenants import Tenant
 
 FROM_SUPERVISOR: Final = REQUESTS | ANSWERS | LIVENESS | {frames.Drain, frames.Event}
-FROM_WORKER: Final = ANSWERS | {frames.Event}
+# No events: nobody can subscribe to them yet, and a flood of them would cost the front its time.
+FROM_WORKER: Final = ANSWERS
 
 Notice = frames.Event | frames.Drain | frames.Drained | frames.Pong
 
@@ -93,6 +94,8 @@ class TenantLink:
         front, tenant = self._front, self._tenant
         tenant.link_down(end)
         front.forget_unknown(tenant)
+        if isinstance(reason, OSError):
+            reason = None  # closed with something unread, it looks reset; that is no breach
         lost = LinkLost(
             tenant=tenant.name,
             generation=self._generation,

@@ -47,7 +47,9 @@ def main(arguments: Sequence[str], confine: Confine) -> int:
         confine: Takes effect after the first message and before any client is heard.
     """
     set_title(TITLE)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Often sent to every process at once; the supervisor ends us when our clients are served.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     try:
         link_descriptor, channel_descriptor = (int(text) for text in arguments)
     except ValueError:

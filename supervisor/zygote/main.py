@@ -4,6 +4,7 @@ It is exec'd with an empty environment before any secret is read, and has one th
 loop. Workers are cloned as children of the supervisor, straight into their namespaces.
 """
 
+import contextlib
 import fcntl
 import gc
 import os
@@ -62,13 +63,17 @@ def shed_privileges() -> None:
     """
     if os.geteuid() == 0:
         os.setgroups([])
+        # It talks to nobody but the supervisor. Where there are no namespaces, workers have none.
+        with contextlib.suppress(OSError):
+            linux.unshare(linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
         linux.drop_bounding_set(keep=_CAPABILITIES)
         linux.set_capabilities(_CAPABILITIES & linux.permitted_capabilities())
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     # A Ctrl-C is for the supervisor, which ends the others in order.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def settle() -> None:
@@ -131,7 +136,6 @@ def _become_worker(
     code = 1
     try:
         channel.detach()  # its number is about to be somebody else's
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         _place(attached)
         set_title(f"openclaw: worker {spawn.jail.tenant}")
         jail.confine_or_exit(

@@ -67,9 +67,23 @@ class Gateway:
     def pid(self) -> int:
         return self._process.pid
 
+    def close_output(self) -> None:
+        """Go away as a reader of what it prints."""
+        for stream in (self._process.stdout, self._process.stderr):
+            assert stream is not None
+            stream.close()
+
+    def wait_in_flight(self, tenant: str) -> None:
+        """Wait until a call of the tenant is in flight."""
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while not self.openclaw_json("tenants", "status", tenant)[0]["inFlight"]:
+            assert time.monotonic() < deadline
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Signal the supervisor and wait; gives exit code and standard error."""
         self._process.send_signal(number)
+        if self._process.stderr is not None and self._process.stderr.closed:
+            return self._process.wait(STOP_SECONDS), ""
         _, errors = self._process.communicate(timeout=STOP_SECONDS)
         return self._process.returncode, errors
 
@@ -79,7 +93,8 @@ class Gateway:
                 self.stop()
         if self._process.poll() is None:
             self._process.kill()
-        self._process.communicate()
+        if self._process.stderr is not None and not self._process.stderr.closed:
+            self._process.communicate()
 
     def __enter__(self) -> Self:
         return self

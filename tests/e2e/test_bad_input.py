@@ -21,6 +21,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "sessions.get": {"key": KEY},
     "sessions.send": {"key": KEY, "message": "hello"},
     "chat.history": {"sessionKey": KEY},
+    "chat.abort": {"sessionKey": KEY},
+    "agent.wait": {"runId": "none"},
     "channels.inbound": {
         "account": "default",
         "envelope": {"user": {"id": "u"}, "content": {"type": "text", "text": "hello"}},
@@ -114,6 +116,7 @@ def test_wrong_types_of_every_declared_field(fixed: Fixed, method: str) -> None:
         ("sessions.get", "key"),
         ("sessions.send", "key"),
         ("chat.history", "sessionKey"),
+        ("chat.abort", "sessionKey"),
         ("sessions.list", "agentId"),
     ],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from protocol.limits import MESSAGE_CHARS_MAX
 from tests.e2e.gateway import Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,6 +84,25 @@ def test_a_turn_is_streamed(gateway: Gateway) -> None:
     assert result["status"] == "ok"
     assert text in streamed
     assert streamed == "".join(part["text"] for part in result["reply"]["content"])
+
+
+def test_message_ids_that_repeat_in_every_conversation(gateway: Gateway) -> None:
+    token = gateway.create("acme")
+    first = gateway.inbound(token, "one", user="u1", message_id="5").json
+    other = gateway.inbound(token, "two", user="u2", message_id="5").json
+    again = gateway.inbound(token, "one", user="u1", message_id="5").json
+    assert "two" in other["reply"]["text"]
+    assert again["runId"] == first["runId"]
+    changed = gateway.inbound(token, "three", user="u1", message_id="5")
+    assert changed.status == 409
+    assert changed.json["error"]["data"]["field"] == "envelope.message_id"
+
+
+def test_the_longest_message_is_answered(gateway: Gateway) -> None:
+    token = gateway.create("acme")
+    answer = gateway.inbound(token, "x" * MESSAGE_CHARS_MAX).json
+    assert answer["status"] == "ok"
+    assert answer["reply"]["text"].endswith("x" * MESSAGE_CHARS_MAX)
 
 
 def test_the_transcript_survives_a_restart_of_the_gateway(state_dir: Path) -> None:

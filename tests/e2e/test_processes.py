@@ -2,6 +2,7 @@
 
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -47,6 +48,43 @@ def test_a_signal_stops_everything_in_order(gateway: Gateway, number: signal.Sig
     events = [line["event"] for line in gateway.log_lines()]
     assert events.index("gateway stops") < events.index("gateway stopped")
     assert "worker died" not in events
+
+
+def test_a_signal_to_every_process_at_once_still_stops_in_order(gateway: Gateway) -> None:
+    token = gateway.create("acme")
+    gateway.inbound(token, "hello")
+    worker = gateway.process("openclaw: worker acme")
+    worker.suspend()
+    with ThreadPoolExecutor() as pool:
+        # In flight, as its worker stands still until the signals are out.
+        answer = pool.submit(gateway.inbound, token, "in flight")
+        gateway.wait_in_flight("acme")
+        processes = list(gateway.processes().values())
+        with ends(*processes):
+            for process in processes:
+                process.terminate()
+            psutil.Process(gateway.pid).terminate()
+            worker.resume()
+            assert answer.result().status == 200
+    assert gateway.stop()[0] == 0
+
+
+def test_a_front_that_hangs_is_replaced(gateway: Gateway) -> None:
+    token = gateway.create("acme")
+    gateway.inbound(token, "hello")
+    front = gateway.process("openclaw: front")
+    with ends(front):
+        front.suspend()
+    assert gateway.inbound(token, "again").status == 200
+
+
+def test_nobody_reads_what_the_gateway_prints(state_dir: Path) -> None:
+    with Gateway(state_dir) as gateway:
+        gateway.close_output()
+        assert gateway.inbound(gateway.create("acme"), "hello").status == 200
+        gateway.process("openclaw: worker acme").kill()  # a warning, to nobody
+        code, _ = gateway.stop()
+    assert code == 0
 
 
 def test_a_killed_supervisor_leaves_no_process(gateway: Gateway) -> None:

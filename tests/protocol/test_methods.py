@@ -25,7 +25,8 @@ class NoParams(Params, frozen=True, kw_only=True):
 
 def test_the_catalogue_has_what_a_tenant_needs_first() -> None:
     assert METHODS.keys() >= {
-        *("health", "rpc.discover", "channels.inbound", "chat.history"),
+        *("health", "rpc.discover", "channels.inbound", "chat.history", "chat.abort"),
+        "agent.wait",
         *("sessions.create", "sessions.list", "sessions.get", "sessions.send"),
     }
 

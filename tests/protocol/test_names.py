@@ -62,7 +62,7 @@ def test_tenant_ids_follow_their_rule(text: str) -> None:
 @given(account_ids | near_misses)
 def test_account_and_agent_ids_follow_their_rule(text: str) -> None:
     assert names.is_account_id(text) == means_account_id(text)
-    assert typed(names.AgentId, text) == typed(sessions.AgentId, text) == means_account_id(text)
+    assert typed(sessions.AgentId, text) == means_account_id(text)
     assert typed(channels.InboundParams.__annotations__["account"], text) == means_account_id(text)
 
 
@@ -77,7 +77,7 @@ def test_no_tail_slips_past(tail: str, tenant: str, account: str, key: str) -> N
     assert not names.is_account_id(tail + account)
     assert not names.is_session_key(tail + key)
     assert names.claimed_tenant(names.mint_token(tenant) + tail) is None
-    assert not typed(names.AgentId, account + tail)
+    assert not typed(sessions.AgentId, account + tail)
     assert tail in "./A" or not typed(channels.OutsideId, account + tail)
 
 

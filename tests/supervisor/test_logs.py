@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import struct
+import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -146,6 +147,20 @@ def test_warnings_are_shown_and_the_rest_is_not(
     assert "quiet" not in said
 
 
+def test_a_standard_error_that_nobody_reads_stops_nothing(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb"), os.fdopen(writer, "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        log = open_log(path)
+        for number in range(50):  # several times what a pipe takes
+            log.warning("filler", number=number, text="x" * 10_000)
+    assert [entry["number"] for entry in entries(path)] == list(range(50))
+    monkeypatch.undo()
+    open_log(path)  # nobody else writes to that pipe
+
+
 def test_the_log_is_its_owners_alone_and_continued(log: Log, path: Path) -> None:
     log.info("first")
     open_log(path).info("second")
@@ -220,6 +235,18 @@ async def test_short_lines_cost_more_than_their_bytes(log: Log, path: Path) -> N
     most = PIPE_BURST_BYTES + seconds * PIPE_BYTES_PER_SECOND
     assert len(output(path)) <= most / LINE_OVERHEAD_BYTES
     assert sum(lost(path)) + 2 * len(output(path)) == 200_000
+
+
+async def test_losses_are_not_a_flood_of_their_own(log: Log, path: Path) -> None:
+    writer = Writer(log)
+    started = time.monotonic()
+    for _ in range(20):
+        writer.pump._allowance = 1000.0
+        await writer.write(b"x" * 500 + b"\n" + b"y" * 500 + b"\n")
+    await writer.end()
+    assert len(output(path)) >= 20
+    most = 2 + (time.monotonic() - started) / logs.LOST_REPORT_SECONDS
+    assert 1 <= len(lost(path)) <= most
 
 
 async def test_what_comes_after_a_flood_is_logged_again(log: Log, path: Path) -> None:

@@ -346,11 +346,16 @@ async def test_results_are_what_the_declarations_say(tenant_dir: Path) -> None:
         ("sessions.list", {"includeLastMessage": True}),
         ("sessions.get", {"key": KEY}),
         ("chat.history", {"sessionKey": KEY}),
+        ("agent.wait", {"runId": ""}),
+        ("chat.abort", {"sessionKey": KEY}),
     ]
     assert {name for name, _ in calls} == METHODS.keys()
     async with running_worker() as rig:
+        run_id = ""
         for name, params in calls:
-            result = await rig.front.call(name, params)
+            given = {"runId": run_id} if name == "agent.wait" else params
+            result = await rig.front.call(name, given)
+            run_id = result.get("runId", run_id)
             decoded = msgspec.convert(result, METHODS[name].result)
             assert msgspec.to_builtins(decoded) == result, name
             if name == "sessions.send":

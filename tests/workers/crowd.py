@@ -100,7 +100,7 @@ class Crowd(Gateway):
 class Neighbour(threading.Thread):
     """A good tenant's client: one call after another until it is told to stop."""
 
-    CALLS = (("health", {}), ("sessions.list", {}))
+    CALLS = ("health", "sessions.list")
 
     def __init__(self, gateway: Gateway, token: str) -> None:
         super().__init__(name="neighbour", daemon=True)
@@ -115,11 +115,11 @@ class Neighbour(threading.Thread):
         connection = http.client.HTTPConnection(self._address, timeout=REQUEST_SECONDS)
         with contextlib.closing(connection):
             while not self._end.wait(BETWEEN_CALLS_SECONDS):
-                for method, params in self.CALLS:
-                    self._call(connection, method, params)
+                for method in self.CALLS:
+                    self._call(connection, method)
 
-    def _call(self, connection: http.client.HTTPConnection, method: str, params: object) -> None:
-        call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    def _call(self, connection: http.client.HTTPConnection, method: str) -> None:
+        call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {}}
         started = time.monotonic()
         try:
             connection.request("POST", "/rpc", json.dumps(call), self._headers)

@@ -11,7 +11,7 @@ import msgspec
 
 from protocol.descriptors import WorkerDescriptors
 from protocol.spawn import WorkerSpec
-from tests.workers import breaches, greed, hangs, starts
+from tests.workers import breaches, greed, hangs, slow, starts
 from tests.workers.puppet import Program
 from worker import main as worker
 
@@ -23,6 +23,7 @@ BEHAVIOURS: dict[str, Program] = {
     **hangs.PROGRAMS,
     **greed.PROGRAMS,
     **breaches.PROGRAMS,
+    **slow.PROGRAMS,
 }
 _decode = msgspec.msgpack.Decoder(WorkerSpec).decode
 

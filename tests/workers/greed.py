@@ -9,7 +9,7 @@ from typing import Any
 
 from protocol.descriptors import WorkerDescriptors
 from tests.workers.puppet import Program
-from worker import dispatch
+from tests.workers.real import replace_start, start_call
 from worker import main as worker
 
 LEAK_BYTES = 8 * 2**20
@@ -17,16 +17,15 @@ LEAK_BYTES_MAX = 160 * 2**20
 FLOOD_BYTES = 2 * 2**20
 LINE = b"flood" * 200 + b"\n"
 
-_start = dispatch.start
 _leaked: list[bytearray] = []
 
 
 def before_each_call(act: Callable[[], None]) -> None:
     def start(*arguments: Any) -> Any:
         act()
-        return _start(*arguments)
+        return start_call(*arguments)
 
-    dispatch.start = start
+    replace_start(start)
 
 
 def leaks(spec: bytes, fds: WorkerDescriptors) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from protocol.descriptors import WorkerDescriptors
 from tests.workers.puppet import Program, Puppet, pause
-from worker import dispatch
+from tests.workers.real import replace_start
 from worker import main as worker
 
 
@@ -23,7 +23,7 @@ def handler_that_never_returns(*_: Any) -> bytes:
 
 def blocks_its_loop(spec: bytes, fds: WorkerDescriptors) -> None:
     """The real worker, with a handler that keeps its event loop for ever."""
-    dispatch.start = handler_that_never_returns
+    replace_start(handler_that_never_returns)
     worker.run(spec, fds)
 
 

@@ -1,6 +1,8 @@
 """Workers whose start goes wrong."""
 
+import contextlib
 import os
+import signal
 
 from protocol.descriptors import WorkerDescriptors
 from tests.workers.puppet import Program, Puppet, pause
@@ -15,6 +17,18 @@ class NeverReady(Puppet):
 
     def before_ready(self) -> None:
         while True:
+            pause()
+
+
+class ReadyWhenAborted(Puppet):
+    """It says that it is ready when it is asked what keeps it, which is too late."""
+
+    def before_ready(self) -> None:
+        def interrupt(*_: object) -> None:
+            raise InterruptedError
+
+        signal.signal(signal.SIGABRT, interrupt)
+        with contextlib.suppress(InterruptedError):
             pause()
 
 
@@ -37,6 +51,7 @@ def raises(_spec: bytes, _fds: WorkerDescriptors) -> None:
 
 PROGRAMS: dict[str, Program] = {
     "never-ready": NeverReady.program,
+    "ready-when-aborted": ReadyWhenAborted.program,
     "slow-ready": slow_ready,
     "exits-0": exits(0),
     "exits-1": exits(1),

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from protocol import limits
 from protocol.errors import GatewayError
 from protocol.methods.chat import Part, TextPart, ToolCallPart, ToolResultPart, Usage
 from protocol.methods.sessions import RunStatus
@@ -30,7 +31,8 @@ from worker.sessions.writes import Ending, NewMessage
 
 ROUNDS_MAX: Final = 8
 TOOL_CALLS_MAX: Final = 32
-OUTPUT_CHARS_MAX: Final = 256 * 1024
+# A model that says back what it was sent must not be cut off.
+OUTPUT_CHARS_MAX: Final = limits.MESSAGE_CHARS_MAX + 4 * limits.KIB
 TOOL_OUTPUT_CHARS_MAX: Final = 64 * 1024
 TOOL_ARGUMENTS_CHARS_MAX: Final = 64 * 1024
 TOOL_NAME_CHARS_MAX: Final = 128

@@ -49,7 +49,8 @@ def abort(connection: apsw.Connection, key: str, run_id: str | None, now: int) -
         f" WHERE state = 'queued' AND {which} RETURNING id, owner",
         (ABORTED, now, now, *bindings),
     ).fetchall()
-    return [AbortedRun(*row) for row in (*running, *waiting)]
+    rows: list[Any] = [*running, *waiting]
+    return [AbortedRun(*row) for row in rows]
 
 
 def asked_of(connection: apsw.Connection, owner: int) -> list[str]:

@@ -1,7 +1,7 @@
 """The feeds of the turns that somebody follows, whichever generation runs them.
 
-A turn that runs here fills its feed. One that waits, or runs in another generation, is a row that is
-looked at now and then: its watchers hear how it ended, without its text meanwhile.
+A turn that runs here fills its feed. One that waits, or runs in another generation, is a row that
+is looked at now and then: its watchers hear how it ended, without its text meanwhile.
 """
 
 import asyncio
@@ -79,18 +79,21 @@ class Feeds:
             reply = reads.message(self._database.read(), run.reply_seq)
         return TurnResult(run.state, reply, run.usage, run.error)
 
-    def let_go(self) -> None:
-        """Tell those who follow a turn that does not run here how it stands: this worker ends."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        while self._elsewhere:
-            run_id = self._elsewhere.popleft()
-            feed = self._feeds.pop(run_id)
+    def let_go(self, *, of_running: bool) -> None:
+        """Tell those who follow a turn that waits how it stands: this worker ends.
+
+        Args:
+            of_running: Also those who follow one that another generation runs.
+        """
+        for run_id in list(self._elsewhere):
+            result: TurnResult | GatewayError
             try:
-                feed.finish(self.stored(self.row(run_id)))
+                result = self.stored(self.row(run_id))
             except GatewayError as error:
-                feed.finish(error)
+                result = error
+            if of_running or isinstance(result, GatewayError) or result.state != "running":
+                self._elsewhere.remove(run_id)
+                self._feeds.pop(run_id).finish(result)
 
     def look(self) -> None:
         """Tell those who follow turns that do not run here which of them have ended."""

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from contextlib import suppress
-from typing import Literal
+from typing import Final, Literal
 
 from protocol import names
 from protocol.errors import ErrorCode, GatewayError
@@ -16,6 +16,11 @@ from worker.sessions.watching import follow
 from worker.sessions.writes import Admission, AdmittedRun, NewSession, NewTurn
 
 SendStatus = Literal["started", "queued", "in_flight", "ok", "error", "interrupted"]
+_OUTCOMES: Final[dict[str, Literal["ok", "error", "interrupted"]]] = {
+    "ok": "ok",
+    "error": "error",
+    "interrupted": "interrupted",
+}
 
 
 def _no_session(field: str) -> GatewayError:
@@ -189,7 +194,7 @@ async def wait(call: CallContext, params: agent.WaitParams) -> agent.WaitResult:
     run = feeds.row(params.run_id)
     return agent.WaitResult(
         run_id=run.id,
-        status="timeout" if run.state in ("queued", "running") else run.state,
+        status=_OUTCOMES.get(run.state, "timeout"),
         started_at=run.started_at,
         ended_at=run.ended_at,
         error=run.error,

@@ -148,7 +148,9 @@ def run(connection: apsw.Connection, run_id: str) -> Run | None:
     ).fetchone()
     if row is None:
         return None
-    return Run(*row[:7], _usage(row[7], row[8]), *row[9:])
+    facts: tuple[Any, ...] = row
+    usage = _usage(facts[7], facts[8])
+    return Run._make((*facts[:7], usage, *facts[9:]))
 
 
 def message(connection: apsw.Connection, seq: int) -> Message | None:

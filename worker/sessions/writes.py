@@ -128,10 +128,11 @@ def _earlier(connection: apsw.Connection, request_key: str, fingerprint: bytes) 
     if row is None:
         return None
     if row[0] != fingerprint:
+        by_channel = request_key.startswith("message:")
         raise GatewayError(
             ErrorCode.CONFLICT,
-            "this idempotency key was given for another request before; use a new one",
-            field="idempotencyKey",
+            "this id was given for another request before; use a new one",
+            field="envelope.message_id" if by_channel else "idempotencyKey",
         )
     run = None if row[3] is None else AdmittedRun(*row[3:])
     return Admitted(row[1], bool(row[2]), run, repeated=True)

@@ -225,6 +225,9 @@ async def test_a_body_must_be_declared_json() -> None:
             answer = await client.ask(data)
             assert (answer.status, answer.code) == (415, "UNSUPPORTED_MEDIA_TYPE"), kind
             assert "application/json" in answer.json["error"]["message"]
+        packed = ("Content-Type: application/json", "Content-Encoding: gzip", length)
+        answer = await client.ask(request("/rpc", None, *packed, verb="POST") + rpc_body())
+        assert (answer.status, answer.code) == (415, "UNSUPPORTED_MEDIA_TYPE")
         kind = "Content-Type: Application/JSON; charset=utf-8"
         answer = await client.ask(request("/rpc", None, kind, length, verb="POST") + rpc_body())
         assert answer.status == 200

@@ -44,6 +44,7 @@ FAULTS = {
     "a chunk without credit": codec.encode(frames.Chunk(1, b"{}")),
     "the end of no stream": codec.encode(frames.End(1, b"{}")),
     "a cancel": codec.encode(frames.Cancel(1)),
+    "an event": codec.encode(frames.Event("chat", b"{}")),
     "a ping": codec.encode(frames.Ping(1)),
     "an answer twice": codec.encode(frames.Result(1, b'"ok"')) * 2,
     "details that are no object": codec.encode(frames.Failure(1, "NOT_FOUND", "x", b"[]")),
@@ -118,15 +119,6 @@ async def test_calls_in_flight_end_with_the_link_and_later_ones_wake_a_worker() 
         await front.worker("acme", echo=True)
         for client in clients:
             assert (await client.response()).status == 200
-
-
-async def test_events_of_a_worker_are_taken() -> None:
-    async with running() as front:
-        worker = await front.worker("acme")
-        worker.end.link.send(frames.Event("chat", b"{}"))
-        worker.end.flush()
-        worker.echo = True
-        assert (await front.once(rpc())).status == 200
 
 
 async def test_a_worker_cannot_write_headers_or_statuses_of_its_own() -> None:

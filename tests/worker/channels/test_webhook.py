@@ -111,15 +111,32 @@ async def test_stream(tenant_dir: Path) -> None:
 
 
 async def test_waiting_message_is_in_flight_when_the_worker_drains(tenant_dir: Path) -> None:
+    """Nobody answers it: the next worker will."""
     provider = GatedProvider()
     async with running_worker(catalogue_of(provider)) as rig:
         first = rig.front.stream("channels.inbound", inbound("x"))
         await first.until("answer")
         second = rig.front.stream("channels.inbound", inbound("y"))
         rig.links.drain(SECONDS)
-        assert (await second.result())["status"] == "in_flight"
+        await rig.worker.services.turns._draining.wait()
         provider.open("x")
         assert (await first.result())["status"] == "ok"
+        assert (await second.result())["status"] == "in_flight"
+
+
+async def test_waiting_message_is_answered_by_the_next_generation(tenant_dir: Path) -> None:
+    provider = GatedProvider()
+    async with running_worker(catalogue_of(provider), generation=1) as old:
+        first = old.front.stream("channels.inbound", inbound("x"))
+        await first.until("answer")
+        second = old.front.stream("channels.inbound", inbound("y"))
+        async with running_worker(catalogue_of(provider), generation=2, living=(1,)):
+            old.links.drain(SECONDS)
+            await old.worker.services.turns._draining.wait()
+            provider.open("y")
+            provider.open("x")
+            assert (await first.result())["status"] == "ok"
+            assert (await second.result())["reply"]["text"] == "answer to y"
 
 
 async def test_failed_turn_is_not_ok(tenant_dir: Path) -> None:

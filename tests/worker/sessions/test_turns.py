@@ -173,11 +173,11 @@ async def test_drain_lets_turns_finish(tenant_dir: Path) -> None:
         await has_started(provider, "x")
         waiting = send(rig, KEY, "y")
         rig.links.drain(SECONDS)
-        assert (await waiting.result())["status"] == "queued"
         late = await rig.front.call("sessions.send", {"key": KEY, "message": "late"})
         assert late["status"] == "queued"
         provider.open("x")
         assert (await call.result())["status"] == "ok"
+        assert (await waiting.result())["status"] == "queued"
         assert await rig.task == 0
         assert provider.order == ["x"]
     assert not (tenant_dir / "sessions/sessions.sqlite-wal").exists()

@@ -1,0 +1,39 @@
+"""What the workers live in."""
+
+from typing import Protocol
+
+from supervisor.front_process import FrontProcess
+from supervisor.zygote.spec import JailSpec
+from supervisor.zygote_process import ZygoteProcess
+
+
+class Surroundings(Protocol):
+    """What the workers live in; the supervisor provides it."""
+
+    @property
+    def zygote(self) -> ZygoteProcess:
+        """Who forks."""
+
+    @property
+    def front(self) -> FrontProcess | None:
+        """Who gets links; None while it is being replaced."""
+
+    @property
+    def idle_seconds(self) -> float:
+        """After how long without work a worker parks; 0 is never."""
+
+    async def jail_of(self, tenant: str) -> JailSpec:
+        """Say how a tenant is jailed; its directory exists when this returns.
+
+        Raises:
+            GatewayError: there is no such tenant, or it may not run.
+        """
+
+    def next_generation(self) -> int:
+        """Give a number that no worker of any tenant has had."""
+
+    def unix_ms(self) -> int:
+        """Give the time of day."""
+
+    def alert(self, tenant: str, reason: str) -> None:
+        """Tell somebody that a tenant is out of service until an operator acts."""

@@ -1,0 +1,334 @@
+"""Misbehaving workers as real programs: each ends in the right state, and nobody else notices.
+
+All live in one gateway; a neighbour is under load for the whole time and may see no failed request.
+"""
+
+import json
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from supervisor.lifecycle import RESTARTS_MAX
+from supervisor.logs import LINE_BYTES_MAX, PIPE_BURST_BYTES, PIPE_BYTES_PER_SECOND
+from tests.conftest import make_state_dir, remove_tree
+from tests.e2e.gateway import Reply, ends
+from tests.workers import greed, starts
+from tests.workers.crowd import Crowd, Neighbour
+
+DEATHS_MAX = RESTARTS_MAX + 1
+NEIGHBOUR = "healthy"
+
+
+@pytest.fixture(scope="module")
+def state_root() -> Iterator[Path]:
+    path = make_state_dir()
+    yield path
+    remove_tree(path)
+
+
+@pytest.fixture(scope="module")
+def crowd(state_root: Path) -> Iterator[Crowd]:
+    with Crowd(state_root) as gateway:
+        yield gateway
+        children = psutil.Process(gateway.pid).children(recursive=True)
+        assert len(children) > 3
+        with ends(*children):
+            code, errors = gateway.stop()
+        assert code == 0, errors
+
+
+@pytest.fixture(scope="module")
+def loaded(crowd: Crowd) -> Iterator[Neighbour]:
+    with Neighbour(crowd, crowd.create(NEIGHBOUR)) as neighbour:
+        yield neighbour
+    row = crowd.status(NEIGHBOUR)
+    assert (row["state"], row["deaths"]) == ("ready", 0)
+
+
+@pytest.fixture(autouse=True)
+def unnoticed(loaded: Neighbour) -> Iterator[None]:
+    """After every test: the neighbour was served meanwhile, and every time."""
+    before = loaded.answered
+    yield
+    assert loaded.failures == []
+    assert loaded.answered > before
+
+
+def refused(reply: Reply, *, saying: str = "") -> None:
+    """Check that a call was refused as one that may be tried again."""
+    assert reply.status == 503, reply.body
+    error = reply.json["error"]
+    assert error["data"]["code"] == "UNAVAILABLE"
+    assert error["data"]["retryable"] is True
+    assert "retry-after" in reply.headers
+    assert saying in error["message"]
+
+
+def health(crowd: Crowd, token: str) -> Reply:
+    return crowd.rpc_reply(token, "health", {})
+
+
+def served_by_a_good_worker(crowd: Crowd, token: str) -> None:
+    reply = health(crowd, token)
+    assert reply.status == 200, reply.body
+    assert reply.json["result"]["ok"] is True
+
+
+# --- the start
+
+
+@pytest.mark.parametrize("tenant", ["never-ready", "ready-when-aborted"])
+def test_a_worker_that_is_not_ready_in_time_is_ended_and_the_next_one_serves(
+    crowd: Crowd, tenant: str
+) -> None:
+    token = crowd.create(tenant)
+    served_by_a_good_worker(crowd, token)  # the call waited for the second generation
+    row = crowd.wait_for_state(tenant, "ready", deaths=1)
+    assert row["lastDeath"].endswith("; it was not ready in time")
+
+
+def test_a_call_does_not_wait_for_ever_for_workers_that_are_never_ready(crowd: Crowd) -> None:
+    token = crowd.create("always-never-ready")
+    refused(health(crowd, token), saying="did not start in time")
+    row = crowd.wait_for("always-never-ready", lambda row: row["deaths"] >= 1)
+    assert row["state"] in ("starting", "backoff")
+    assert "before_ready" in crowd.output_of("always-never-ready")  # what it did instead
+    assert crowd.control("POST", "/v1/tenants/always-never-ready/suspend", {}).status == 200
+    crowd.wait_for("always-never-ready", lambda row: row["state"] == "suspended")
+    assert crowd.workers("always-never-ready") == []
+
+
+def test_a_slow_start_is_waited_for(crowd: Crowd) -> None:
+    token = crowd.create("slow-ready")
+    with ThreadPoolExecutor(4) as clients:
+        replies = list(clients.map(lambda _: health(crowd, token), range(4)))
+    assert [reply.status for reply in replies] == [200] * 4
+    row = crowd.wait_for_state("slow-ready", "ready", deaths=0)
+    assert row["uptimeSeconds"] >= starts.SLOW_SECONDS
+
+
+def test_a_worker_that_ends_once_is_replaced_before_its_client_notices(crowd: Crowd) -> None:
+    token = crowd.create("exits-1")
+    served_by_a_good_worker(crowd, token)
+    row = crowd.wait_for_state("exits-1", "ready", deaths=1)
+    assert row["lastDeath"] == "exited with 1"
+
+
+def test_an_end_with_0_that_nobody_asked_for_is_a_death_too(crowd: Crowd) -> None:
+    served_by_a_good_worker(crowd, crowd.create("exits-0"))
+    row = crowd.wait_for_state("exits-0", "ready", deaths=1)
+    assert row["lastDeath"] == "exited with 0"
+
+
+def test_an_exception_at_the_start_is_in_the_log(crowd: Crowd) -> None:
+    served_by_a_good_worker(crowd, crowd.create("raises"))
+    crowd.wait_for_state("raises", "ready", deaths=1)
+    assert f"RuntimeError: {starts.LAST_WORDS}" in crowd.output_of("raises")
+
+
+def test_over_the_restart_budget_a_tenant_fails_until_an_operator_acts(crowd: Crowd) -> None:
+    tenant = "always-exits-1"
+    token = crowd.create(tenant)
+    refused(health(crowd, token), saying="failed")
+    row = crowd.wait_for_state(tenant, "failed", deaths=DEATHS_MAX)
+    assert row["reason"] == f"{DEATHS_MAX} deaths within 60 s; last: exited with 1"
+    refused(health(crowd, token), saying=row["reason"])
+    events = [line["event"] for line in crowd.log_of(tenant)]
+    assert events.count("worker died") == DEATHS_MAX
+    assert events.count("tenant failed") == 1
+    # It is the same again, and the operator who asked for it hears so.
+    again = crowd.openclaw("tenants", "restart", tenant)
+    assert again.returncode == 1
+    assert "exited with 1" in again.stderr
+    crowd.wait_for_state(tenant, "failed", deaths=2 * DEATHS_MAX)
+    # With the cause seen to it serves.
+    (crowd.state_dir / "tenants" / tenant / "mended").touch()
+    (mended,) = crowd.openclaw_json("tenants", "restart", tenant)
+    assert mended["state"] == "ready"
+    assert "reason" not in mended
+    served_by_a_good_worker(crowd, token)
+
+
+@pytest.mark.parametrize("code", [3, 78])
+def test_a_start_that_would_fail_again_is_not_tried_again(crowd: Crowd, code: int) -> None:
+    tenant = f"exits-{code}"
+    token = crowd.create(tenant)
+    refused(health(crowd, token), saying=f"exited with {code}")
+    row = crowd.wait_for_state(tenant, "failed", deaths=1)
+    assert row["reason"] == f"exited with {code}"
+    (restarted,) = crowd.openclaw_json("tenants", "restart", tenant)
+    assert restarted["state"] == "ready"
+    served_by_a_good_worker(crowd, token)
+
+
+# --- silence
+
+
+def test_a_worker_that_answers_no_ping_is_replaced(crowd: Crowd) -> None:
+    token = crowd.create("deaf")
+    assert health(crowd, token).json["result"] == {}  # to its clients all seems well
+    row = crowd.wait_for_state("deaf", "ready", deaths=1)
+    assert "pings" in row["lastDeath"]
+    served_by_a_good_worker(crowd, token)
+
+
+def test_a_blocked_loop_is_ended_and_the_log_says_where_it_hung(crowd: Crowd) -> None:
+    token = crowd.create("blocks")
+    refused(health(crowd, token), saying="went away")
+    row = crowd.wait_for_state("blocks", "ready", deaths=1)
+    assert "pings" in row["lastDeath"]
+    stacks = crowd.output_of("blocks")
+    assert "Fatal Python error: Aborted" in stacks
+    assert "handler_that_never_returns" in stacks
+    served_by_a_good_worker(crowd, token)
+
+
+def test_a_generation_that_ignores_its_end_does_not_keep_the_next_one_waiting(
+    crowd: Crowd,
+) -> None:
+    tenant = "ignores-the-end"
+    token = crowd.create(tenant)
+    served_by_a_good_worker(crowd, token)
+    (old,) = crowd.workers(tenant)
+    old.send_signal(signal.SIGTERM)
+    served_by_a_good_worker(crowd, token)
+    with ends(old):
+        (row,) = crowd.openclaw_json("tenants", "restart", tenant)
+        assert row["pid"] != old.pid
+        served_by_a_good_worker(crowd, token)
+    crowd.wait_for(tenant, lambda _: len(crowd.workers(tenant)) == 1)
+    (death,) = [line for line in crowd.log_of(tenant) if line["event"] == "worker died"]
+    assert death["cause"] == "killed by SIGKILL; did not end in time"
+
+
+def test_a_worker_that_ignores_its_end_can_be_suspended(crowd: Crowd) -> None:
+    tenant = "always-ignores-the-end"
+    served_by_a_good_worker(crowd, crowd.create(tenant))
+    with ends(*crowd.workers(tenant)):
+        assert crowd.openclaw("tenants", "suspend", tenant).returncode == 0
+    row = crowd.wait_for_state(tenant, "suspended", deaths=1)
+    assert row["lastDeath"] == "killed by SIGKILL; did not end in time"
+
+
+# --- greed
+
+
+def test_what_a_leaking_worker_takes_is_shown(crowd: Crowd) -> None:
+    token = crowd.create("leaks")
+    for _ in range(greed.LEAK_BYTES_MAX // greed.LEAK_BYTES):
+        served_by_a_good_worker(crowd, token)
+    row = crowd.wait_for_state("leaks", "ready", deaths=0)
+    assert row["memoryBytes"] >= greed.LEAK_BYTES_MAX
+
+
+def test_a_flood_of_log_is_bounded_and_its_worker_goes_on(crowd: Crowd) -> None:
+    tenant = "floods-its-log"
+    token = crowd.create(tenant)
+    served_by_a_good_worker(crowd, token)
+    row = crowd.wait_for_state(tenant, "ready", deaths=0)
+    assert crowd.control("POST", f"/v1/tenants/{tenant}/suspend", {}).status == 200
+    crowd.wait_for(tenant, lambda _: any("bytes" in line for line in crowd.log_of(tenant)))
+    lines = crowd.log_of(tenant)
+    kept = sum(len(line["line"]) for line in lines if line["event"] == "output")
+    lost = sum(line["bytes"] for line in lines if line["event"] == "output lost")
+    most = PIPE_BURST_BYTES + (row["uptimeSeconds"] + 10) * PIPE_BYTES_PER_SECOND
+    assert 0 < kept <= most
+    assert lost >= 2 * greed.FLOOD_BYTES - most
+    assert all(len(line.get("line", "")) <= LINE_BYTES_MAX for line in lines)
+
+
+def test_a_worker_starts_no_process_and_signals_nobody(crowd: Crowd) -> None:
+    token = crowd.create("forks")
+    served_by_a_good_worker(crowd, token)
+    crowd.wait_for_state("forks", "ready", deaths=0)
+    (outcome,) = [
+        json.loads(line["line"]) for line in crowd.log_of("forks") if line["event"] == "output"
+    ]
+    assert outcome == dict.fromkeys(greed.TRIES, "PermissionError")
+    (worker,) = crowd.workers("forks")
+    assert worker.children(recursive=True) == []
+
+
+# --- broken links
+
+BREACHES = [
+    ("torn-to-supervisor", "closed its link"),
+    ("closes-supervisor-link", "closed its link"),
+    ("huge-to-supervisor", "over the bound"),
+    ("unknown-to-supervisor", "cannot be read"),
+    ("garbage-to-supervisor", "cannot be read"),
+    ("calls-supervisor", "a Call frame"),
+    ("answers-supervisor", "a Result frame"),
+    ("drained-unasked", "drained"),
+    ("pong-unasked", "a pong"),
+    ("foreign-event", "event"),
+    ("idle-too-early", "idle"),
+    ("idle-nonsense", "idle"),
+    ("floods-supervisor", "a Ping frame"),
+    ("huge-to-front", "link to the front: a frame of"),
+    ("unknown-to-front", "link to the front: a frame that cannot be read"),
+    ("calls-front", "link to the front: a Call frame"),
+    ("answer-never-asked", "link to the front: an answer to call"),
+    ("chunk-unasked", "link to the front: a chunk"),
+    ("chunk-too-big", "link to the front: a frame that cannot be read"),
+    ("failure-nonsense", "link to the front: failure details"),
+]
+
+
+@pytest.mark.parametrize(("tenant", "cause"), BREACHES, ids=[tenant for tenant, _ in BREACHES])
+def test_a_worker_that_breaks_a_link_is_replaced(crowd: Crowd, tenant: str, cause: str) -> None:
+    token = crowd.create(tenant)
+    refused(health(crowd, token))
+    row = crowd.wait_for_state(tenant, "ready", deaths=1)
+    assert row["lastDeath"].startswith("killed by SIGKILL; ")
+    assert cause in row["lastDeath"]
+    served_by_a_good_worker(crowd, token)
+
+
+def test_a_second_answer_reaches_nobody_and_ends_its_worker(crowd: Crowd) -> None:
+    token = crowd.create("answers-twice")
+    assert health(crowd, token).json["result"] == {}
+    row = crowd.wait_for_state("answers-twice", "ready", deaths=1)
+    assert "an answer to call" in row["lastDeath"]
+    served_by_a_good_worker(crowd, token)
+
+
+def test_chunks_in_a_stream_are_bounded_too(crowd: Crowd) -> None:
+    token = crowd.create("always-chunk-too-big")
+    call = {"jsonrpc": "2.0", "id": 1, "method": "sessions.send", "params": {}}
+    reply = crowd.post("/rpc", token, call, Accept="text/event-stream")
+    refused(reply)
+
+
+@pytest.mark.parametrize("tenant", ["closes-front-link", "tears-front-link"])
+def test_a_worker_that_closed_its_link_to_the_front_gets_another(crowd: Crowd, tenant: str) -> None:
+    token = crowd.create(tenant)
+    refused(health(crowd, token), saying="went away")
+    row = crowd.wait_for_state(tenant, "ready", deaths=0)
+    refused(health(crowd, token), saying="went away")  # by the new link, to the same worker
+    assert crowd.status(tenant)["generation"] == row["generation"]
+
+
+def test_a_worker_that_closes_every_link_to_the_front_is_replaced(crowd: Crowd) -> None:
+    token = crowd.create("takes-no-front")
+    refused(health(crowd, token))
+    row = crowd.wait_for_state("takes-no-front", "ready", deaths=1)
+    assert "closes its link to the front again and again" in row["lastDeath"]
+    served_by_a_good_worker(crowd, token)
+
+
+def test_a_worker_that_takes_no_link_to_the_front_is_replaced_unnoticed(crowd: Crowd) -> None:
+    served_by_a_good_worker(crowd, crowd.create("closes-channel"))
+    row = crowd.wait_for_state("closes-channel", "ready", deaths=1)
+    assert "takes no link to the front" in row["lastDeath"]
+
+
+def test_workers_that_never_keep_to_it_fail(crowd: Crowd) -> None:
+    tenant = "always-closes-channel"
+    refused(health(crowd, crowd.create(tenant)), saying="takes no link")
+    row = crowd.wait_for_state(tenant, "failed", deaths=DEATHS_MAX)
+    assert row["reason"].startswith(f"{DEATHS_MAX} deaths within 60 s; last: ")

@@ -1,0 +1,341 @@
+"""One tenant's worker is replaced under load, by generations: nobody's request is lost."""
+
+import contextlib
+import http.client
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from tests.e2e.gateway import REQUEST_SECONDS, Gateway, ends
+from tests.e2e.traffic import Traffic, said_once, text_of, transcripts
+from tests.workers import slow
+from tests.workers.crowd import PROGRAM, SETTINGS, Crowd
+
+RESTARTS = int(os.environ.get("OPENCLAW_TEST_RESTARTS", "5"))
+STREAM_SECONDS = float(os.environ.get("OPENCLAW_TEST_STREAM_SECONDS", "2"))
+CLIENTS = 4
+TENANT = "always-slow"
+LIMITS = {**SETTINGS["protocol.limits"], "DRAIN_SECONDS": 30.0, "HOLD_SECONDS": 10.0}
+
+
+class Restarting(Crowd):
+    """The tests' gateway with the usual patience for what is in flight."""
+
+    def __init__(self, state_dir: Path) -> None:
+        settings = {**SETTINGS, "protocol.limits": LIMITS}
+        Gateway.__init__(self, state_dir, command=(sys.executable, PROGRAM, json.dumps(settings)))
+        self.admin_key = (state_dir / "admin.key").read_text().strip()
+
+    def restart(self, tenant: str) -> tuple[int, dict[str, Any]]:
+        reply = self.control("POST", f"/v1/tenants/{tenant}/restart")
+        return reply.status, reply.json
+
+    def next_start(self, tenant: str, how: str | None) -> None:
+        """Say how later generations of `always-slow` start; None: well."""
+        path = self.state_dir / "tenants" / tenant / slow.NEXT
+        if how is None:
+            path.unlink()
+        else:
+            path.write_text(how)
+            path.chmod(0o644)
+
+    def schema_of_tomorrow(self, tenant: str) -> None:
+        """Have the tenant's store say that a later program has changed it."""
+        path = self.state_dir / "tenants" / tenant / "sessions" / "sessions.sqlite"
+        with contextlib.closing(apsw.Connection(str(path))) as connection:
+            connection.pragma("user_version", 99)
+
+
+@pytest.fixture
+def gateway(state_dir: Path) -> Iterator[Restarting]:
+    with Restarting(state_dir) as running:
+        yield running
+
+
+class Stream(threading.Thread):
+    """A turn whose text comes in pieces, from its start to its result."""
+
+    def __init__(self, gateway: Gateway, token: str, key: str, text: str, **headers: str) -> None:
+        super().__init__(daemon=True)
+        self._connection = http.client.HTTPConnection(gateway.address, timeout=REQUEST_SECONDS)
+        params = {"key": key, "message": text}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "sessions.send", "params": params}
+        accept = {"Accept": "text/event-stream", "Content-Type": "application/json"}
+        self._request = json.dumps(call), {**accept, "Authorization": f"Bearer {token}", **headers}
+        self.text = ""
+        self.run_id = ""
+        self.response: dict[str, Any] = {}
+        self.begun = threading.Event()
+
+    def run(self) -> None:
+        with contextlib.closing(self._connection):
+            body, headers = self._request
+            self._connection.request("POST", "/rpc", body, headers)
+            event = ""
+            for line in self._connection.getresponse():
+                field, _, value = line.decode().strip().partition(": ")
+                if field == "event":
+                    event = value
+                elif field == "data" and event == "chat":
+                    delta = json.loads(value)
+                    self.run_id = delta["runId"]
+                    self.text += delta["deltaText"]
+                    self.begun.set()
+                elif field == "data":
+                    self.response = json.loads(value)
+                elif line.startswith(b"{"):  # refused before it began
+                    self.response = json.loads(line)
+        self.begun.set()
+
+    def under_way(self) -> "Stream":
+        self.start()
+        assert self.begun.wait(REQUEST_SECONDS)
+        assert self.text, self.response
+        return self
+
+    def result(self) -> dict[str, Any]:
+        self.join(REQUEST_SECONDS)
+        assert not self.is_alive()
+        result: dict[str, Any] = self.response["result"]
+        return result
+
+
+def session(gateway: Gateway, token: str, name: str) -> str:
+    key = f"agent:main:test:{name}"
+    gateway.rpc(token, "sessions.create", key=key)
+    return key
+
+
+def talk(number: int, seconds: float = STREAM_SECONDS) -> str:
+    return f"word{number} for {seconds} s"
+
+
+# --- nothing is lost
+
+
+@pytest.mark.timeout(60 + RESTARTS * (STREAM_SECONDS + 10))
+def test_restarts_under_load(gateway: Restarting, capsys: pytest.CaptureFixture[str]) -> None:
+    token = gateway.create(TENANT)
+    key = session(gateway, token, "stream")
+    pids = [gateway.status(TENANT)["pid"]]
+    streams: list[Stream] = []
+    with Traffic(gateway, token, CLIENTS) as traffic:
+        for number in range(RESTARTS):
+            streams.append(Stream(gateway, token, key, talk(number)).under_way())
+            (old,) = gateway.workers(TENANT)
+            with ends(old, within=STREAM_SECONDS + 10):
+                status, row = gateway.restart(TENANT)
+                assert status == 200, row
+                assert streams[-1].is_alive()
+                pids.append(row["pid"])
+                streams[-1].join(STREAM_SECONDS + 10)
+    with capsys.disabled():
+        print(f"\n{RESTARTS} restarts: {traffic.report()}")  # noqa: T201
+    assert traffic.failures == []
+    assert len(set(pids)) == RESTARTS + 1
+    for number, stream in enumerate(streams):
+        result = stream.result()
+        assert result["status"] == "ok"
+        assert stream.text == slow.answer_of(talk(number))
+        assert text_of(result["reply"]) == stream.text
+    messages = [message for rows in transcripts(gateway, token).values() for message in rows]
+    said_once(messages, [*traffic.sent, *map(talk, range(RESTARTS))])
+    row = gateway.status(TENANT)
+    assert (row["state"], row["deaths"], row["pid"]) == ("ready", 0, pids[-1])
+
+
+def test_a_turn_that_waits_in_the_old_generation_is_answered_by_the_new(
+    gateway: Restarting,
+) -> None:
+    token = gateway.create(TENANT)
+    key = session(gateway, token, "s")
+    first = Stream(gateway, token, key, talk(1, 1.0)).under_way()
+    with ThreadPoolExecutor(1) as pool:
+        # It waits behind the first in the old generation, which starts nothing more.
+        waiting = Stream(gateway, token, key, "and then?")
+        waiting.start()
+        while gateway.rpc(token, "health", probe=True)["sessions"]["turnsQueued"] == 0:
+            pass
+        restarted = pool.submit(gateway.restart, TENANT)
+        assert first.result()["status"] == "ok"
+        assert text_of(waiting.result()["reply"]) == "echo: and then?"
+        assert restarted.result()[0] == 200
+
+
+# --- runs of the generation that drains
+
+
+def test_abort_and_wait_reach_the_draining_generation(gateway: Restarting) -> None:
+    token = gateway.create(TENANT)
+    key = session(gateway, token, "s")
+    stream = Stream(gateway, token, key, talk(1, 20.0)).under_way()
+    assert gateway.restart(TENANT)[0] == 200
+    waited = gateway.rpc(token, "agent.wait", runId=stream.run_id, timeoutMs=0)
+    assert waited["status"] == "timeout"
+    assert waited["startedAt"]
+    assert "endedAt" not in waited
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(gateway.rpc, token, "agent.wait", runId=stream.run_id)
+        queued = gateway.rpc(token, "sessions.send", key=key, message="never said")
+        assert queued["status"] == "queued"
+        aborted = gateway.rpc(token, "chat.abort", sessionKey=key)
+        assert aborted["aborted"] is True
+        assert set(aborted["runIds"]) == {stream.run_id, queued["runId"]}
+        ended = waiting.result()
+    assert ended["status"] == "interrupted"
+    assert ended["endedAt"] >= ended["startedAt"]
+    assert "aborted" in ended["error"]
+    result = stream.result()
+    assert result["status"] == "interrupted"
+    assert slow.answer_of(talk(1, 20.0)).startswith(stream.text)
+    never = gateway.rpc(token, "agent.wait", runId=queued["runId"])
+    assert (never["status"], "startedAt" in never) == ("interrupted", False)
+    assert gateway.rpc(token, "chat.abort", sessionKey=key)["aborted"] is False
+
+
+def test_wait_hears_of_the_end_of_a_draining_generations_run(gateway: Restarting) -> None:
+    token = gateway.create(TENANT)
+    stream = Stream(gateway, token, session(gateway, token, "s"), talk(1)).under_way()
+    assert gateway.restart(TENANT)[0] == 200
+    waited = gateway.rpc(token, "agent.wait", runId=stream.run_id)
+    assert (waited["runId"], waited["status"]) == (stream.run_id, "ok")
+    assert stream.result()["status"] == "ok"
+
+
+# --- a next generation that cannot start
+
+
+@pytest.mark.parametrize("how", ["exits-1", "exits-78", "never-ready"])
+def test_a_next_generation_that_cannot_start_changes_nothing(gateway: Restarting, how: str) -> None:
+    token = gateway.create(TENANT)
+    gateway.rpc(token, "sessions.create")
+    before = gateway.status(TENANT)
+    gateway.next_start(TENANT, how)
+    with Traffic(gateway, token, 1) as traffic:
+        done = gateway.openclaw("tenants", "restart", TENANT)
+    assert done.returncode == 1
+    assert "the next generation did not start" in done.stderr
+    assert "serves on" in done.stderr
+    assert traffic.failures == []
+    after = gateway.status(TENANT)
+    assert (after["state"], after["pid"]) == ("ready", before["pid"])
+    assert after["deaths"] == 1
+    said = gateway.openclaw("tenants", "status", TENANT).stdout
+    assert f"{TENANT}: last death: {after['lastDeath']}" in said
+    gateway.next_start(TENANT, None)
+    status, row = gateway.restart(TENANT)
+    assert status == 200
+    assert row["pid"] != before["pid"]
+
+
+def test_a_store_that_is_too_new_keeps_the_next_generation_out(gateway: Restarting) -> None:
+    token = gateway.create(TENANT)
+    key = session(gateway, token, "s")
+    before = gateway.status(TENANT)
+    gateway.schema_of_tomorrow(TENANT)
+    done = gateway.openclaw("tenants", "restart", TENANT)
+    assert done.returncode == 1
+    assert "exited with 78" in done.stderr
+    assert gateway.status(TENANT)["pid"] == before["pid"]
+    assert gateway.status(TENANT)["lastDeath"] == "exited with 78"
+    assert gateway.rpc(token, "chat.history", sessionKey=key)["messages"] == []
+    assert "schema version 99" in gateway.output_of(TENANT)
+
+
+# --- which tenant, in which state
+
+
+def test_all_are_restarted_two_at_once(gateway: Restarting) -> None:
+    names = ["acme", "globex", "initech", "umbrella"]
+    for name in names:
+        gateway.rpc(gateway.create(name), "health")
+    gateway.create("sleeper")
+    before = {name: gateway.status(name)["pid"] for name in names}
+    rows = gateway.openclaw_json("tenants", "restart", "--all", "--at-once", "2")
+    assert [row["tenantId"] for row in rows] == names
+    assert all(row["pid"] != before[row["tenantId"]] for row in rows)
+    assert gateway.status("sleeper")["state"] == "absent"
+
+
+def test_two_restarts_at_once(gateway: Restarting) -> None:
+    token = gateway.create("acme")
+    gateway.rpc(token, "health")
+    before = gateway.status("acme")["pid"]
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(gateway.restart, ["acme", "acme"]))
+    assert sorted(status for status, _ in answers) in ([200, 200], [200, 409])
+    assert gateway.status("acme")["pid"] != before
+    assert len(gateway.workers("acme")) <= 2
+    assert gateway.rpc(token, "health")["ok"] is True
+
+
+def test_a_tenant_without_a_worker_gets_one(gateway: Restarting) -> None:
+    token = gateway.create("acme")
+    assert gateway.status("acme")["state"] == "absent"
+    status, row = gateway.restart("acme")
+    assert (status, row["state"]) == (200, "ready")
+    assert gateway.rpc(token, "health")["generation"] == row["generation"]
+
+
+def test_a_suspended_tenant_is_not_restarted(gateway: Restarting) -> None:
+    token = gateway.create("acme")
+    gateway.rpc(token, "health")
+    assert gateway.openclaw("tenants", "suspend", "acme").returncode == 0
+    done = gateway.openclaw("tenants", "restart", "acme")
+    assert (done.returncode, "suspended" in done.stderr) == (1, True)
+    assert gateway.workers("acme") == []
+    assert gateway.openclaw("tenants", "resume", "acme").returncode == 0
+    assert gateway.rpc(token, "health")["ok"] is True
+
+
+def test_a_failed_tenant_is_restarted_once_its_cause_is_gone(gateway: Restarting) -> None:
+    token = gateway.create(TENANT)
+    gateway.next_start(TENANT, "exits-78")
+    refused = gateway.rpc_reply(token, "health", {})
+    assert refused.status == 503
+    assert gateway.status(TENANT)["state"] == "failed"
+    status, body = gateway.restart(TENANT)
+    assert status == 503
+    assert "exited with 78" in body["error"]["message"]
+    gateway.next_start(TENANT, None)
+    assert gateway.restart(TENANT)[0] == 200
+    assert gateway.rpc(token, "health")["ok"] is True
+
+
+# --- a crash is no restart
+
+
+def test_calls_in_flight_at_a_crash_can_be_made_again(gateway: Restarting) -> None:
+    token = gateway.create(TENANT)
+    key = session(gateway, token, "s")
+    text = talk(1, 5.0)
+    cut = Stream(gateway, token, key, text, **{"Idempotency-Key": "once"}).under_way()
+    (worker,) = gateway.workers(TENANT)
+    with ends(worker):
+        worker.kill()
+    cut.join(REQUEST_SECONDS)
+    error = cut.response["error"]["data"]
+    assert (error["code"], error["retryable"]) == ("UNAVAILABLE", True)
+    again = gateway.post(
+        "/rpc",
+        token,
+        {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "sessions.send",
+            "params": {"key": key, "message": text},
+        },
+        **{"Idempotency-Key": "once"},
+    )
+    result = again.json["result"]
+    assert (result["runId"], result["status"]) == (cut.run_id, "interrupted")
+    (rows,) = transcripts(gateway, token).values()
+    assert [text_of(row) for row in rows if row["role"] == "user"] == [text]
