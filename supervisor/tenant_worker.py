@@ -1,8 +1,7 @@
 """One tenant's worker: what `supervisor.lifecycle` decides is done here.
 
 Processes at a time: the present generation, a next one that starts beside it, and an earlier one
-that finishes what it has in flight. (Two of those only when a tenant is suspended in the middle of
-a restart, and resumed at once.)
+(two after a suspension in the middle of a restart) that finishes what it has in flight.
 """
 
 import asyncio
@@ -313,13 +312,8 @@ class TenantWorker:
 
     def _ended(self, process: WorkerProcess, status: Exit | None, cause: str) -> None:
         now = self._loop.time()
-        death = Death(
-            at=now,
-            exit_code=status.code if status else None,
-            signal=status.signal if status else None,
-            cause=cause,
-            uptime=now - process.started_at,
-        )
+        code, number = status or (None, None)
+        death = Death(now, code, number, cause, uptime=now - process.started_at)
         self._note_death(process, death)
         if process in self._retiring:
             self._retiring.remove(process)
@@ -332,6 +326,8 @@ class TenantWorker:
             action = self.life.on_death(death)
             self._do(action)
             if action is Action.REFUSE:
+                self._refuse_restarts("the worker did not start", "")
+                self._refuse_restarts("the worker did not start", "")
                 self._refuse(self._refusal())
                 self._around.alert(self.tenant, self.life.reason)
             elif action is Action.WAIT:
@@ -350,25 +346,24 @@ class TenantWorker:
 
     # Those who wait.
 
-    def _answer(self, waiting: list["asyncio.Future[None]"]) -> None:
+    @staticmethod
+    def _answer(waiting: "list[asyncio.Future[None]]", refusal: GatewayError | None = None) -> None:
         for served in waiting:
-            if not served.done():
+            if served.done():
+                continue
+            if refusal is None:
                 served.set_result(None)
+            else:
+                served.set_exception(refusal)
         waiting.clear()
 
     def _refuse(self, error: GatewayError) -> None:
-        for served in (*self._waiting, *self._restarts):
-            if not served.done():
-                served.set_exception(error)
-        self._waiting.clear()
-        self._restarts.clear()
+        self._answer(self._waiting, error)
+        self._answer(self._restarts, error)
 
     def _refuse_restarts(self, what: str, consequence: str) -> None:
         msg = f"{what} ({self.life.deaths[-1].cause}){consequence}"
-        for served in self._restarts:
-            if not served.done():
-                served.set_exception(GatewayError(ErrorCode.UNAVAILABLE, msg))
-        self._restarts.clear()
+        self._answer(self._restarts, GatewayError(ErrorCode.UNAVAILABLE, msg))
 
     def _refusal(self) -> GatewayError:
         # Why is the operator's to know: `tenants status` and the log say it.

@@ -439,3 +439,32 @@ def test_details_of_any_name() -> None:
     details = dict.fromkeys(names, 1)
     error = failure_error(frames.Failure(1, "CONFLICT", "x", msgspec.json.encode(details)))
     assert error.body().data == {**details, "code": "CONFLICT"}
+
+
+@under_both_loops
+async def test_a_link_ends_after_the_last_answer_to_its_owner() -> None:
+    waiting: list[frames.Call] = []
+    peer = Owner(later=lambda _, call: waiting.append(call))
+    left, right = await join(Owner(), peer)
+    answers = [asyncio.create_task(left.call("later", {})) for _ in range(2)]
+    while len(waiting) < 2:
+        await turns(1)
+    left.finish_after_calls()
+    right.link.result(waiting[0].id, b"1")
+    right.flush()
+    assert await answers[0] == b"1"
+    await turns(1)
+    assert not right.closed
+    right.link.result(waiting[1].id, b"2")
+    right.flush()
+    assert await answers[1] == b"2"
+    while not (left.closed and right.closed):
+        await turns(1)
+
+
+@under_both_loops
+async def test_a_link_without_calls_ends_at_once() -> None:
+    left, right = await join(Owner(), Owner())
+    left.finish_after_calls()
+    while not (left.closed and right.closed):
+        await turns(1)

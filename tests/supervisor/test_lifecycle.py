@@ -156,9 +156,11 @@ def test_who_waits_is_answered_by_whatever_comes_next() -> None:
     for state in State:
         target, action = TABLE[state, Event.WANTED]
         if action is not Action.REFUSE:
-            # From here it gets ready, fails, or sleeps and is woken: nothing else forgets him.
-            ways = {State.STARTING, State.READY, State.RESTARTING, State.BACKOFF, State.PARKING}
+            # From here it gets ready or fails: nothing else forgets him.
+            ways = {State.STARTING, State.READY, State.RESTARTING, State.BACKOFF}
             assert target in ways
+    # Who comes as it falls asleep does not wait for its end.
+    assert TABLE[State.PARKING, Event.WANTED] == (State.STARTING, Action.REPLACE)
     assert TABLE[State.PARKING, Event.EXITED] == (State.PARKED, Action.SLEEP)
 
 
