@@ -5,6 +5,7 @@ decides neither how much nor in what form it writes here.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import select
@@ -42,7 +43,9 @@ class _Console(logging.StreamHandler[TextIO]):
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)
         if poll.poll(0):
-            super().emit(record)
+            # Not through the stream: what stays in it, unread, would be an error at our exit.
+            with contextlib.suppress(OSError):
+                os.write(descriptor, f"{self.format(record)}\n".encode(errors="replace"))
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Handler`. A pipe that can be written to has room for `PIPE_BUF` bytes."""

@@ -28,6 +28,7 @@ from worker.clock import Clock, SystemClock
 from worker.links import CallsLink
 from worker.services import Services
 from worker.sessions import handlers, schema
+from worker.sessions.pages import Pages
 from worker.sessions.turns import Turns
 from worker.store import pragmas
 from worker.store.database import Database
@@ -95,7 +96,7 @@ class Worker:
         self._sessions: Final = Database(schema.PATH, schema.MIGRATIONS, self._directory)
         self._turns: Final = Turns(self._sessions, catalogue, clock, spec.generation, spec.living)
         self.services: Final = Services(
-            spec, clock, catalogue, self._sessions, self._turns, clock.monotonic()
+            spec, clock, catalogue, self._sessions, self._turns, Pages(), clock.monotonic()
         )
         self._supervisor: LinkEnd | None = None
         self._channel: socket.socket | None = None

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from protocol.spawn import WorkerSpec
 from worker.agents.catalogue import Catalogue
 from worker.clock import Clock
+from worker.sessions.pages import Pages
 from worker.sessions.turns import Turns
 from worker.store.database import Database
 
@@ -17,4 +18,5 @@ class Services(NamedTuple):
     catalogue: Catalogue
     sessions: Database
     turns: Turns
+    pages: Pages
     started_at: float

@@ -12,6 +12,7 @@ from protocol.methods.sessions import RunStatus
 from worker.dispatch import CallContext, handles
 from worker.sessions import keys, reads
 from worker.sessions.feed import Feed, TurnResult
+from worker.sessions.pages import StoredListing
 from worker.sessions.watching import follow
 from worker.sessions.writes import Admission, AdmittedRun, NewSession, NewTurn
 
@@ -86,18 +87,18 @@ def _turn(message: str) -> NewTurn:
 
 
 @handles(sessions.LIST)
-def list_sessions(call: CallContext, params: sessions.ListParams) -> sessions.ListResult:
+def list_sessions(call: CallContext, params: sessions.ListParams) -> StoredListing:
     """List the sessions, newest first."""
     services = call.services
     now = services.clock.now_ms()
-    rows, total = reads.sessions(services.sessions.read(), params, now)
+    page = services.pages.get(services.sessions.read(), params, now)
     model = services.catalogue.model
-    return sessions.ListResult(
+    return StoredListing(
         ts=now,
-        count=len(rows),
-        total=total,
+        count=page.count,
+        total=page.total,
         defaults=sessions.ListDefaults(model_provider=model.split("/", 1)[0], model=model),
-        sessions=rows,
+        sessions=page.rows,
     )
 
 
