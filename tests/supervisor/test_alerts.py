@@ -14,12 +14,12 @@ ALERT = Alert(tenant_id="acme", state="failed", reason="exited with 3", ts=1)
 REPEAT = "import sys; sys.stderr.write(sys.stdin.read()); sys.exit(int(sys.argv[1]))"
 
 
-async def logged(entries: list[Any], event: str) -> dict[str, Any]:
+async def logged(entries: list[Any], event: str, count: int = 1) -> dict[str, Any]:
     async with asyncio.timeout(20):
         while True:
-            for entry in entries:
-                if entry["event"] == event:
-                    return dict(entry)
+            found = [entry for entry in entries if entry["event"] == event]
+            if len(found) >= count:
+                return dict(found[0])
             await asyncio.sleep(0)
 
 
@@ -62,7 +62,7 @@ async def test_a_command_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyP
         for _ in range(RUNNING_MAX + 1):
             alerts.send(ALERT)
         assert entries[-1]["event"] == "alert command skipped: too many run"
-        entry = await logged(entries, "alert command failed")
+        entry = await logged(entries, "alert command failed", RUNNING_MAX)
     assert entry["status"] == "killed by SIGKILL"
 
 
