@@ -7,7 +7,7 @@ import apsw
 import msgspec
 
 from supervisor.isolation import Report
-from supervisor.registry import SQLITE_VERSION_MIN
+from supervisor.registry import sqlite_is_sound
 from supervisor.zygote import jail
 
 # What a worker that has been taken over could do if this one step were missing.
@@ -70,8 +70,7 @@ def _step(name: str, what: str, report: Report) -> Check:
 
 def surroundings(report: Report) -> list[Check]:
     """Say what holds beside the jail."""
-    version = apsw.sqlite_lib_version()
-    sqlite = tuple(map(int, version.split("."))) >= SQLITE_VERSION_MIN
+    sqlite = sqlite_is_sound()
     return [
         Check(
             name="minimum",
@@ -84,7 +83,7 @@ def surroundings(report: Report) -> list[Check]:
             name="sqlite",
             holds=sqlite,
             what="SQLite has no known corruption.",
-            detail=version,
+            detail=apsw.sqlite_lib_version(),
             lost=None if sqlite else "databases can be corrupted when a log is reset",
         ),
         Check(

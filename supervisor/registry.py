@@ -69,6 +69,11 @@ class UnknownTenantError(Exception):
     """There is no tenant of this id."""
 
 
+def sqlite_is_sound() -> bool:
+    """Say whether this SQLite has no known corruption."""
+    return tuple(map(int, apsw.sqlite_lib_version().split("."))) >= SQLITE_VERSION_MIN
+
+
 class Registry:
     """The open registry. Not thread-safe: its owner calls it from one thread at a time.
 
@@ -77,9 +82,8 @@ class Registry:
     """
 
     def __init__(self, path: Path) -> None:
-        version = apsw.sqlite_lib_version()
-        if tuple(map(int, version.split("."))) < SQLITE_VERSION_MIN:
-            msg = f"SQLite {version} is too old; 3.51.3 is needed"
+        if not sqlite_is_sound():
+            msg = f"SQLite {apsw.sqlite_lib_version()} is too old; 3.51.3 is needed"
             raise RegistryError(msg)
         try:
             self._db: Final = apsw.Connection(str(path))

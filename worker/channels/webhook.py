@@ -20,8 +20,6 @@ from worker.sessions.watching import follow
 from worker.sessions.writes import Admission, NewSession, NewTurn
 
 DEFAULT_CHANNEL: Final = "webhook"
-MESSAGE_ID: Final = "message:"
-"""What an idempotency key starts with that a channel gave."""
 REPLY_SECONDS: Final = 30.0
 _Status = Literal["ok", "in_flight", "error", "interrupted"]
 _STATUS: Final[dict[RunStatus, _Status]] = {
@@ -53,8 +51,7 @@ async def receive(call: CallContext, params: channels.InboundParams) -> channels
     fingerprint = keys.fingerprint(channels.INBOUND.name, key, turn.text)
     request_keys = keys.given_by_client(call.idempotency_key, None)
     if envelope.message_id is not None:
-        # With the conversation in it: many channels count their messages for each one anew.
-        request_keys += (f"{MESSAGE_ID}{key}:{envelope.message_id}",)
+        request_keys += (keys.given_by_channel(key, envelope.message_id),)
     admitted = await call.services.turns.admit(
         Admission(key, new, turn, request_keys, fingerprint, now)
     )

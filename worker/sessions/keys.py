@@ -10,6 +10,7 @@ import msgspec
 from protocol import names
 from protocol.errors import ErrorCode, GatewayError
 
+_BY_CHANNEL: Final = "message:"
 _NOT_PLAIN: Final = re.compile(r"[^a-z0-9@+._=-]")
 
 
@@ -82,6 +83,19 @@ def given_by_client(header: str | None, parameter: str | None) -> tuple[str, ...
             field="idempotencyKey",
         )
     return (f"client:{key}",)
+
+
+def given_by_channel(session_key: str, message_id: str) -> str:
+    """Give the idempotency key of a channel's message.
+
+    With the conversation in it: many channels count their messages for each one anew.
+    """
+    return f"{_BY_CHANNEL}{session_key}:{message_id}"
+
+
+def field_of(request_key: str) -> str:
+    """Give the field in which an idempotency key came in."""
+    return "envelope.message_id" if request_key.startswith(_BY_CHANNEL) else "idempotencyKey"
 
 
 def fingerprint(*facts: str | None) -> bytes:

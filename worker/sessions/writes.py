@@ -13,6 +13,7 @@ from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods.chat import Part, Role, TextPart, Usage
 from protocol.methods.sessions import RunStatus
+from worker.sessions import keys
 
 PREVIEW_CHARS_MAX: Final = 240
 REQUESTS_KEPT_MS: Final = 7 * 24 * 3600 * 1000
@@ -128,11 +129,10 @@ def _earlier(connection: apsw.Connection, request_key: str, fingerprint: bytes) 
     if row is None:
         return None
     if row[0] != fingerprint:
-        by_channel = request_key.startswith("message:")
         raise GatewayError(
             ErrorCode.CONFLICT,
             "this id was given for another request before; use a new one",
-            field="envelope.message_id" if by_channel else "idempotencyKey",
+            field=keys.field_of(request_key),
         )
     run = None if row[3] is None else AdmittedRun(*row[3:])
     return Admitted(row[1], bool(row[2]), run, repeated=True)
