@@ -8,6 +8,7 @@ import contextlib
 import http.client
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
@@ -17,6 +18,7 @@ from cli.exits import ExitCode, fail, refuse
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from supervisor import config as gateway_config
+from supervisor import tls
 from supervisor.audit import AuditError
 from supervisor.registry import Quota, RegistryError
 from supervisor.state import LOCK_WAIT_SECONDS, LockedError, StateError, StateRoot, default_root
@@ -127,12 +129,20 @@ class _Refused(msgspec.Struct):
 class RemoteTenants:
     """Asks the gateway's control plane."""
 
-    def __init__(self, url: str, admin_key: str) -> None:
-        self._address: Final = urlsplit(url).netloc
+    def __init__(self, url: str, admin_key: str, tls_directory: Path) -> None:
+        parts = urlsplit(url)
+        self._address: Final = parts.netloc
         self._admin_key: Final = admin_key
+        self._tls: Final = tls_directory if parts.scheme == "https" else None
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._address, timeout=REQUEST_SECONDS)
+        context = tls.client_context(self._tls)
+        return http.client.HTTPSConnection(self._address, timeout=REQUEST_SECONDS, context=context)
 
     def _ask(self, verb: str, path: str, body: Any = None) -> Any:
-        connection = http.client.HTTPConnection(self._address, timeout=REQUEST_SECONDS)
+        connection = self._connection()
         headers = {"Authorization": f"Bearer {self._admin_key}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -230,7 +240,7 @@ def _open() -> Iterator[Tenants]:
     except LockedError as error:
         if not error.holder.url:
             fail(f"{error} and does not serve", ExitCode.TRY_LATER)
-        yield RemoteTenants(error.holder.url, state.admin_key())
+        yield RemoteTenants(error.holder.url, state.admin_key(), state.tls)
         return
     with lock, contextlib.closing(TenantDesk(state, config)) as desk:
         desk.recover()

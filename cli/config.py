@@ -1,10 +1,13 @@
 """`openclaw config`: look at `config.yaml` without starting anything."""
 
+from pathlib import Path
+
 import click
 import msgspec
 
 from cli.exits import ExitCode, fail
 from supervisor import config as gateway_config
+from supervisor import tls
 from supervisor.state import StateError, StateRoot, default_root
 
 
@@ -19,8 +22,10 @@ def check(as_json: bool) -> None:
     """Read config.yaml and say what is wrong with it."""
     try:
         state = StateRoot(default_root())
-        gateway_config.load(state.config)
-    except (gateway_config.ConfigError, StateError) as error:
+        section = gateway_config.load(state.config).gateway
+        if section.tls is not None:
+            tls.check(Path(section.tls.certificate), Path(section.tls.key))
+    except (gateway_config.ConfigError, StateError, tls.CertificateError) as error:
         fail(str(error), ExitCode.CONFIGURATION)
     if as_json:
         report = {"path": str(state.config), "exists": state.config.exists(), "valid": True}

@@ -26,6 +26,7 @@ from supervisor.state import (
     StateRoot,
     default_root,
 )
+from supervisor.tls import CertificateError
 
 _STANDARD_OUTPUT: Final = 1
 
@@ -88,5 +89,5 @@ def _serve(state: StateRoot, lock: StateLock, config: gateway_config.Config) -> 
     except (LinkClosedError, TimeoutError) as error:
         reason = f"the front does not start ({error}); {state.log} says why"
         fail(reason, ExitCode.WOULD_FAIL_AGAIN)
-    except (RegistryError, AuditError, StateError) as error:
+    except (RegistryError, AuditError, StateError, CertificateError) as error:
         fail(str(error), ExitCode.CONFIGURATION)

@@ -43,7 +43,11 @@ HTTP_TARGET_BYTES_MAX: Final = 2 * KIB
 # A body travels inside one frame, so it must leave room for the frame's other fields.
 HTTP_BODY_BYTES_MAX: Final = FRAME_BYTES_MAX - 64 * KIB
 HTTP_CONTROL_BODY_BYTES_MAX: Final = 64 * KIB
-HTTP_CONNECTIONS_MAX: Final = 4096
+HTTP_CONNECTIONS_MAX: Final = 8192
+# Of one address (IPv4) or network (IPv6, /64), unless the configuration says otherwise.
+HTTP_CONNECTIONS_PER_ADDRESS_MAX: Final = 1024
+TLS_HANDSHAKE_SECONDS: Final = 10.0
+TLS_SHUTDOWN_SECONDS: Final = 2.0
 # Those over it that are kept until they have heard so.
 HTTP_REFUSED_CONNECTIONS_MAX: Final = 64
 HTTP_PIPELINED_REQUESTS_MAX: Final = 16

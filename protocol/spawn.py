@@ -30,13 +30,26 @@ class Idle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     wake_at_ms: Annotated[int, msgspec.Meta(ge=0, le=limits.JSON_INTEGER_ABS_MAX)] | None = None
 
 
-class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """First message on the front's descriptor channel; the listening socket comes with it.
+class FrontSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator decides about the front: part of `FrontSpec`, and `front.configure` later.
 
-    `allowed_hosts` are the values of `Host` (without port, lower case) that are answered.
+    `allowed_hosts` are the values of `Host` (without port, lower case) that are answered,
+    `allowed_origins` those of `Origin`. `trusted_proxies` are networks (CIDR) whose word counts on
+    who the client is.
     """
 
     allowed_hosts: tuple[str, ...]
+    allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    connections_per_address_max: int = limits.HTTP_CONNECTIONS_PER_ADDRESS_MAX
+    tls_directory: str | None = None
+    """Where certificate and key lie, for a front that speaks TLS; see `protocol.tls`."""
+
+
+class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """First message on the front's descriptor channel; the listening socket comes with it."""
+
+    settings: FrontSettings
     version: str
     notices: tuple[str, ...]
     """What an operator has to know, such as isolation that was switched off; part of `/readyz`."""

@@ -1,15 +1,19 @@
 """`config.yaml`: what the operator decides. Every key is optional; an unknown one is an error."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import yaml
 
+from protocol import limits
+
 CONFIG_BYTES_MAX: Final = 256 * 1024
 # What PyYAML lets escape for a date that is none, a number of 5000 digits, `!!bool perhaps`, ….
 _SCALAR_ERRORS: Final = (ValueError, LookupError, AttributeError, TypeError)
 
+Origin = Annotated[str, msgspec.Meta(pattern=r"\Ahttps?://[a-z0-9.:\[\]-]{1,253}(:[0-9]{1,5})?\Z")]
 HostName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9.:\[\]-]{1,253}\Z")]
 
 
@@ -21,12 +25,58 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pass
 
 
-class GatewaySection(_Section, frozen=True, kw_only=True):
-    """Where the gateway listens, and by which names it may be called beside the loopback ones."""
+class TlsSection(_Section, frozen=True, kw_only=True):
+    """Absolute paths of PEM files: the certificate with its chain, and its key, not encrypted."""
 
-    host: Literal["127.0.0.1", "::1"] = "127.0.0.1"
+    certificate: Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]+\Z", max_length=1024)]
+    key: Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]+\Z", max_length=1024)]
+
+
+class GatewaySection(_Section, frozen=True, kw_only=True):
+    """Where the gateway listens, and who may call.
+
+    An address beside the loopback ones needs `tls`, or `expose_without_tls`: then tokens cross the
+    network in the clear unless something in front encrypts. `allowed_hosts` are names it may be
+    called by beside the loopback ones, `allowed_origins` pages that may call from a browser.
+    `trusted_proxies` (addresses or CIDR networks) may say in `X-Forwarded-For` whom they call for.
+    """
+
+    host: Annotated[str, msgspec.Meta(max_length=45)] = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 18789
+    tls: TlsSection | None = None
+    expose_without_tls: bool = False
     allowed_hosts: Annotated[tuple[HostName, ...], msgspec.Meta(max_length=64)] = ()
+    allowed_origins: Annotated[tuple[Origin, ...], msgspec.Meta(max_length=64)] = ()
+    trusted_proxies: Annotated[
+        tuple[Annotated[str, msgspec.Meta(max_length=64)], ...], msgspec.Meta(max_length=64)
+    ] = ()
+    connections_per_address: Annotated[int, msgspec.Meta(ge=1, le=limits.HTTP_CONNECTIONS_MAX)] = (
+        limits.HTTP_CONNECTIONS_PER_ADDRESS_MAX
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what no type can say.
+
+        Raises:
+            ValueError: naming the key; msgspec makes a `ValidationError` with the path of it.
+        """
+        try:
+            loopback = ipaddress.ip_address(self.host).is_loopback
+        except ValueError as error:
+            msg = f"host: {error}"
+            raise ValueError(msg) from error
+        if not (loopback or self.tls or self.expose_without_tls):
+            msg = (
+                f"host: {self.host} can be reached by others: give tls: {{certificate, key}}, "
+                "or write expose_without_tls: true if tokens may cross the network in the clear"
+            )
+            raise ValueError(msg)
+        for network in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                msg = f"trusted_proxies: {error}"
+                raise ValueError(msg) from error
 
 
 class IsolationSection(_Section, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from protocol.link import ANSWERS, LIVENESS, REQUESTS
 from protocol.spawn import (
     TENANTS_PER_UPDATE_MAX,
     DetachParams,
+    FrontSettings,
     FrontSpec,
     LinkLost,
     TenantAccess,
@@ -101,6 +102,15 @@ class FrontProcess:
             TimeoutError: it did not answer; it is killed and will be replaced.
         """
         await self._ask("tenants.update", change)
+
+    async def configure(self, settings: FrontSettings) -> None:
+        """Have it take what the operator has decided anew; in force when this returns.
+
+        Raises:
+            GatewayError, LinkClosedError: it refused, or has ended.
+            TimeoutError: it did not answer; it is killed and will be replaced.
+        """
+        await self._ask("front.configure", settings)
 
     async def detach(self, tenant: str, generation: int) -> None:
         """Have it send nothing new to a generation; nothing is on its way when this returns.

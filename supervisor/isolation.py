@@ -46,16 +46,21 @@ class Report(NamedTuple):
         """Give the jail of a tenant's worker; without a uid of its own it has the gateway's."""
         return self._jail("worker", state_root, uid, tenant=tenant)
 
-    def front_jail(self, state_root: Path) -> JailSpec:
-        """Give the jail of the front: as root it has the first uid of the range."""
-        uid = self.section.uid_first if self.found.root else None
-        return self._jail("front", state_root, uid, limits=FRONT_LIMITS)
+    @property
+    def front_uid(self) -> int | None:
+        """The front's uid: as root the first of the range, else the gateway's own (None)."""
+        return self.section.uid_first if self.found.root else None
+
+    def front_jail(self, state_root: Path, *readable: Path) -> JailSpec:
+        """Give the jail of the front, which may read `readable` beside the libraries."""
+        return self._jail("front", state_root, self.front_uid, readable, limits=FRONT_LIMITS)
 
     def _jail(
         self,
         profile: seccomp.Profile,
         state_root: Path,
         uid: int | None,
+        readable: tuple[Path, ...] = (),
         *,
         tenant: str = "",
         limits: Limits = WORKER_LIMITS,
@@ -67,7 +72,7 @@ class Report(NamedTuple):
             uid=own[0],
             gid=own[1],
             namespaces=self.found.namespaces is None,
-            readable=_readable(),
+            readable=(*_readable(), *map(str, readable)),
             policy=b"" if self.found.seccomp else seccomp.compiled(profile),
             tenant=tenant,
             limits=limits,

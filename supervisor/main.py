@@ -33,6 +33,7 @@ from supervisor.control import ControlPlane
 from supervisor.front_process import FrontProcess
 from supervisor.logs import Log
 from supervisor.notify import Notifier
+from supervisor.reception import front_settings, listen, stage_certificate, url_of
 from supervisor.registry import Quota, Tenant
 from supervisor.state import StateError, StateLock, StateRoot
 from supervisor.status import TenantStatus
@@ -44,14 +45,12 @@ from supervisor.zygote.spec import JailSpec
 from supervisor.zygote.title import set_title
 from supervisor.zygote_process import ZygoteProcess
 
-LISTEN_BACKLOG: Final = 1024
 GENERATIONS_PER_EPOCH: Final = 1 << 20
 FRONT_DRAIN_SECONDS: Final = 30.0
 WORKER_DRAIN_SECONDS: Final = 30.0
 DELETE_DRAIN_SECONDS: Final = 2.0
 RESPAWN_SECONDS_MIN: Final = 0.1
 RESPAWN_SECONDS_MAX: Final = 5.0
-LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +79,7 @@ class Supervisor:
     ) -> None:
         self._state: Final = state
         self._root: Final = state.path.resolve()
+        self._tls: Final = self._root / state.tls.name
         self._lock: Final = lock
         self._config: Final = config
         self._isolation: Final = isolation_report
@@ -112,10 +112,12 @@ class Supervisor:
 
         Raises:
             StateError: the state root is an ordinary user's, and root runs this.
+            CertificateError: certificate and key cannot be used.
             OSError: the address cannot be listened on, or a process cannot be started.
             LinkClosedError, TimeoutError: the front does not start; the log says why.
         """
         set_title("openclaw: supervisor")
+        stage_certificate(self._config.gateway, self._tls, self._isolation.front_uid)
         self._start_zygote()
         self._listener = listen(self._config.gateway.host, self._config.gateway.port)
         loop = asyncio.get_running_loop()
@@ -129,7 +131,7 @@ class Supervisor:
             await self._start_front()
             self._spawn_task(self._workers.watch())
             self._spawn_task(self._watch_front())
-            url = url_of(self._listener)
+            url = url_of(self._listener, secure=self._config.gateway.tls is not None)
             self._lock.announce(url)
             self._log.info("gateway ready", url=url, isolation=self._isolation.summary())
             on_ready(url)
@@ -251,11 +253,13 @@ class Supervisor:
                 self.front.check_alive()
 
     def _front_spec(self) -> FrontSpec:
+        settings = front_settings(self._config.gateway, self._tls)
+        readable = (self._tls,) if settings.tls_directory else ()
         return FrontSpec(
-            allowed_hosts=LOOPBACK_HOSTS + self._config.gateway.allowed_hosts,
+            settings=settings,
             version=VERSION,
             notices=self._isolation.notices(),
-            jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root)),
+            jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root, *readable)),
         )
 
     async def _tell_front(self, change: TenantsUpdate) -> None:
@@ -409,28 +413,3 @@ def _decode(params: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(params, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GatewayError(ErrorCode.INVALID_REQUEST, str(error)) from error
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket.
-
-    Raises:
-        OSError: the address is taken or not to be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((host, port))
-        sock.listen(LISTEN_BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock
-
-
-def url_of(listener: socket.socket) -> str:
-    """Give the URL under which a listening socket is reached."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

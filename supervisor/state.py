@@ -74,6 +74,7 @@ class StateRoot:
         self.registry: Final = path / "registry.sqlite"
         self.audit: Final = path / "audit.jsonl"
         self.tenants: Final = path / "tenants"
+        self.tls: Final = path / "tls"
         self._admin_key: Final = path / "admin.key"
         self._lock: Final = path / "gateway.lock"
 

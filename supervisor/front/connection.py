@@ -13,7 +13,8 @@ from typing import Final, Protocol, cast
 
 from protocol import limits, names
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.front import intake, response
+from supervisor.front import intake, origins, response
+from supervisor.front.addresses import Proxies
 from supervisor.front.exchange import LateAnswer, Request, Work
 from supervisor.front.intake import Intake
 from supervisor.front.log import Log
@@ -29,13 +30,17 @@ class House(intake.Door, Protocol):
     throttle: Throttle
     draining: bool
 
-    def enter(self, connection: "Connection") -> bool:
-        """Take a place; False when there is none."""
+    @property
+    def proxies(self) -> Proxies:
+        """Whose word counts on who a client is."""
+
+    def enter(self, connection: "Connection", address: str) -> bool:
+        """Take a place for a connection from `address`; False when there is none."""
 
     def see_off(self, connection: "Connection") -> bool:
         """Keep one that found no place until it has heard so; False when too many are."""
 
-    def leave(self, connection: "Connection") -> None:
+    def leave(self, connection: "Connection", address: str) -> None:
         """Give the place back."""
 
 
@@ -72,7 +77,7 @@ class Connection(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if peer else ""
         transport.set_write_buffer_limits(high=limits.HTTP_WRITE_BUFFER_HIGH)
-        if self._house.enter(self):
+        if self._house.enter(self, self._address):
             self._read_deadline = self._house.now() + limits.HTTP_IDLE_SECONDS
             return
         error = unavailable("the gateway has too many connections")
@@ -126,7 +131,7 @@ class Connection(asyncio.Protocol):
                 work.abandon()
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._house.log.broken("connection", error)
-        self._house.leave(self)
+        self._house.leave(self, self._address)
 
     # exchange.Client
 
@@ -149,6 +154,8 @@ class Connection(asyncio.Protocol):
             if not request.keep_alive or self._house.draining:
                 request.keep_alive = False
                 headers += response.CLOSE
+            if request.asked.origin:
+                headers += origins.headers(request.asked.origin)
             only_head = request.asked.verb == "HEAD"
             data = response.whole(status, body, headers, only_head=only_head)
             self._transport.write(data)
@@ -173,10 +180,11 @@ class Connection(asyncio.Protocol):
         claimed = names.claimed_tenant(request.asked.secret)
         request.asked.secret = ""
         throttle = self._house.throttle
-        delay = throttle.failed(self._address, claimed)
+        address = self._house.proxies.client(self._address, request.asked.forwarded)
+        delay = throttle.failed(address, claimed)
         self._house.log.warning(
             "authentication failed",
-            address=self._address,
+            address=address,
             tenant=claimed,
             prefix=f"tk_{claimed}_" if claimed else None,
             delay=delay,
@@ -197,6 +205,8 @@ class Connection(asyncio.Protocol):
         if self._house.draining:
             request.keep_alive = False
         headers = b"" if request.keep_alive else response.CLOSE
+        if request.asked.origin:
+            headers += origins.headers(request.asked.origin)
         if not request.asked.old_version:
             headers += response.CHUNKED
         self._send(response.event_stream(headers))

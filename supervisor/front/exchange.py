@@ -14,14 +14,17 @@ class Asked:
     for the same.
 
     `tokens_version` is that of the table in which `grant` was found; `secret` is what was presented
-    in vain, or what another process has to judge.
+    in vain, or what another process has to judge. `origin` is that of a browser's page which may
+    call, `forwarded` what the peer says of whom it calls for.
     """
 
     __slots__ = (
+        "forwarded",
         "grant",
         "idempotency_key",
         "is_json",
         "old_version",
+        "origin",
         "path",
         "query",
         "route",
@@ -41,6 +44,8 @@ class Asked:
         self.secret = ""
         self.idempotency_key: str | None = None
         self.is_json = False
+        self.origin = b""
+        self.forwarded = b""
         self.wants_events = False
 
 

@@ -16,9 +16,12 @@ _KEPT: Final = frozenset(
         b"expect",
         b"host",
         b"idempotency-key",
+        b"origin",
         b"transfer-encoding",
+        b"x-forwarded-for",
     }
 )
+_LISTS: Final = frozenset({b"accept", b"x-forwarded-for"})
 _HOST: Final = re.compile(rb"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})?\Z")
 _BEARER: Final = re.compile(
     rb"bearer +([\x21-\x7e]{1,%d})\Z" % limits.BEARER_CHARS_MAX, re.IGNORECASE
@@ -80,7 +83,7 @@ class Head:
         if name not in _KEPT or self._complete:
             return
         if name in self.fields:
-            if name != b"accept":
+            if name not in _LISTS:
                 raise malformed(f"{name.decode()}: given more than once")
             value = self.fields[name] + b"," + value
         self.fields[name] = value

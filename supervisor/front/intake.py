@@ -12,8 +12,9 @@ import httptools
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
+from supervisor.front import origins, response
 from supervisor.front.auth import TokenTable
-from supervisor.front.exchange import Asked, Request
+from supervisor.front.exchange import Asked, Request, Route
 from supervisor.front.head import Head, bearer_secret, host_name, malformed, too_large
 from supervisor.front.routes import Routes
 from supervisor.front.tenants import unavailable
@@ -28,6 +29,7 @@ class Door(Protocol):
     tokens: TokenTable
     routes: Routes
     hosts: frozenset[str]
+    origins: frozenset[str]
     loaded: bool
 
     def now(self) -> float:
@@ -211,6 +213,7 @@ class Intake:
         if self._parser.should_upgrade():
             raise malformed("no protocol upgrade is served here")
         asked = Asked(verb.decode("ascii"), head.check_target(), old_version=version == "1.0")
+        asked.forwarded = head.fields.get(b"x-forwarded-for", b"")
         request = Request(asked)
         host = head.fields.get(b"host")
         # HTTP/1.0 knows no Host; a browser, which could be led here, always sends one.
@@ -220,6 +223,9 @@ class Intake:
         try:
             if name is not None and name not in self._door.hosts:
                 raise _foreign_host()
+            origin = head.fields.get(b"origin")
+            origins.check(origin, host, self._door.origins)
+            asked.origin = origin or b""
             self._admit(asked)
         except GatewayError as error:
             request.refusal = error
@@ -237,6 +243,9 @@ class Intake:
         """
         head = self._head
         asked.route = route = self._door.routes.find(asked.path)
+        if asked.verb == "OPTIONS" and asked.origin:
+            asked.route = PREFLIGHT
+            return
         if asked.verb not in route.verbs:
             msg = f"use {' or '.join(route.verbs)} here"
             raise GatewayError(ErrorCode.METHOD_NOT_ALLOWED, msg, allowed=route.verbs)
@@ -294,6 +303,12 @@ class Intake:
 
 
 _NOTHING: Final = Asked("", "", old_version=False)
+PREFLIGHT: Final = Route(
+    ("OPTIONS",),
+    lambda client, _request: client.answer(204, b"", origins.PREFLIGHT),
+    response.error_body,
+    "none",
+)
 
 
 def unauthorized() -> GatewayError:

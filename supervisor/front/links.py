@@ -36,6 +36,7 @@ class SupervisorLink:
             "tenants.update": front.update,
             "worker.detach": front.detach,
             "tenants.load": front.load,
+            "front.configure": front.configure,
         }
         act = acts.get(call.method)
         if act is None:

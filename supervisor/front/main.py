@@ -22,6 +22,7 @@ import uvloop
 from protocol import aio, descriptors, frames
 from protocol.spawn import FrontSpec
 from supervisor.front.connection import Connection
+from supervisor.front.handshake import TlsReception
 from supervisor.front.links import FROM_SUPERVISOR, SupervisorLink, WorkerLinks
 from supervisor.front.log import Log
 from supervisor.front.service import Front
@@ -87,11 +88,8 @@ async def serve(
     # Clients wait in the listening socket's queue meanwhile; should loading take too long, they
     # are better served with an error.
     await _first(LOAD_SECONDS, handler.closed, front.ready, front.drain_begun)
-    server: asyncio.Server | None = None
     if not handler.closed.is_set() and not front.draining:
-        server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(front), sock=listener, backlog=LISTEN_BACKLOG
-        )
+        server = await _receive(front, listener)
         await _first(None, handler.closed, front.drain_begun)
         server.close()
     else:
@@ -103,6 +101,14 @@ async def serve(
         await handler.closed.wait()
     links.close()
     return 0
+
+
+async def _receive(front: Front, listener: socket.socket) -> asyncio.Server | TlsReception:
+    if front.tls is not None:
+        return TlsReception(front, listener, front.tls)
+    return await asyncio.get_running_loop().create_server(
+        lambda: Connection(front), sock=listener, backlog=LISTEN_BACKLOG
+    )
 
 
 async def _first(seconds: float | None, *events: asyncio.Event) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import resource
 import time
 from math import inf
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -11,7 +12,8 @@ import msgspec
 from protocol import limits
 from protocol.aio import LinkEnd, OnReply
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
-from protocol.spawn import DetachParams, FrontSpec, TenantLoad, TenantsUpdate
+from protocol.spawn import DetachParams, FrontSettings, FrontSpec, TenantLoad, TenantsUpdate
+from supervisor.front.addresses import Places, Proxies
 from supervisor.front.auth import TokenTable
 from supervisor.front.connection import Connection
 from supervisor.front.head import host_name
@@ -19,6 +21,7 @@ from supervisor.front.log import Log
 from supervisor.front.routes import Routes
 from supervisor.front.tenants import Tenant, unavailable
 from supervisor.front.throttle import Throttle
+from supervisor.tls import load, server_context
 
 TICK_SECONDS: Final = 0.25
 CUT_GRACE_SECONDS: Final = 1.0
@@ -35,10 +38,12 @@ class Front:
     def __init__(self, spec: FrontSpec, log: Log) -> None:
         self.log = log
         self.notices: Final = spec.notices
-        self.hosts = frozenset(
-            name for host in spec.allowed_hosts if (name := host_name(host.encode())) is not None
-        )
+        self.hosts: frozenset[str] = frozenset()
+        self.origins: frozenset[str] = frozenset()
+        self.tls: Final = server_context() if spec.settings.tls_directory else None
+        self._places: Final = Places()
         self.tokens = TokenTable()
+        self._apply(spec.settings)
         self.throttle = Throttle()
         self.routes = Routes(self)
         self.loaded = False
@@ -55,6 +60,7 @@ class Front:
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._connections_max: Final = min(limits.HTTP_CONNECTIONS_MAX, descriptors // 2)
         self._connections: set[Connection] = set()
+        self._expected: set[Connection] = set()
         self._refused: set[Connection] = set()
         self._drain_deadline = inf
         self._was_cut = False
@@ -70,12 +76,24 @@ class Front:
 
     # connection.House
 
-    def enter(self, connection: Connection) -> bool:
+    @property
+    def proxies(self) -> Proxies:
         """See `House`."""
-        if self.draining or len(self._connections) >= self._connections_max:
+        return self._places.proxies
+
+    def enter(self, connection: Connection, address: str) -> bool:
+        """See `House`."""
+        if connection in self._expected:
+            self._expected.remove(connection)
+        elif not self._take_place(address):
             return False
         self._connections.add(connection)
         return True
+
+    def _take_place(self, address: str) -> bool:
+        taken = len(self._connections) + len(self._expected)
+        has_room = not self.draining and taken < self._connections_max
+        return has_room and self._places.take(address)
 
     def see_off(self, connection: Connection) -> bool:
         """See `House`."""
@@ -84,11 +102,29 @@ class Front:
         self._refused.add(connection)
         return True
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: Connection, address: str) -> None:
         """See `House`."""
         self._refused.discard(connection)
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._places.give_back(address)
         self._check_drained()
+
+    # handshake.Hall
+
+    def expect(self, connection: Connection, address: str) -> bool:
+        """See `Hall`."""
+        if not self._take_place(address):
+            return False
+        self._expected.add(connection)
+        return True
+
+    def expect_no_more(self, connection: Connection, address: str) -> None:
+        """See `Hall`."""
+        if connection in self._expected:
+            self._expected.remove(connection)
+            self._places.give_back(address)
+            self._check_drained()
 
     # tenants.Surroundings
 
@@ -147,6 +183,34 @@ class Front:
             self.ready.set()
         return b"{}"
 
+    def configure(self, params: bytes) -> bytes:
+        """Take what the operator has decided anew; it is in force when this returns.
+
+        Raises:
+            GatewayError: INVALID_REQUEST: it cannot be used, and changes nothing.
+        """
+        try:
+            self._apply(msgspec.json.decode(params, type=FrontSettings))
+        except (msgspec.DecodeError, RecursionError, ValueError, OSError) as error:
+            msg = f"front.configure: {error}"
+            raise GatewayError(ErrorCode.INVALID_REQUEST, msg) from error
+        return b"{}"
+
+    def _apply(self, settings: FrontSettings) -> None:
+        proxies = Proxies(settings.trusted_proxies)
+        if self.tls is not None and settings.tls_directory is not None:
+            load(self.tls, Path(settings.tls_directory))
+        self._places.proxies = proxies
+        self._places.each_max = settings.connections_per_address_max
+        self.origins = frozenset(settings.allowed_origins)
+        self.hosts = frozenset(
+            name
+            for host in settings.allowed_hosts
+            if (name := host_name(host.encode())) is not None
+        )
+        # What was found good under the old settings is judged again.
+        self.tokens.version += 1
+
     def detach(self, params: bytes) -> bytes:
         """Send nothing new to a generation of a tenant's worker; in force when this returns.
 
@@ -183,7 +247,7 @@ class Front:
     # Inside.
 
     def _check_drained(self) -> None:
-        if self.draining and not self._connections:
+        if self.draining and not self._connections and not self._expected:
             self.drained.set()
 
     def _tick(self) -> None:

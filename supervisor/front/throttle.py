@@ -3,13 +3,13 @@
 Only failures come here, so a valid token is neither refused nor slowed, whatever others do.
 """
 
-import ipaddress
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
 from protocol import limits
+from supervisor.front.addresses import network_of
 
 _FIRST_DELAY_SECONDS: Final = 0.1
 _DOUBLINGS_MAX: Final = 16
@@ -70,14 +70,3 @@ class Throttle:
         if len(table) > limits.AUTH_FAILURE_KEYS_MAX:
             table.popitem(last=False)
         return count + 1
-
-
-def network_of(address: str) -> str:
-    """Give what one caller can be taken to hold: an IPv4 address, or the /64 of an IPv6 one."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if parsed.version == 4:  # noqa: PLR2004 - IPv4
-        return address
-    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))

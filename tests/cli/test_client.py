@@ -2,6 +2,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -67,7 +68,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def tenants(server: Server) -> RemoteTenants:
-    return RemoteTenants(f"http://127.0.0.1:{server.server_port}", KEY)
+    return RemoteTenants(f"http://127.0.0.1:{server.server_port}", KEY, Path("/nonexistent"))
 
 
 def test_it_asks_the_control_plane(server: Server, tenants: RemoteTenants) -> None:

@@ -83,7 +83,16 @@ def test_yaml_and_json_say_the_same(file: Path, text: str) -> None:
         ("gateway: {port: -1}", "$.gateway.port"),
         ("gateway: {port: 65536}", "$.gateway.port"),
         ("gateway: {port: " + "9" * 5000 + "}", "config.yaml: "),
-        ("gateway: {host: 0.0.0.0}", "$.gateway.host"),
+        ("gateway: {host: 0.0.0.0}", "expose_without_tls: true"),
+        ("gateway: {host: gw.example.org}", "host: 'gw.example.org' does not appear to be"),
+        ("gateway: {host: 0.0.0.0, expose_without_tls: 1}", "$.gateway.expose_without_tls"),
+        ("gateway: {tls: {certificate: /c.pem}}", "$.gateway.tls"),
+        ("gateway: {tls: {certificate: c.pem, key: /k.pem}}", "$.gateway.tls.certificate"),
+        ("gateway: {trusted_proxies: [10.0.0.1/8]}", "trusted_proxies: 10.0.0.1/8 has host bits"),
+        ("gateway: {trusted_proxies: [proxy]}", "trusted_proxies: 'proxy' does not appear to be"),
+        ("gateway: {allowed_origins: ['*']}", "$.gateway.allowed_origins[0]"),
+        ("gateway: {allowed_origins: ['https://a.example/']}", "$.gateway.allowed_origins[0]"),
+        ("gateway: {connections_per_address: 0}", "$.gateway.connections_per_address"),
         ("gateway: {allowed_hosts: ['']}", "$.gateway.allowed_hosts[0]"),
         ("gateway: {allowed_hosts: [GW]}", "$.gateway.allowed_hosts[0]"),
         ('gateway: {allowed_hosts: ["gw\\n"]}', "$.gateway.allowed_hosts[0]"),
@@ -177,3 +186,16 @@ def test_whatever_is_in_it_is_a_config_or_a_config_error(text: bytes) -> None:
     finally:
         os.close(descriptor)
     assert refusal.startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gateway: {host: 0.0.0.0, tls: {certificate: /c.pem, key: /k.pem}}",
+        "gateway: {host: '::', expose_without_tls: true}",
+        "gateway: {host: 127.0.0.2}",
+    ],
+)
+def test_a_network_may_reach_it_with_tls_or_in_so_many_words(file: Path, text: str) -> None:
+    file.write_text(text)
+    load(file)

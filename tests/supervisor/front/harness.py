@@ -20,6 +20,7 @@ from protocol.methods import ALL_SCOPES
 from protocol.spawn import (
     ControlRequest,
     ControlResponse,
+    FrontSettings,
     FrontSpec,
     LinkLost,
     TenantAccess,
@@ -30,6 +31,7 @@ from protocol.spawn import (
 
 NOTICES: Final = ("nothing is isolated",)
 REPOSITORY: Final = Path(__file__).parents[3]
+SETTINGS: Final = FrontSettings(allowed_hosts=("127.0.0.1", "localhost", "[::1]"))
 PATIENCE_SECONDS: Final = 20.0
 ACME: Final = "tk_acme_" + "a1" * 16
 GLOBEX: Final = "tk_globex_" + "b2" * 16
@@ -208,7 +210,7 @@ class Front:
         self._opened: list[Client | Worker] = []
         self._generation = 0
 
-    async def start(self, limits: dict[str, Any], hosts: Iterable[str]) -> None:
+    async def start(self, limits: dict[str, Any], settings: FrontSettings) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         ours, theirs = socket.socketpair()
@@ -224,7 +226,7 @@ class Front:
                 cwd=REPOSITORY,
             )
         spec = msgspec.msgpack.encode(
-            FrontSpec(allowed_hosts=tuple(hosts), version="1.2.3", notices=NOTICES, jail=b"")
+            FrontSpec(settings=settings, version="1.2.3", notices=NOTICES, jail=b"")
         )
         descriptors.send(self._channel, spec, [self._listener.fileno()])
         self.end = await aio.attach(
@@ -386,13 +388,13 @@ class Front:
 async def running(
     *,
     limits: dict[str, Any] | None = None,
-    hosts: Iterable[str] = ("127.0.0.1", "localhost", "[::1]"),
+    settings: dict[str, Any] | None = None,
     tenants: Iterable[TenantAccess] = BOTH,
     complete: bool = True,
 ) -> AsyncIterator[Front]:
     """A front that knows `tenants`."""
     front = Front()
-    await front.start(limits or {}, hosts)
+    await front.start(limits or {}, msgspec.structs.replace(SETTINGS, **(settings or {})))
     try:
         await front.update(TenantsUpdate(known=list(tenants), complete=complete))
         yield front

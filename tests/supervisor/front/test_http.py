@@ -202,7 +202,9 @@ async def test_the_probes() -> None:
 
 
 async def test_only_known_hosts_are_served() -> None:
-    async with running(hosts=("localhost", "[::1]", "gateway.example")) as front:
+    async with running(
+        settings={"allowed_hosts": ("localhost", "[::1]", "gateway.example")}
+    ) as front:
         client = await front.connect()
         for host in ("localhost", "LOCALHOST:18789", "[::1]:80", "gateway.example"):
             answer = await client.ask(request("/healthz", token=None, host=host))

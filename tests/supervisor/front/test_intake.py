@@ -25,6 +25,7 @@ class Surroundings:
         self.tokens = TokenTable()
         self.routes = Routes(self)
         self.hosts = frozenset({"localhost"})
+        self.origins = frozenset({"https://app.example"})
         self.loaded = True
         self.condition = "ready"
         self.notices: tuple[str, ...] = ()

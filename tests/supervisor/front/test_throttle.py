@@ -1,5 +1,5 @@
 from protocol import limits
-from supervisor.front.throttle import Throttle, network_of
+from supervisor.front.throttle import Throttle
 
 
 class Clock:
@@ -57,10 +57,3 @@ def test_waiting_places_are_bounded() -> None:
     assert not throttle.begin_wait()
     throttle.end_wait()
     assert throttle.begin_wait()
-
-
-def test_an_ipv6_caller_is_its_network() -> None:
-    assert network_of("2001:db8:1:2:3:4:5:6") == network_of("2001:db8:1:2::9%eth0")
-    assert network_of("2001:db8:1:2::1") != network_of("2001:db8:1:3::1")
-    assert network_of("10.0.0.1") == "10.0.0.1"
-    assert network_of("") == ""
