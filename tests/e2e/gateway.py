@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from supervisor.tls import client_context
+
 OPENCLAW = str(Path(sys.executable).with_name("openclaw"))
 START_SECONDS = 20.0
 STOP_SECONDS = 20.0
@@ -50,7 +52,7 @@ class Gateway:
             bufsize=1,
         )
         self.banner = self._read_banner()
-        self.url = next(part for part in self.banner.split(" · ") if part.startswith("http://"))
+        self.url = next(part for part in self.banner.split(" · ") if part.startswith("http"))
         self.address = urlsplit(self.url).netloc
 
     def _read_banner(self) -> str:
@@ -154,8 +156,7 @@ class Gateway:
         sent = {"Content-Type": "application/json"} if body is not None else {}
         if token is not None:
             sent["Authorization"] = f"Bearer {token}"
-        connection = http.client.HTTPConnection(self.address, timeout=REQUEST_SECONDS)
-        with contextlib.closing(connection):
+        with contextlib.closing(self._connection()) as connection:
             connection.request(verb, path, body, {**sent, **(headers or {})})
             response = connection.getresponse()
             return Reply(
@@ -163,6 +164,12 @@ class Gateway:
                 {name.lower(): value for name, value in response.getheaders()},
                 response.read(),
             )
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if not self.url.startswith("https://"):
+            return http.client.HTTPConnection(self.address, timeout=REQUEST_SECONDS)
+        context = client_context(self.state_dir / "tls")
+        return http.client.HTTPSConnection(self.address, timeout=REQUEST_SECONDS, context=context)
 
     def post(self, path: str, token: str | None, body: object, **headers: str) -> Reply:
         return self.request(

@@ -56,7 +56,7 @@ def _outcome(wanted: Request) -> Any:
     )
 
 
-def _outcomes(data: bytes, cuts: list[int]) -> list[Any]:
+def outcomes(data: bytes, cuts: list[int]) -> list[Any]:
     around = Surroundings()
     intake = Intake(around)
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
@@ -111,14 +111,14 @@ def test_the_cutting_of_the_bytes_changes_nothing(
     parts: list[bytes], last: bytes, cuts: list[int]
 ) -> None:
     data = b"".join(parts) + last
-    whole = _outcomes(data, [])
-    assert _outcomes(data, cuts) == whole
+    whole = outcomes(data, [])
+    assert outcomes(data, cuts) == whole
     assert len(whole) == len(parts) + bool(last)
 
 
 @pytest.mark.parametrize("data", VALID + LAST)
 def test_byte_by_byte(data: bytes) -> None:
-    assert _outcomes(data, list(range(len(data)))) == _outcomes(data, [])
+    assert outcomes(data, list(range(len(data)))) == outcomes(data, [])
 
 
 @given(
@@ -133,7 +133,7 @@ def test_whatever_comes_is_a_request_or_a_refusal(
     for position, replacement in edits:
         at = position % len(data)
         data = data[:at] + replacement + data[at + len(replacement) :]
-    for *_, keep_alive, refusal, tenant in _outcomes(data + tail, cuts):
+    for *_, keep_alive, refusal, tenant in outcomes(data + tail, cuts):
         assert keep_alive or refusal is not None or b"close" in data or b"HTTP/1.0" in data
         assert tenant is None or ACME.encode() in data
 
