@@ -200,6 +200,11 @@ class RemoteTenants:
         restarted: dict[str, Any] = self._ask("POST", f"{_path(tenant)}/restart", {})
         return restarted
 
+    def reload(self) -> dict[str, Any]:
+        """Have the gateway read its configuration again."""
+        reloaded: dict[str, Any] = self._ask("POST", "/v1/reload", {})
+        return reloaded
+
     def status(self, tenant: str | None) -> list[dict[str, Any]]:
         """See `Tenants`."""
         path = "/v1/status" if tenant is None else f"{_path(tenant)}/status"
@@ -227,6 +232,23 @@ def open_tenants() -> Iterator[Tenants]:
     except gateway_config.ConfigError as error:
         fail(str(error), ExitCode.CONFIGURATION)
     except (StateError, RegistryError, AuditError, OSError) as error:
+        fail(str(error))
+
+
+def reload_gateway() -> dict[str, Any]:
+    """Have the gateway reload; ends the command with a message where there is none, or it fails."""
+    try:
+        state = StateRoot(default_root())
+        with state.acquire():
+            fail("no gateway is running on this state directory")
+    except LockedError as error:
+        if not error.holder.url:
+            fail(f"{error} and does not serve", ExitCode.TRY_LATER)
+        try:
+            return RemoteTenants(error.holder.url, state.admin_key(), state.tls).reload()
+        except GatewayError as refusal:
+            fail(refusal.message)
+    except (StateError, OSError) as error:
         fail(str(error))
 
 

@@ -5,11 +5,13 @@ import contextlib
 import errno
 import os
 import resource
+from collections.abc import Callable
 from typing import Final
 
 import click
 import msgspec
 
+from cli.client import reload_gateway
 from cli.exits import ExitCode, fail
 from protocol.errors import LinkClosedError
 from supervisor import config as gateway_config
@@ -27,25 +29,51 @@ from supervisor.state import (
     default_root,
 )
 from supervisor.tls import CertificateError
+from supervisor.zygote_process import SpawnError
 
 _STANDARD_OUTPUT: Final = 1
 
 
-@click.command("gateway")
+@click.group("gateway", invoke_without_command=True)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     help="Listen here instead of gateway.port (18789); 0 takes any free one.",
 )
-def command(port: int | None) -> None:
+@click.pass_context
+def command(ctx: click.Context, port: int | None) -> None:
     """Run the gateway in the foreground until SIGTERM or Ctrl-C."""
+    if ctx.invoked_subcommand is None:
+        _run(port)
+
+
+@command.command("reload")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def reload(as_json: bool) -> None:
+    """Have the running gateway read config.yaml again and fork workers from the program on disk.
+
+    Keys that take effect at a start only are named. A file that cannot be used changes nothing, and
+    the exit code is 1. Workers that run go on as they are: openclaw tenants restart --all.
+    """
+    done = reload_gateway()
+    if as_json:
+        click.echo(msgspec.json.encode(done))
+        return
+    click.echo(f"✓ reloaded · zygote {done['zygotePid']}")
+    for key in done["applied"]:
+        click.echo(f"✓ {key} is in force")
+    for key in done["needsRestart"]:
+        click.echo(f"! {key} needs a restart of the gateway")
+
+
+def _run(port: int | None) -> None:
     os.umask(0o077)
     # Every worker takes a few descriptors here; the usual soft limit is for programs with select().
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         state = StateRoot(default_root())
-        config = gateway_config.load(state.config)
+        config = gateway_config.load(state.config, port=port)
         state.prepare()
         lock = state.acquire(LOCK_WAIT_SECONDS)
     except gateway_config.ConfigError as error:
@@ -58,14 +86,16 @@ def command(port: int | None) -> None:
         full = error.errno == errno.ENOSPC
         reason = f"{error.filename or default_root()}: {error.strerror}"
         fail(reason, ExitCode.TRY_LATER if full else ExitCode.CONFIGURATION)
-    if port is not None:
-        section = msgspec.structs.replace(config.gateway, port=port)
-        config = msgspec.structs.replace(config, gateway=section)
     with lock:
-        _serve(state, lock, config)
+        _serve(state, lock, config, lambda: gateway_config.load(state.config, port=port))
 
 
-def _serve(state: StateRoot, lock: StateLock, config: gateway_config.Config) -> None:
+def _serve(
+    state: StateRoot,
+    lock: StateLock,
+    config: gateway_config.Config,
+    read_config: Callable[[], gateway_config.Config],
+) -> None:
     try:
         report = isolation.examine(config.isolation)
     except isolation.BelowMinimumError as error:
@@ -79,15 +109,16 @@ def _serve(state: StateRoot, lock: StateLock, config: gateway_config.Config) -> 
 
     async def run() -> None:
         log = open_log(state.log)
-        await Supervisor(state, lock, config, report, log).serve(banner)
+        await Supervisor(state, lock, config, read_config, report, log).serve(banner)
 
     try:
         asyncio.run(run())
     except OSError as error:
         address = f"{config.gateway.host}:{config.gateway.port}"
         fail(f"the gateway cannot run on {address}: {error.strerror or error}")
-    except (LinkClosedError, TimeoutError) as error:
-        reason = f"the front does not start ({error}); {state.log} says why"
+    except (LinkClosedError, SpawnError, TimeoutError) as error:
+        what = "zygote" if isinstance(error, SpawnError) else "front"
+        reason = f"the {what} does not start ({error}); {state.log} says why"
         fail(reason, ExitCode.WOULD_FAIL_AGAIN)
     except (RegistryError, AuditError, StateError, CertificateError) as error:
         fail(str(error), ExitCode.CONFIGURATION)

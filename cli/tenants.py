@@ -1,7 +1,9 @@
 """`openclaw tenants`: create, list, show and delete tenants, and rotate their tokens."""
 
 import re
+import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any, Final, Literal
@@ -192,12 +194,16 @@ def _set_state(tenant_id: str, verb: Literal["suspend", "resume"], *, as_json: b
 @click.option(
     "--at-once", type=click.IntRange(1, 64), default=2, help="With --all: how many at a time."
 )
+@click.option("--keep-going", is_flag=True, help="With --all: go on after one that failed.")
 @as_json
-def restart(tenant_id: str | None, everyone: bool, at_once: int, as_json: bool) -> None:
+def restart(
+    tenant_id: str | None, everyone: bool, at_once: int, keep_going: bool, as_json: bool
+) -> None:
     """Replace a tenant's worker without a lost request.
 
     The next generation starts beside the present one, which finishes what it has in flight. If the
-    next one cannot start, the present one serves on, and the exit code is 1.
+    next one cannot start, the present one serves on, and the exit code is 1. With --all the first
+    one that cannot start stops the round, for what keeps one out may keep all out.
     """
     if everyone == (tenant_id is not None):
         raise click.UsageError("name one tenant, or say --all")
@@ -205,9 +211,7 @@ def restart(tenant_id: str | None, everyone: bool, at_once: int, as_json: bool) 
         if tenant_id is not None:
             results = [_restart(tenants, tenant_id)]
         else:
-            running = [row["tenantId"] for row in tenants.status(None) if "pid" in row]
-            with ThreadPoolExecutor(at_once) as pool:
-                results = list(pool.map(lambda name: _restart(tenants, name), running))
+            results = _restart_all(tenants, at_once, keep_going=keep_going)
     restarted = [row for row in results if row is not None]
     if as_json:
         _print_json(restarted)
@@ -216,6 +220,29 @@ def restart(tenant_id: str | None, everyone: bool, at_once: int, as_json: bool) 
             click.echo(f"✓ {row['tenantId']} · generation {row['generation']} · pid {row['pid']}")
     if len(restarted) < len(results):
         raise SystemExit(ExitCode.FAILED)
+
+
+def _restart_all(
+    tenants: Tenants, at_once: int, *, keep_going: bool
+) -> list[dict[str, Any] | None]:
+    running = [row["tenantId"] for row in tenants.status(None) if "pid" in row]
+    stopped = threading.Event()
+    untouched: list[str] = []
+
+    def restart(tenant_id: str) -> dict[str, Any] | None:
+        if stopped.is_set():
+            untouched.append(tenant_id)
+            return None
+        row = _restart(tenants, tenant_id)
+        if row is None and not keep_going:
+            stopped.set()
+        return row
+
+    with ThreadPoolExecutor(at_once) as pool:
+        results = list(pool.map(restart, running))
+    if untouched:
+        click.echo(f"openclaw: not restarted: {', '.join(sorted(untouched))}", err=True)
+    return results
 
 
 def _restart(tenants: Tenants, tenant_id: str) -> dict[str, Any] | None:
@@ -230,36 +257,69 @@ def _restart(tenants: Tenants, tenant_id: str) -> dict[str, Any] | None:
 @click.argument("tenant_id", required=False)
 @as_json
 def status(tenant_id: str | None, as_json: bool) -> None:
-    """Say how the workers are: state, pid, uptime, deaths, memory, CPU, what is in flight."""
+    """Say how the workers are: state, pid, uptime, deaths, memory, CPU, what is in flight.
+
+    Of one tenant the last hundred deaths are told one by one.
+    """
     with open_tenants() as tenants:
         rows = tenants.status(tenant_id)
     if as_json:
         _print_json(rows)
         return
-    head = ("TENANT", "STATE", "PID", "UPTIME", "DEATHS", "MEMORY", "CPU", "IN FLIGHT", "WAKES")
-    cells = [head, *(_status_cells(row) for row in rows)]
+    _print_table(_STATUS_HEAD, map(_status_cells, rows))
+    for row in rows:
+        if "reason" in row:
+            click.echo(f"{row['tenantId']}: {row['state']}: {row['reason']}")
+        if "lastDeath" in row:
+            click.echo(f"{row['tenantId']}: last death: {row['lastDeath']}")
+        if "deathHistory" in row:
+            click.echo()
+            _print_table(_DEATHS_HEAD, map(_death_cells, row["deathHistory"]))
+
+
+def _print_table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    cells = [head, *rows]
     widths = [max(len(line[column]) for line in cells) for column in range(len(head))]
     for line in cells:
         padded = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         click.echo("  ".join(padded).rstrip())
-    for row in rows:
-        if "lastDeath" in row:
-            click.echo(f"{row['tenantId']}: last death: {row['lastDeath']}")
+
+
+def _time_of(unix_ms: int) -> str:
+    return time.strftime("%FT%TZ", time.gmtime(unix_ms / 1000))
+
+
+_STATUS_HEAD: Final = (
+    *("TENANT", "STATE", "PID", "UPTIME", "RESTARTS", "DEATHS"),
+    *("MEMORY", "CPU", "IN FLIGHT", "WAKES"),
+)
+_DEATHS_HEAD: Final = ("DIED AT", "GENERATION", "UPTIME", "EXIT", "SIGNAL", "OOM", "CAUSE")
+
+
+def _death_cells(death: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        _time_of(death["atMs"]),
+        str(death["generation"]),
+        f"{death['uptimeSeconds']:.0f} s",
+        str(death.get("exitCode", "-")),
+        str(death.get("signal", "-")),
+        "yes" if death.get("outOfMemory") else "-",
+        death["cause"],
+    )
 
 
 def _status_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    wake_ms = row.get("nextWakeAtMs")
-    wake = "-" if wake_ms is None else time.strftime("%FT%TZ", time.gmtime(wake_ms / 1000))
     return (
         row["tenantId"],
         row["state"],
         str(row.get("pid", "-")),
         f"{row['uptimeSeconds']:.0f} s" if "uptimeSeconds" in row else "-",
+        str(row.get("restarts", 0)),
         str(row["deaths"]),
         f"{row['memoryBytes'] / 2**20:.1f} MB" if "memoryBytes" in row else "-",
         f"{row['cpuSeconds']:.2f} s" if "cpuSeconds" in row else "-",
         f"{row['inFlight']}" + (f"+{row['held']} held" if row["held"] else ""),
-        wake,
+        _time_of(row["nextWakeAtMs"]) if "nextWakeAtMs" in row else "-",
     )
 
 

@@ -42,6 +42,11 @@ def is_session_key(text: str) -> bool:
     return len(text) <= limits.SESSION_KEY_CHARS_MAX and _SESSION_KEY.match(text) is not None
 
 
+def token_prefix(tenant: str) -> str:
+    """Give what every token of a tenant starts with; it is no secret, and may be logged."""
+    return f"tk_{tenant}_"
+
+
 def mint_token(tenant: str) -> str:
     """Make a new tenant token, `tk_<tenant>_<32 hex>`, with 128 bits from the system's generator.
 
@@ -51,7 +56,7 @@ def mint_token(tenant: str) -> str:
     if not is_tenant_id(tenant):
         msg = f"not a tenant id: {tenant!r}"
         raise ValueError(msg)
-    return f"tk_{tenant}_{secrets.token_hex(TOKEN_SECRET_BYTES)}"
+    return token_prefix(tenant) + secrets.token_hex(TOKEN_SECRET_BYTES)
 
 
 def claimed_tenant(token: str) -> str | None:

@@ -57,6 +57,12 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How the front is confined; its meaning is the privileged side's."""
 
 
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of the event `settings`, sent to a worker: what may change while it runs."""
+
+    idle_seconds: float
+
+
 class WorkerLink(msgspec.Struct, frozen=True, kw_only=True):
     """Each later message on the front's descriptor channel: a link to a tenant's worker."""
 

@@ -33,14 +33,14 @@ class AlertCommand:
     """
 
     def __init__(self, command: Sequence[str], log: Log) -> None:
-        self._command: Final = tuple(command)
+        self.command = tuple(command)
         self._log: Final = log
         self._running: set[Child] = set()
 
     def send(self, alert: Alert) -> None:
         """Write the alert down and run the command; it is killed after ten seconds."""
         self._log.critical("tenant failed", tenant=alert.tenant_id, reason=alert.reason)
-        if not self._command:
+        if not self.command:
             return
         if len(self._running) >= RUNNING_MAX:
             self._log.error("alert command skipped: too many run", tenant=alert.tenant_id)
@@ -55,7 +55,7 @@ class AlertCommand:
         error_reader, error_writer = os.pipe()
         try:
             os.write(input_writer, line)  # far less than a pipe holds
-            pid = start(self._command, (), error_writer, input_reader)
+            pid = start(self.command, (), error_writer, input_reader)
         except OSError:
             os.close(error_reader)
             raise

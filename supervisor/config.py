@@ -112,8 +112,12 @@ class Config(_Section, frozen=True, kw_only=True):
     alerts: AlertsSection = AlertsSection()
 
 
-def load(path: Path) -> Config:
+def load(path: Path, *, port: int | None = None) -> Config:
     """Read the file; one that is not there means all defaults.
+
+    Args:
+        path: Where it is.
+        port: Stands for `gateway.port`, whatever the file says.
 
     Raises:
         ConfigError: it cannot be read, is no YAML, or a key is unknown or of a wrong type.
@@ -125,7 +129,7 @@ def load(path: Path) -> Config:
         if path.is_symlink():
             msg = f"{path} is a link to a file that is not there"
             raise ConfigError(msg) from error
-        return Config()
+        text = b""
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
         raise ConfigError(msg) from error
@@ -142,6 +146,9 @@ def load(path: Path) -> Config:
     if isolation.uid_first + isolation.uid_count > 2**31:
         msg = f"{path}: isolation: uid_first + uid_count goes past 2147483648"
         raise ConfigError(msg)
+    if port is not None:
+        section = msgspec.structs.replace(config.gateway, port=port)
+        config = msgspec.structs.replace(config, gateway=section)
     return config
 
 

@@ -15,6 +15,7 @@ from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest
 from protocol.spawn import ControlRequest, ControlResponse
 from supervisor.registry import Quota
+from supervisor.reload import Reloaded
 from supervisor.status import TenantStatus
 from supervisor.tenants import CreatedTenant, TenantView, check_tenant_id
 
@@ -69,6 +70,9 @@ class TenantActions(Protocol):
     async def status(self, tenant: str | None) -> list[TenantStatus]:
         """Say how the workers of all tenants are, or that of one."""
 
+    async def reload(self) -> Reloaded:
+        """Read the configuration again, and renew the zygote."""
+
 
 Answer = tuple[int, Any]
 
@@ -113,8 +117,12 @@ class ControlPlane:
                     request,
                     {"GET": lambda: self._get(tenant), "DELETE": lambda: self._delete(tenant)},
                 )
-            case ["v1", "status"]:
-                return await self._dispatch(request, {"GET": lambda: self._status(None)})
+            case ["v1", "status" | "reload" as what]:
+                of_all: dict[str, dict[str, Callable[[], Awaitable[Answer]]]] = {
+                    "status": {"GET": lambda: self._status(None)},
+                    "reload": {"POST": self._reload},
+                }
+                return await self._dispatch(request, of_all[what])
             case ["v1", "tenants", tenant, "status"]:
                 check_tenant_id(tenant)
                 return await self._dispatch(request, {"GET": lambda: self._status(tenant)})
@@ -160,6 +168,9 @@ class ControlPlane:
 
     async def _status(self, tenant: str | None) -> Answer:
         return 200, {"tenants": await self._actions.status(tenant)}
+
+    async def _reload(self) -> Answer:
+        return 200, await self._actions.reload()
 
     async def _restart(self, tenant: str) -> Answer:
         return 200, await self._actions.restart_tenant(tenant)

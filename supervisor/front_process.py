@@ -68,6 +68,11 @@ class FrontProcess:
         self._channel: socket.socket
         self._child: Child
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._child.ended
+
     async def start(self, tenants: Iterable[TenantAccess]) -> None:
         """Start the process and tell it the tenants; it serves when this returns.
 
@@ -92,25 +97,18 @@ class FrontProcess:
         known = list(tenants)
         for start in range(0, len(known), TENANTS_PER_UPDATE_MAX):
             part = known[start : start + TENANTS_PER_UPDATE_MAX]
-            await self.update(TenantsUpdate(known=part))
-        await self.update(TenantsUpdate(complete=True))
+            await self.tell(TenantsUpdate(known=part))
+        await self.tell(TenantsUpdate(complete=True))
 
-    async def update(self, change: TenantsUpdate) -> None:
-        """Tell it about tenants; in force when this returns. A front that has ended knows none.
-
-        Raises:
-            TimeoutError: it did not answer; it is killed and will be replaced.
-        """
-        await self._ask("tenants.update", change)
-
-    async def configure(self, settings: FrontSettings) -> None:
-        """Have it take what the operator has decided anew; in force when this returns.
+    async def tell(self, change: TenantsUpdate | FrontSettings) -> None:
+        """Tell it about tenants, or what the operator has decided; in force when this returns.
 
         Raises:
             GatewayError, LinkClosedError: it refused, or has ended.
             TimeoutError: it did not answer; it is killed and will be replaced.
         """
-        await self._ask("front.configure", settings)
+        of_tenants = isinstance(change, TenantsUpdate)
+        await self._ask("tenants.update" if of_tenants else "front.configure", change)
 
     async def detach(self, tenant: str, generation: int) -> None:
         """Have it send nothing new to a generation; nothing is on its way when this returns.

@@ -11,11 +11,14 @@ from collections import deque
 from typing import Final, NamedTuple
 
 RESTARTS_MAX: Final = 5
+"""So many within the window are tried; one death more and the tenant has failed."""
 RESTART_WINDOW_SECONDS: Final = 60.0
+"""Of service: time in which the tenant is not served mends nothing and forgets nothing."""
 BACKOFF_SECONDS_MIN: Final = 1.0
 BACKOFF_SECONDS_MAX: Final = 60.0
 BACKOFF_JITTER: Final = 0.1
 CLEAN_SECONDS: Final = 600.0
+"""Of service without a death, after which the delay is short again."""
 DEATHS_KEPT: Final = 100
 
 EXIT_WOULD_FAIL_AGAIN: Final = 3
@@ -196,7 +199,10 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
 
 ENDING: Final = frozenset((_S.DRAINING, _S.PARKING, _S.SUSPENDING))
 """States in which a worker is ended on purpose."""
+SERVING: Final = frozenset((_S.READY, _S.RESTARTING))
+"""States in which the tenant is served."""
 _WITH_REASON: Final = frozenset((_S.STARTING, _S.BACKOFF, _S.FAILED))
+_STARTS: Final = frozenset((_A.SPAWN, _A.SPAWN_NEXT, _A.REPLACE))
 
 
 class ImpossibleEventError(Exception):
@@ -211,10 +217,17 @@ class Death(NamedTuple):
     signal: int | None
     cause: str
     uptime: float
+    generation: int = 0
+    out_of_memory: bool = False
+    """Whether it looks as if the kernel ended it for want of memory."""
 
 
 class Lifecycle:
     """One tenant's worker. Times are seconds of any clock that only goes forward.
+
+    One budget judges every kind of crash loop, since its clock stands still while the tenant is not
+    served: a worker that never gets ready uses it up as surely as one that dies at once, however
+    long each of its starts takes.
 
     Args:
         jitter: Gives a number in [0, 1); spreads restarts so that they do not meet.
@@ -225,10 +238,13 @@ class Lifecycle:
         self.reason = ""
         """Why it is in BACKOFF or FAILED, or had to start again."""
         self.deaths: deque[Death] = deque(maxlen=DEATHS_KEPT)
+        self.restarts = 0
+        """How often another generation was started after a death, or because an operator asked."""
         self._random: Final = jitter or random.Random()  # noqa: S311 - spreads load, hides nothing
         self._restarts: deque[float] = deque(maxlen=RESTARTS_MAX)
         self._delay = BACKOFF_SECONDS_MIN
-        self._ready_at: float | None = None
+        self._served = 0.0
+        self._serves_since: float | None = None
 
     def on(self, event: Event, now: float) -> Action:
         """Take an event and say what to do.
@@ -240,35 +256,35 @@ class Lifecycle:
         if row is None:
             msg = f"{event.name} cannot happen in {self.state.name}"
             raise ImpossibleEventError(msg)
-        if event is Event.RESTART and row[1] is Action.SPAWN:
+        target, action = row
+        if event is Event.RESTART and action is Action.SPAWN:
             self._forgive()  # whoever asks for it has seen to the cause
-        self.state, action = row
-        if self.state not in _WITH_REASON:
+        if event in (Event.RESTART, Event.RETRY) and action in _STARTS:
+            self.restarts += 1
+        self._count_service(now, serves=target in SERVING)
+        self.state = target
+        if target not in _WITH_REASON:
             self.reason = ""
-        if event in (Event.READY, Event.NEXT_READY):
-            self._ready_at = now
         return action
 
     def on_death(self, death: Death) -> Action:
         """Take the end of the present process; decides between another try and giving up."""
-        meant = self.state in ENDING and death.exit_code == 0
-        if not meant:
-            self.deaths.append(death)
-        clean = self._ready_at is not None and death.at - self._ready_at >= CLEAN_SECONDS
-        self._ready_at = None
         if self.state in ENDING:
+            self.on_old_death(death)
             return self.on(Event.EXITED, death.at)
+        self.deaths.append(death)
         self.reason = death.cause
-        if clean:
-            self._forgive()
         if death.exit_code in (EXIT_WOULD_FAIL_AGAIN, EXIT_CONFIGURATION):
             return self.on(Event.FAILED, death.at)
-        recent = [at for at in self._restarts if death.at - at < RESTART_WINDOW_SECONDS]
+        served = self._service(death.at)
+        if self._restarts and served - self._restarts[-1] >= CLEAN_SECONDS:
+            self._forgive()
+        recent = [at for at in self._restarts if served - at < RESTART_WINDOW_SECONDS]
         if len(recent) >= RESTARTS_MAX:
-            tally = f"{len(recent) + 1} deaths within {RESTART_WINDOW_SECONDS:.0f} s"
+            tally = f"{len(recent) + 1} deaths within {RESTART_WINDOW_SECONDS:.0f} s of service"
             self.reason = f"{tally}; last: {death.cause}"
             return self.on(Event.FAILED, death.at)
-        self._restarts.append(death.at)
+        self._restarts.append(served)
         return self.on(Event.EXITED, death.at)
 
     def on_next_death(self, death: Death) -> Action:
@@ -276,11 +292,26 @@ class Lifecycle:
         self.deaths.append(death)
         return self.on(Event.NEXT_DIED, death.at)
 
+    def on_old_death(self, death: Death) -> None:
+        """Take the end of a process that was told to end; one that did so as it should is none."""
+        if death.exit_code != 0:
+            self.deaths.append(death)
+
     def next_delay(self) -> float:
         """Give the seconds to wait before the next try, and double the one after it."""
         delay = self._delay * (1 + BACKOFF_JITTER * self._random.random())
         self._delay = min(self._delay * 2, BACKOFF_SECONDS_MAX)
         return delay
+
+    def _service(self, now: float) -> float:
+        """Give the seconds for which the tenant has been served so far."""
+        since = self._serves_since
+        return self._served if since is None else self._served + now - since
+
+    def _count_service(self, now: float, *, serves: bool) -> None:
+        if serves != (self._serves_since is not None):
+            self._served = self._service(now)
+            self._serves_since = now if serves else None
 
     def _forgive(self) -> None:
         self._restarts.clear()

@@ -18,23 +18,29 @@ import msgspec
 from protocol import aio, frames, limits
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.spawn import (
+    TENANTS_PER_UPDATE_MAX,
     ControlRequest,
+    FrontSettings,
     FrontSpec,
     TenantAccess,
     TenantLoad,
     TenantsUpdate,
     WakeParams,
+    WorkerSettings,
 )
 from supervisor import isolation
 from supervisor.alerts import Alert, AlertCommand
-from supervisor.child import FIRST_DESCRIPTOR, Exit
+from supervisor.child import FIRST_DESCRIPTOR
 from supervisor.config import Config
 from supervisor.control import ControlPlane
 from supervisor.front_process import FrontProcess
+from supervisor.keeper import Keeper
 from supervisor.logs import Log
 from supervisor.notify import Notifier
 from supervisor.reception import front_settings, listen, stage_certificate, url_of
+from supervisor.reconcile import Wanted
 from supervisor.registry import Quota, Tenant
+from supervisor.reload import Reloaded, Reloader
 from supervisor.state import StateError, StateLock, StateRoot
 from supervisor.status import TenantStatus
 from supervisor.tenants import CreatedTenant, TenantDesk, TenantView, unix_ms
@@ -43,14 +49,17 @@ from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
 from supervisor.zygote.spec import JailSpec
 from supervisor.zygote.title import set_title
-from supervisor.zygote_process import ZygoteProcess
+from supervisor.zygote_process import START_SECONDS, SpawnError, ZygoteProcess
 
 GENERATIONS_PER_EPOCH: Final = 1 << 20
 FRONT_DRAIN_SECONDS: Final = 30.0
 WORKER_DRAIN_SECONDS: Final = 30.0
-DELETE_DRAIN_SECONDS: Final = 2.0
-RESPAWN_SECONDS_MIN: Final = 0.1
-RESPAWN_SECONDS_MAX: Final = 5.0
+
+WANTED: Final = {
+    "enabled": Wanted.ENABLED,
+    "suspended": Wanted.SUSPENDED,
+    "deleting": Wanted.GONE,
+}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,6 +72,7 @@ class Supervisor:
         state: The state root, prepared.
         lock: Its lock, held.
         config: The configuration.
+        read_config: Reads it anew for a reload; raises ConfigError.
         isolation_report: What of the jail holds here, checked already.
         log: The gateway's log.
         zygote_command: Arguments of the interpreter that start what forks workers.
@@ -73,6 +83,7 @@ class Supervisor:
         state: StateRoot,
         lock: StateLock,
         config: Config,
+        read_config: Callable[[], Config],
         isolation_report: isolation.Report,
         log: Log,
         zygote_command: Sequence[str] | None = None,
@@ -81,7 +92,6 @@ class Supervisor:
         self._root: Final = state.path.resolve()
         self._tls: Final = self._root / state.tls.name
         self._lock: Final = lock
-        self._config: Final = config
         self._isolation: Final = isolation_report
         self._log: Final = log
         self._alerts: Final = AlertCommand(config.alerts.command, log)
@@ -92,15 +102,18 @@ class Supervisor:
         self._rows: dict[str, Tenant] = {}
         self._front_lock = asyncio.Lock()
         self._stop_asked = asyncio.Event()
-        self._stopping = False
+        self._serves = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._generation = self._desk.registry.next_epoch() * GENERATIONS_PER_EPOCH
         self._workers: Final = Workers(self, log)
+        read = functools.partial(self._on_disk, read_config)
+        self._reloader: Final = Reloader(config, read, self, log, self._notifier)
         self._control: Final = ControlPlane(state.mint_admin_key(), self)
+        settle = self._workers.reconcile
+        self._fronts: Final = Keeper("front", self._start_front, settle, self._spawn_task, log)
+        self._zygotes: Final = Keeper("zygote", self._start_zygote, settle, self._spawn_task, log)
         self._listener: socket.socket
-        self.front: FrontProcess | None = None
-        self.zygote: ZygoteProcess
 
     # Start and stop
 
@@ -115,30 +128,36 @@ class Supervisor:
             CertificateError: certificate and key cannot be used.
             OSError: the address cannot be listened on, or a process cannot be started.
             LinkClosedError, TimeoutError: the front does not start; the log says why.
+            SpawnError: the zygote does not start; the log says why.
         """
         set_title("openclaw: supervisor")
         stage_certificate(self._config.gateway, self._tls, self._isolation.front_uid)
-        self._start_zygote()
         self._listener = listen(self._config.gateway.host, self._config.gateway.port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn_task(self._on_reload_signal()))
+        zygote = loop.create_task(self._zygotes.start())
         try:
             await self._on_disk(self._desk.recover)
             for row in await self._on_disk(self._desk.registry.tenants):
                 self._rows[row.id] = row
             self._check_owner()
-            await self._start_front()
+            await self._fronts.start()
+            await zygote
             self._spawn_task(self._workers.watch())
             self._spawn_task(self._watch_front())
             url = url_of(self._listener, secure=self._config.gateway.tls is not None)
             self._lock.announce(url)
             self._log.info("gateway ready", url=url, isolation=self._isolation.summary())
+            self._serves = True
             on_ready(url)
             self._notifier.say("READY=1", f"STATUS=serving {url}")
             self._spawn_task(self._notifier.feed_watchdog())
             await self._stop_asked.wait()
         finally:
+            zygote.cancel()
+            await asyncio.gather(zygote, return_exceptions=True)
             await self._stop()
         if self._failure is not None:
             raise self._failure
@@ -159,8 +178,14 @@ class Supervisor:
                 self.front.kill()
         self._stop_asked.set()
 
+    async def _on_reload_signal(self) -> None:
+        if self._serves and not self._stop_asked.is_set():
+            with contextlib.suppress(GatewayError):  # the log tells
+                await self._reloader.reload()
+
     async def _stop(self) -> None:
-        self._stopping = True
+        self._fronts.close()
+        self._zygotes.close()
         self._notifier.say("STOPPING=1")
         self._lock.announce("")
         self._log.info("gateway stops")
@@ -168,7 +193,8 @@ class Supervisor:
             if self.front is not None:
                 await self.front.drain(FRONT_DRAIN_SECONDS)
         await self._workers.stop_all(WORKER_DRAIN_SECONDS)
-        await self.zygote.stop()
+        if self._zygotes.present is not None:
+            await self._zygotes.present.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -193,58 +219,42 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._disk, functools.partial(work, *args, **kwargs))
 
-    # Zygote and front are replaced when they die.
+    # What all tenants share.
 
-    def _start_zygote(self) -> None:
-        self.zygote = ZygoteProcess(
-            self._zygote_command, self._zygote_ended, self._log.bind(source="zygote")
+    @property
+    def front(self) -> FrontProcess | None:
+        """See `supervisor.surroundings.Surroundings`."""
+        return self._fronts.present
+
+    async def zygote(self) -> ZygoteProcess:
+        """See `supervisor.surroundings.Surroundings`."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                return await self._zygotes.get()
+        except TimeoutError as error:
+            msg = "there is no zygote"
+            raise SpawnError(msg) from error
+
+    async def _start_zygote(self) -> ZygoteProcess:
+        zygote = ZygoteProcess(
+            self._zygote_command, self._zygotes.ended, self._log.bind(source="zygote")
         )
-        self.zygote.start()
+        await zygote.start()
+        return zygote
 
-    def _zygote_ended(self, zygote: ZygoteProcess, status: Exit) -> None:
-        if not self._stopping:
-            self._log.error("zygote died", status=str(status))
-            asyncio.get_running_loop().call_later(RESPAWN_SECONDS_MIN, self._restart_zygote)
-
-    def _restart_zygote(self) -> None:
-        if not self._stopping:
-            self._start_zygote()
-
-    def _front_ended(self, front: FrontProcess, status: Exit) -> None:
-        if self.front is front:
-            self.front = None
-            if not self._stopping:
-                self._log.error("front died", status=str(status))
-                self._spawn_task(self._replace_front())
-
-    async def _replace_front(self) -> None:
-        """Start a front and hand it all there is, trying until there is one or the end comes."""
-        delay = RESPAWN_SECONDS_MIN
-        while not self._stop_asked.is_set():
-            try:
-                await self._start_front()
-            except (OSError, LinkClosedError, TimeoutError) as error:
-                self._log.error("front does not start", error=str(error))
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop_asked.wait(), delay)
-                delay = min(delay * 2, RESPAWN_SECONDS_MAX)
-            else:
-                return
-
-    async def _start_front(self) -> None:
+    async def _start_front(self) -> FrontProcess:
         async with self._front_lock:
             front = FrontProcess(
                 self._front_spec(),
                 self._listener,
                 self._on_front_call,
                 self._workers.link_lost,
-                self._front_ended,
+                self._fronts.ended,
                 self._log.bind(source="front"),
             )
             tokens = await self._on_disk(self._desk.registry.token_digests)
             await front.start([_access(row, tokens) for row in self._rows.values()])
-            self.front = front
-        self._workers.link_all()
+        return front
 
     async def _watch_front(self) -> None:
         while True:
@@ -262,11 +272,12 @@ class Supervisor:
             jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root, *readable)),
         )
 
-    async def _tell_front(self, change: TenantsUpdate) -> None:
+    async def _tell_front(self, *changes: TenantsUpdate | FrontSettings) -> None:
         async with self._front_lock:
             if self.front is not None:
                 try:
-                    await self.front.update(change)
+                    for change in changes:
+                        await self.front.tell(change)
                 except (LinkClosedError, TimeoutError):
                     # It has ended, or was killed for not answering: its successor knows all.
                     self._log.warning("front was not told")
@@ -298,6 +309,11 @@ class Supervisor:
             case _:
                 raise GatewayError(ErrorCode.METHOD_NOT_FOUND, "the supervisor has no such method")
 
+    def wanted(self, tenant: str) -> Wanted:
+        """See `supervisor.surroundings.Surroundings`."""
+        row = self._rows.get(tenant)
+        return Wanted.GONE if row is None else WANTED[row.state]
+
     async def jail_of(self, tenant: str) -> JailSpec:
         """See `supervisor.surroundings.Surroundings`."""
         row = self._rows.get(tenant)
@@ -307,6 +323,43 @@ class Supervisor:
         if not directory.is_dir():
             await self._on_disk(self._desk.ensure_directory, row)
         return self._isolation.worker_jail(self._root, tenant, row.uid)
+
+    # supervisor.reload.Reloadable
+
+    @property
+    def _config(self) -> Config:
+        return self._reloader.config
+
+    async def apply(self, config: Config) -> None:
+        """See `Reloadable`."""
+        await self._on_disk(stage_certificate, config.gateway, self._tls, self._isolation.front_uid)
+        await self._tell_front(front_settings(config.gateway, self._tls))
+        self._alerts.command = config.alerts.command
+        self._workers.change_settings(WorkerSettings(idle_seconds=config.worker.idle_seconds))
+
+    async def renew_zygote(self) -> int:
+        """See `Reloadable`."""
+        before = await self._zygotes.start()
+        if before is not None:
+            self._spawn_task(before.retire())
+        return (await self.zygote()).pid
+
+    async def reread_registry(self) -> None:
+        """See `Reloadable`."""
+        read = await self._on_disk(self._desk.snapshot)
+        # Nothing is awaited before the front's turn: what is newer than this is told after it.
+        # One that is being deleted is somebody's business already.
+        kept = (row for row in read.rows if row.state != "deleting" or row.id in self._rows)
+        known = {row.id: row for row in kept}
+        gone = [*(self._rows.keys() - known.keys())]
+        self._rows = known
+        accesses = [_access(row, read.tokens) for row in known.values()]
+        parts = range(0, len(accesses), TENANTS_PER_UPDATE_MAX)
+        await self._tell_front(
+            TenantsUpdate(gone=gone),
+            *(TenantsUpdate(known=accesses[at : at + TENANTS_PER_UPDATE_MAX]) for at in parts),
+        )
+        self._workers.reconcile()
 
     def next_generation(self) -> int:
         """See `supervisor.surroundings.Surroundings`."""
@@ -357,7 +410,7 @@ class Supervisor:
         await self._on_disk(self._desk.begin_delete, tenant, actor=actor)
         self._rows.pop(tenant, None)
         await self._tell_front(TenantsUpdate(gone=[tenant]))
-        await self._workers.forget(tenant, DELETE_DRAIN_SECONDS)
+        await self._workers.settle(tenant)
         await self._on_disk(self._desk.finish_delete, tenant, actor=actor)
 
     async def restart_tenant(self, tenant: str) -> TenantStatus:
@@ -373,13 +426,13 @@ class Supervisor:
         """See `TenantActions`."""
         await self._on_disk(self._desk.set_state, tenant, "suspended", actor=actor)
         await self._know(tenant)
-        await self._workers.suspend(tenant)
+        await self._workers.settle(tenant)
 
     async def resume_tenant(self, tenant: str, *, actor: str) -> None:
         """See `TenantActions`."""
         await self._on_disk(self._desk.set_state, tenant, "enabled", actor=actor)
-        self._workers.resume(tenant)
         await self._know(tenant)
+        await self._workers.settle(tenant)
 
     async def status(self, tenant: str | None) -> list[TenantStatus]:
         """See `TenantActions`."""
@@ -390,10 +443,19 @@ class Supervisor:
             with contextlib.suppress(LinkClosedError, TimeoutError):
                 load = await self.front.load()
         return [
-            self._workers.status(row.id, row.state, load.get(row.id, TenantLoad()))
+            self._workers.status(
+                row.id,
+                row.state,
+                load.get(row.id, TenantLoad()),
+                history=tenant is not None,
+            )
             for row in sorted(self._rows.values(), key=lambda row: row.id)
             if tenant in (None, row.id)
         ]
+
+    async def reload(self) -> Reloaded:
+        """See `TenantActions`."""
+        return await self._reloader.reload()
 
     async def _know(self, tenant: str) -> None:
         row = await self._on_disk(self._desk.registry.get, tenant)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from typing import Final
 
 _USEC_PER_SECOND: Final = 1_000_000
@@ -32,6 +33,11 @@ class Notifier:
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sock,
         ):
             sock.sendto("\n".join(states).encode(), self._address)
+
+    def reloading(self) -> None:
+        """Say that the configuration is being read; `READY=1` has to follow."""
+        usec = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self.say("RELOADING=1", f"MONOTONIC_USEC={usec}")
 
     async def feed_watchdog(self) -> None:
         """Say for ever that the event loop turns, twice as often as is asked for."""

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from supervisor.front_process import FrontProcess
+from supervisor.reconcile import Wanted
 from supervisor.zygote.spec import JailSpec
 from supervisor.zygote_process import ZygoteProcess
 
@@ -11,16 +12,22 @@ class Surroundings(Protocol):
     """What the workers live in; the supervisor provides it."""
 
     @property
-    def zygote(self) -> ZygoteProcess:
-        """Who forks."""
-
-    @property
     def front(self) -> FrontProcess | None:
         """Who gets links; None while it is being replaced."""
 
     @property
     def idle_seconds(self) -> float:
         """After how long without work a worker parks; 0 is never."""
+
+    async def zygote(self) -> ZygoteProcess:
+        """Give who forks, after a while if it is just being replaced.
+
+        Raises:
+            SpawnError: there is none.
+        """
+
+    def wanted(self, tenant: str) -> Wanted:
+        """Say what the registry wants of a tenant's worker."""
 
     async def jail_of(self, tenant: str) -> JailSpec:
         """Say how a tenant is jailed; its directory exists when this returns.

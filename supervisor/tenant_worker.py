@@ -6,25 +6,26 @@ Processes at a time: the present generation, a next one that starts beside it, a
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final
 
 from protocol import limits
-from protocol.errors import ErrorCode, GatewayError, LinkClosedError
-from protocol.spawn import WorkerLink, WorkerSpec
+from protocol.errors import ErrorCode, GatewayError
+from protocol.spawn import WorkerSettings, WorkerSpec
 from supervisor.child import Exit
-from supervisor.front_process import FrontProcess
-from supervisor.lifecycle import ENDING, Action, Death, Event, Lifecycle, State
+from supervisor.front_link import FrontLink
+from supervisor.lifecycle import ENDING, SERVING, Action, Death, Event, Lifecycle, State
 from supervisor.logs import Log
+from supervisor.memory import Memory
+from supervisor.reconcile import Actual, Step, step
 from supervisor.surroundings import Surroundings
-from supervisor.worker_process import WorkerProcess
+from supervisor.waiting import Waiting
+from supervisor.worker_process import HUNG, OVERDUE, WorkerProcess
 from supervisor.zygote_process import SpawnError
 
-HUNG: Final = f"{limits.PING_MISSES_MAX} pings were not answered"
-LATE: Final = "it was not ready in time"
-
-
 FAILED_RETRY_MS: Final = 60_000
+GONE_DRAIN_SECONDS: Final = 2.0
+"""A tenant that is deleted waits for no answer any more."""
 
 
 class TenantWorker:
@@ -33,10 +34,11 @@ class TenantWorker:
     Args:
         tenant: Whose.
         around: What it lives in.
+        memory: Tells a worker that the kernel ended for want of memory.
         log: Where deaths are written.
     """
 
-    def __init__(self, tenant: str, around: Surroundings, log: Log) -> None:
+    def __init__(self, tenant: str, around: Surroundings, memory: Memory, log: Log) -> None:
         self.tenant: Final = tenant
         self.life: Final = Lifecycle()
         self.current: WorkerProcess | None = None
@@ -46,11 +48,15 @@ class TenantWorker:
         self._retiring: list[WorkerProcess] = []
         self._over = False
         self._around: Final = around
+        self._memory: Final = memory
         self._log: Final = log.bind(tenant=tenant)
         self._loop: Final = asyncio.get_running_loop()
+        self._link: Final = FrontLink(tenant, around, self._log)
         self._timer: asyncio.TimerHandle | None = None
-        self._waiting: list[asyncio.Future[None]] = []
-        self._restarts: list[asyncio.Future[None]] = []
+        self._retry_at = 0.0
+        self._ends_by = 0.0
+        self._waiting: Final = Waiting()
+        self._restarts: Final = Waiting()
         self._changed: Final = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -65,10 +71,8 @@ class TenantWorker:
         self._check_not_over()
         if self._take(Event.WANTED) is Action.REFUSE:
             raise self._refusal()
-        if self.life.state not in (State.READY, State.RESTARTING):
-            served = self._loop.create_future()
-            self._waiting.append(served)
-            await served
+        if self.life.state not in SERVING:
+            await self._waiting.wait()
 
     async def restart(self) -> None:
         """Have the next generation serve; where it cannot, the present one serves on.
@@ -84,40 +88,94 @@ class TenantWorker:
         if action is Action.REFUSE:
             msg = f"the tenant is {self.life.state.value}; a restart is not possible now"
             raise GatewayError(ErrorCode.CONFLICT, msg)
-        served = self._loop.create_future()
-        self._restarts.append(served)
-        await served
+        await self._restarts.wait()
 
-    async def end(self, event: Event, seconds: float) -> None:
-        """End it on purpose.
+    def end(self, event: Event, seconds: float) -> None:
+        """Begin to end it on purpose.
 
         Args:
             event: STOP or SUSPEND.
             seconds: How long it may take to finish what it has in flight.
         """
         self._over = self._over or event is Event.STOP
-        ending = self._processes()
+        self._expect_end(seconds)
         self._take(event, drain_seconds=seconds)
-        self._cancel_timer()
         self._refuse(GatewayError(ErrorCode.UNAVAILABLE, "the tenant's worker is ending"))
         self._changed.set()
+
+    async def ended(self) -> None:
+        """Wait until every process that it has now has ended."""
+        ending = self._processes()
         while any(process in ending for process in self._processes()):
             await self._next_change()
-
-    def resume(self) -> None:
-        """Let it serve again after SUSPEND."""
-        if self.life.state in (State.SUSPENDED, State.SUSPENDING):
-            self._take(Event.RESUME)
 
     def kill(self, reason: str) -> None:
         """End all its processes at once."""
         for process in self._processes():
             process.signal(signal.SIGKILL, reason)
 
-    def link_to_front(self) -> None:
-        """Hand the present front a link."""
-        if self.current is not None and self.life.state in (State.READY, State.RESTARTING):
-            self._link(self.current)
+    # What it should be, against what it is.
+
+    @property
+    def actual(self) -> Actual:
+        """How it is, for `supervisor.reconcile`."""
+        processes, state = len(self._processes()), self.life.state
+        due_at: float | None = None
+        if state in SERVING:
+            due_at = self._link.due_at
+        elif state is State.BACKOFF:
+            due_at = self._retry_at
+        elif state is State.PARKED:
+            if self.wake_at_ms is not None:
+                # By the time of day, which may be set meanwhile.
+                due_at = self._loop.time() + (self.wake_at_ms - self._around.unix_ms()) / 1000
+        elif processes and state is not State.STARTING:
+            due_at = self._ends_by
+        return Actual(state, processes, due_at)
+
+    def reconcile(self) -> Step:
+        """Take the step that brings it nearer to what is wanted; gives it."""
+        taken = step(self._around.wanted(self.tenant), self.actual, self._loop.time())
+        match taken:
+            case Step.LINK if self.current is not None:
+                self._give_link(self.current)
+            case Step.WAKE:
+                self._take(Event.WANTED)
+            case Step.RETRY:
+                self._take(Event.RETRY)
+            case Step.SUSPEND:
+                self.end(Event.SUSPEND, limits.DRAIN_SECONDS)
+            case Step.RESUME:
+                self._take(Event.RESUME)
+            case Step.STOP:
+                self.end(Event.STOP, GONE_DRAIN_SECONDS)
+            case Step.KILL:
+                self.kill(OVERDUE)
+                self._expect_end(0)
+            case _:
+                pass
+        self._set_timer()
+        return taken
+
+    def _set_timer(self) -> None:
+        """Have a pass run when the next step is due, rather than when all are looked at."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_at = self.actual.due_at
+        if due_at is not None:
+            self._timer = self._loop.call_at(due_at, self.reconcile)
+
+    def _expect_end(self, seconds: float) -> None:
+        # Its processes have timers of their own, which run out well before.
+        self._ends_by = self._loop.time() + seconds + 2 * limits.ABORT_GRACE_SECONDS
+
+    # What its processes are seen to do.
+
+    def change_settings(self, settings: WorkerSettings) -> None:
+        """Give every process of it other settings."""
+        for process in self._processes():
+            process.change_settings(settings)
 
     def check_alive(self) -> None:
         """Ping every process that has said it is ready; act on three misses."""
@@ -144,10 +202,8 @@ class TenantWorker:
                 elif process.loses_links():
                     self.on_broken(process, "it closes its link to the front again and again")
                 else:
-                    # Mostly it has just ended.
-                    self._loop.call_later(
-                        limits.ABORT_GRACE_SECONDS, self._restore_link, process, self._around.front
-                    )
+                    self._link.lost()
+                    self._set_timer()
 
     # The table decides, this does.
 
@@ -161,7 +217,6 @@ class TenantWorker:
     ) -> None:
         match action:
             case Action.SPAWN:
-                self._cancel_timer()
                 self.current = self._spawn()
             case Action.REPLACE if self.current is not None:
                 self._retiring.append(self.current)
@@ -169,8 +224,8 @@ class TenantWorker:
             case Action.SPAWN_NEXT:
                 self._next = self._spawn()
             case Action.SERVE:
-                self._answer(self._restarts)
-                self._answer(self._waiting)
+                self._restarts.answer()
+                self._waiting.answer()
             case Action.SWITCH:
                 self._switch()
             case Action.PROMOTE:
@@ -180,19 +235,19 @@ class TenantWorker:
                     "the next generation did not start", "; the present one serves on"
                 )
             case Action.DRAIN if self.current is not None:
+                self._expect_end(drain_seconds)
                 self._run(self._drain(self.current, drain_seconds))
             case Action.ABORT if self.current is not None:
-                self._abort(self.current)
+                self.current.abort()
             case Action.ABORT_NEXT if self._next is not None:
-                self._abort(self._next)
+                self._next.abort()
             case Action.KILL if self.current is not None:
                 self.current.signal(signal.SIGKILL, "broke its link or did not end in time")
             case Action.WAIT:
-                self._set_timer(self.life.next_delay(), lambda: self._take(Event.RETRY))
-            case Action.SLEEP:
-                self._sleep()
+                self._retry_at = self._loop.time() + self.life.next_delay()
             case _:
                 pass
+        self._set_timer()
 
     def _spawn(self) -> WorkerProcess:
         self.wake_at_ms = None
@@ -209,7 +264,7 @@ class TenantWorker:
     async def _start(self, process: WorkerProcess) -> None:
         try:
             jail = await self._around.jail_of(self.tenant)
-            await process.start(self._around.zygote, jail)
+            await process.start(await self._around.zygote(), jail)
         except (SpawnError, GatewayError, OSError) as error:
             if isinstance(error, OSError):
                 # The gateway's own want (descriptors, say), which no waiting for this tenant ends.
@@ -229,8 +284,8 @@ class TenantWorker:
 
     def _switch(self) -> None:
         old, self.current, self._next = self.current, self._next, None
-        self._answer(self._restarts)
-        self._answer(self._waiting)
+        self._restarts.answer()
+        self._waiting.answer()
         if old is not None:
             self._retiring.append(old)
             self._run(self._drain(old, limits.DRAIN_SECONDS))
@@ -239,47 +294,17 @@ class TenantWorker:
         """Take the front off a process first, so that no call meets one that is ending."""
         if self._next is not None:
             self._next.signal(signal.SIGKILL, "ended while it started")
-        process.set_timer(
-            seconds + limits.ABORT_GRACE_SECONDS,
-            lambda: process.signal(signal.SIGKILL, "did not end in time"),
-        )
-        front = self._around.front
-        if front is not None:
-            try:
-                await front.detach(self.tenant, process.spec.generation)
-            except (LinkClosedError, GatewayError, TimeoutError) as error:
-                self._log.warning("front was not detached", error=str(error))
+        process.end_within(seconds)
+        await self._link.detach(process)
         process.drain(seconds)
 
-    def _abort(self, process: WorkerProcess) -> None:
-        reason = HUNG if process.is_ready else LATE
-        process.signal(signal.SIGABRT, reason)
-        process.set_timer(
-            limits.ABORT_GRACE_SECONDS, lambda: process.signal(signal.SIGKILL, reason)
-        )
-
-    def _sleep(self) -> None:
-        if self.wake_at_ms is not None:
-            delay = max(0.0, (self.wake_at_ms - self._around.unix_ms()) / 1000)
-            self._set_timer(delay, lambda: self._take(Event.WANTED))
-
-    def _link(self, process: WorkerProcess) -> bool:
-        front = self._around.front
-        if front is None:
-            return True  # the next front is handed all links
+    def _give_link(self, process: WorkerProcess) -> bool:
         try:
-            sock = process.new_front_link()
+            self._link.give(process)
         except OSError as error:
             self.on_broken(process, f"it takes no link to the front: {error}")
             return False
-        with sock:
-            link = WorkerLink(tenant=self.tenant, generation=process.spec.generation)
-            front.give_link(link, sock)
         return True
-
-    def _restore_link(self, process: WorkerProcess, front: FrontProcess | None) -> None:
-        if process is self.current and front is self._around.front:  # a new one has a link already
-            self.link_to_front()
 
     # supervisor.worker_process.WorkerOwner
 
@@ -287,7 +312,7 @@ class TenantWorker:
         """See `WorkerOwner`."""
         if process.exit_reason:
             return  # too late: it has been told to end
-        if self.life.state not in ENDING and not self._link(process):
+        if self.life.state not in ENDING and not self._give_link(process):
             return  # ready, but nobody could reach it
         self._take(Event.NEXT_READY if process is self._next else Event.READY)
 
@@ -313,57 +338,57 @@ class TenantWorker:
     def _ended(self, process: WorkerProcess, status: Exit | None, cause: str) -> None:
         now = self._loop.time()
         code, number = status or (None, None)
-        death = Death(now, code, number, cause, uptime=now - process.started_at)
-        self._note_death(process, death)
-        if process in self._retiring:
-            self._retiring.remove(process)
-        elif process is self._next:
-            self._next = None
-            if self.life.state is State.RESTARTING:
-                self._do(self.life.on_next_death(death))
-        elif process is self.current:
-            self.current = None
-            action = self.life.on_death(death)
-            self._do(action)
-            if action is Action.REFUSE:
-                self._refuse_restarts("the worker did not start", "")
-                self._refuse_restarts("the worker did not start", "")
-                self._refuse(self._refusal())
-                self._around.alert(self.tenant, self.life.reason)
-            elif action is Action.WAIT:
-                self._refuse_restarts("the worker did not start", "; it will be tried again")
-        self._changed.set()
-
-    def _note_death(self, process: WorkerProcess, death: Death) -> None:
-        meant = process in self._retiring or self.life.state in ENDING
-        if not meant or death.exit_code != 0:
+        starved = number == signal.SIGKILL and not process.exit_reason and self._memory.is_short()
+        if starved:
+            cause = f"{cause}; the system was out of memory"
+        death = Death(
+            now,
+            code,
+            number,
+            cause,
+            uptime=now - process.started_at,
+            generation=process.spec.generation,
+            out_of_memory=starved,
+        )
+        action = self._judge(process, death)
+        if self.life.deaths and self.life.deaths[-1] is death:
             self._log.warning(
                 "worker died",
-                generation=process.spec.generation,
+                generation=death.generation,
                 cause=death.cause,
                 uptime=round(death.uptime, 3),
             )
+        self._do(action)
+        if action is Action.REFUSE:
+            self._refuse_restarts("the worker did not start", "")
+            self._refuse(self._refusal())
+            self._around.alert(self.tenant, self.life.reason)
+        elif action is Action.WAIT:
+            self._refuse_restarts("the worker did not start", "; it will be tried again")
+        self._changed.set()
+
+    def _judge(self, process: WorkerProcess, death: Death) -> Action:
+        if process in self._retiring:
+            self._retiring.remove(process)
+            self.life.on_old_death(death)
+        elif process is self._next:
+            self._next = None
+            if self.life.state is State.RESTARTING:
+                return self.life.on_next_death(death)
+        elif process is self.current:
+            self.current = None
+            return self.life.on_death(death)
+        return Action.NOTHING
 
     # Those who wait.
 
-    @staticmethod
-    def _answer(waiting: "list[asyncio.Future[None]]", refusal: GatewayError | None = None) -> None:
-        for served in waiting:
-            if served.done():
-                continue
-            if refusal is None:
-                served.set_result(None)
-            else:
-                served.set_exception(refusal)
-        waiting.clear()
-
     def _refuse(self, error: GatewayError) -> None:
-        self._answer(self._waiting, error)
-        self._answer(self._restarts, error)
+        self._waiting.answer(error)
+        self._restarts.answer(error)
 
     def _refuse_restarts(self, what: str, consequence: str) -> None:
         msg = f"{what} ({self.life.deaths[-1].cause}){consequence}"
-        self._answer(self._restarts, GatewayError(ErrorCode.UNAVAILABLE, msg))
+        self._restarts.answer(GatewayError(ErrorCode.UNAVAILABLE, msg))
 
     def _refusal(self) -> GatewayError:
         # Why is the operator's to know: `tenants status` and the log say it.
@@ -388,12 +413,3 @@ class TenantWorker:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-    def _set_timer(self, seconds: float, then: Callable[[], object]) -> None:
-        self._cancel_timer()
-        self._timer = self._loop.call_later(seconds, then)
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None

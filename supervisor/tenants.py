@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import apsw
 import msgspec
@@ -56,6 +56,13 @@ class CreatedTenant(TenantView, frozen=True, kw_only=True):
     """A new tenant, with the only copy of its token."""
 
     token: str
+
+
+class Snapshot(NamedTuple):
+    """All rows, and by tenant its token digests (hex) with their scopes."""
+
+    rows: list[Tenant]
+    tokens: dict[str, dict[str, int]]
 
 
 def view(tenant: Tenant) -> TenantView:
@@ -201,6 +208,11 @@ class TenantDesk:
     def list(self) -> list[TenantView]:
         """Give all tenants by id."""
         return [view(tenant) for tenant in self.registry.tenants()]
+
+    @_disk_refusals()
+    def snapshot(self) -> Snapshot:
+        """Give the whole registry as it is now."""
+        return Snapshot(self.registry.tenants(), self.registry.token_digests())
 
     @_disk_refusals()
     def rotate(self, tenant: str, *, actor: str) -> str:

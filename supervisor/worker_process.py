@@ -12,7 +12,7 @@ import msgspec
 
 from protocol import aio, descriptors, frames, limits
 from protocol.errors import RemoteProtocolError
-from protocol.spawn import Idle, WorkerSpec
+from protocol.spawn import Idle, WorkerSettings, WorkerSpec
 from supervisor.child import Child, Exit
 from supervisor.logs import Log, LogPump
 from supervisor.zygote.spec import JailSpec
@@ -20,6 +20,9 @@ from supervisor.zygote_process import SpawnDescriptors, ZygoteProcess
 
 ACCEPTS: Final = frozenset({frames.Pong, frames.Event, frames.Drained})
 """Each of them only when it is due: nothing that a worker could send without end is taken."""
+HUNG: Final = f"{limits.PING_MISSES_MAX} pings were not answered"
+LATE: Final = "it was not ready in time"
+OVERDUE: Final = "did not end in time"
 LINKS_LOST_MAX: Final = 3
 LINKS_LOST_WINDOW_SECONDS: Final = 60.0
 
@@ -60,6 +63,7 @@ class WorkerProcess:
         self._ready_reader = -1
         self._timer: asyncio.TimerHandle | None = None
         self._drains = False
+        self._idle_seconds_min = spec.idle_seconds
         self._links_lost: deque[float] = deque(maxlen=LINKS_LOST_MAX)
         self.is_ready = False
         """Whether its readiness byte has come."""
@@ -132,6 +136,15 @@ class WorkerProcess:
         self._end.flush()
         return missed
 
+    def change_settings(self, settings: WorkerSettings) -> None:
+        """Give it other settings than those of its start."""
+        if self._end is not None and not self._end.closed:
+            told = (self._idle_seconds_min, settings.idle_seconds)
+            # What it says now may still be by the old one.
+            self._idle_seconds_min = min((seconds for seconds in told if seconds > 0), default=0.0)
+            self._end.link.send(frames.Event("settings", msgspec.json.encode(settings)))
+            self._end.flush()
+
     def drain(self, seconds: float) -> None:
         """Have it finish what it does, and end."""
         if self._end is not None and not self._end.closed:
@@ -144,6 +157,17 @@ class WorkerProcess:
         if self._child is not None and not self._child.ended:
             self.exit_reason = self.exit_reason or reason
             self._child.signal(number)
+
+    def abort(self) -> None:
+        """Have it say where it hangs, and end it soon after."""
+        reason = HUNG if self.is_ready else LATE
+        self.signal(signal.SIGABRT, reason)
+        self.set_timer(limits.ABORT_GRACE_SECONDS, lambda: self.signal(signal.SIGKILL, reason))
+
+    def end_within(self, seconds: float) -> None:
+        """End it when it has not done so itself by then, and a little later."""
+        seconds += limits.ABORT_GRACE_SECONDS
+        self.set_timer(seconds, lambda: self.signal(signal.SIGKILL, OVERDUE))
 
     def set_timer(self, seconds: float, then: Callable[[], object]) -> None:
         """Do something after a while, unless it has ended, is ready or another timer is set."""
@@ -213,7 +237,7 @@ class WorkerProcess:
 
     def _read_idle(self, body: bytes) -> Idle:
         age = asyncio.get_running_loop().time() - self.started_at
-        if not 0 < self.spec.idle_seconds <= age:
+        if not 0 < self._idle_seconds_min <= age:
             # One that parks whenever it likes would have the zygote fork all the time.
             reason = f"it says that it was idle, {age:.3f} s old"
             raise RemoteProtocolError(reason)

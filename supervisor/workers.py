@@ -5,10 +5,12 @@ from typing import Final
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
-from protocol.spawn import LinkLost, TenantLoad
+from protocol.spawn import LinkLost, TenantLoad, WorkerSettings
 from supervisor.lifecycle import Event
 from supervisor.logs import Log
-from supervisor.status import TenantStatus, usage
+from supervisor.memory import Memory
+from supervisor.reconcile import Step, Wanted
+from supervisor.status import TenantStatus, death_record, usage
 from supervisor.surroundings import Surroundings
 from supervisor.tenant_worker import TenantWorker
 
@@ -25,13 +27,14 @@ class Workers:
         self._around: Final = around
         self._log: Final = log
         self._tenants: Final[dict[str, TenantWorker]] = {}
+        self._memory: Final = Memory()
         self._stopping = False
 
     async def wake(self, tenant: str) -> None:
         """Have a tenant's worker serve.
 
         Raises:
-            GatewayError: UNAVAILABLE, with the reason.
+            GatewayError: NOT_FOUND, or UNAVAILABLE with the reason.
         """
         await self._get(tenant).wake()
 
@@ -39,31 +42,36 @@ class Workers:
         """Have a tenant's next generation serve.
 
         Raises:
-            GatewayError: CONFLICT or UNAVAILABLE, with the reason.
+            GatewayError: NOT_FOUND, or CONFLICT or UNAVAILABLE with the reason.
         """
         await self._get(tenant).restart()
 
-    async def suspend(self, tenant: str) -> None:
-        """End a tenant's worker and refuse to start another."""
-        await self._get(tenant).end(Event.SUSPEND, limits.DRAIN_SECONDS)
+    def reconcile(self) -> None:
+        """Bring every worker nearer to what the registry wants of its tenant."""
+        if not self._stopping:
+            for worker in list(self._tenants.values()):
+                self._reconcile(worker)
 
-    def resume(self, tenant: str) -> None:
-        """Allow a suspended tenant a worker again."""
-        worker = self._tenants.get(tenant)
-        if worker is not None:
-            worker.resume()
+    def _reconcile(self, worker: TenantWorker) -> None:
+        if worker.reconcile() is Step.FORGET:
+            self._tenants.pop(worker.tenant, None)
 
-    async def forget(self, tenant: str, seconds: float = limits.DRAIN_SECONDS) -> None:
-        """End a tenant's worker and forget it."""
+    async def settle(self, tenant: str) -> None:
+        """Bring a tenant's worker to what the registry wants; what has to end has ended then."""
         worker = self._tenants.get(tenant)
-        if worker is not None:
-            await worker.end(Event.STOP, seconds)
-            self._tenants.pop(tenant, None)
+        if worker is None or self._stopping:
+            return
+        self._reconcile(worker)
+        if self._around.wanted(tenant) is not Wanted.ENABLED:
+            await worker.ended()
+            self._reconcile(worker)
 
     async def stop_all(self, seconds: float = limits.DRAIN_SECONDS) -> None:
         """End all workers, at the same time."""
         self._stopping = True
-        await asyncio.gather(*(self.forget(tenant, seconds) for tenant in list(self._tenants)))
+        for worker in self._tenants.values():
+            worker.end(Event.STOP, seconds)
+        await asyncio.gather(*(worker.ended() for worker in self._tenants.values()))
 
     def kill_all(self) -> None:
         """End all workers at once."""
@@ -71,10 +79,10 @@ class Workers:
         for worker in self._tenants.values():
             worker.kill("the gateway was told to stop at once")
 
-    def link_all(self) -> None:
-        """Hand a link to every ready worker to a front that is new."""
+    def change_settings(self, settings: WorkerSettings) -> None:
+        """Give all workers other settings."""
         for worker in self._tenants.values():
-            worker.link_to_front()
+            worker.change_settings(settings)
 
     def link_lost(self, lost: LinkLost) -> None:
         """Take note of the front's word that a link has ended."""
@@ -82,13 +90,16 @@ class Workers:
         if worker is not None:
             worker.front_lost_link(lost.generation, lost.reason)
 
-    def status(self, tenant: str, registered: str, load: TenantLoad) -> TenantStatus:
+    def status(
+        self, tenant: str, registered: str, load: TenantLoad, *, history: bool = False
+    ) -> TenantStatus:
         """Say how a tenant's worker is.
 
         Args:
             tenant: Whose.
             registered: Its state in the registry.
             load: What the front has in flight for it.
+            history: With its deaths one by one.
         """
         worker = self._tenants.get(tenant)
         if worker is None:
@@ -106,6 +117,7 @@ class Workers:
             pid=process.pid if process else None,
             generation=process.spec.generation if process else None,
             uptime_seconds=round(now - process.started_at, 3) if process else None,
+            restarts=life.restarts,
             deaths=len(life.deaths),
             last_death=life.deaths[-1].cause if life.deaths else None,
             memory_bytes=used[0] if used else None,
@@ -113,19 +125,29 @@ class Workers:
             in_flight=load.in_flight,
             held=load.held,
             next_wake_at_ms=worker.wake_at_ms,
+            death_history=tuple(
+                death_record(death, now - death.at, self._around.unix_ms())
+                for death in (life.deaths if history else ())
+            ),
         )
 
     async def watch(self) -> None:
-        """Ping every worker every two seconds, for ever."""
+        """Every two seconds ping every worker and reconcile, for ever."""
         while True:
             await asyncio.sleep(limits.PING_INTERVAL_SECONDS)
+            self._memory.look()
             for worker in self._tenants.values():
                 worker.check_alive()
+            self.reconcile()
 
     def _get(self, tenant: str) -> TenantWorker:
         if self._stopping:
             raise GatewayError(ErrorCode.UNAVAILABLE, "the gateway is stopping")
         worker = self._tenants.get(tenant)
         if worker is None:
-            worker = self._tenants[tenant] = TenantWorker(tenant, self._around, self._log)
+            if self._around.wanted(tenant) is Wanted.GONE:
+                raise GatewayError(ErrorCode.NOT_FOUND, f"no such tenant: {tenant}")
+            worker = TenantWorker(tenant, self._around, self._memory, self._log)
+            self._tenants[tenant] = worker
+        self._reconcile(worker)  # what was decided about it may be newer than its state
         return worker

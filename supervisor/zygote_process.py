@@ -12,8 +12,9 @@ import msgspec
 from protocol import descriptors
 from supervisor.child import Child, Exit, start_python
 from supervisor.logs import Log, LogPump
-from supervisor.zygote.spec import JailSpec, Reply, Spawn, Spawned
+from supervisor.zygote.spec import JailSpec, Reply, Serving, Spawn, Spawned
 
+START_SECONDS: Final = 10.0
 SPAWN_SECONDS: Final = 10.0
 SPAWNS_WAITING_MAX: Final = 32
 EXIT_SECONDS: Final = 5.0
@@ -52,14 +53,26 @@ class ZygoteProcess:
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._last_request = 0
         self._slots = asyncio.Semaphore(SPAWNS_WAITING_MAX)
+        self._serves: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._channel: socket.socket
         self._child: Child
 
-    def start(self) -> None:
-        """Start the process.
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._child.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._child.ended
+
+    async def start(self) -> None:
+        """Start the process; it answers when this returns.
 
         Raises:
             OSError: it cannot be started.
+            SpawnError: it does not get that far; the log says why.
         """
         self._channel, theirs = descriptors.pair()
         reader, writer = os.pipe()
@@ -70,6 +83,15 @@ class ZygoteProcess:
         self._channel.setblocking(False)
         asyncio.get_running_loop().add_reader(self._channel, self._on_message)
         self._child = Child(pid, self._ended)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._serves
+        except BaseException as error:
+            self.kill()
+            if isinstance(error, TimeoutError):
+                msg = "the zygote does not start in time"
+                raise SpawnError(msg) from error
+            raise
 
     async def spawn(self, jail: JailSpec, spec: bytes, fds: SpawnDescriptors) -> int:
         """Fork a worker, which becomes a child of this process; gives its pid.
@@ -115,6 +137,10 @@ class ZygoteProcess:
             self._log.error("zygote sent what it must not", error=str(error))
             self.kill()
             return
+        if isinstance(reply, Serving):
+            if not self._serves.done():
+                self._serves.set_result(None)
+            return
         answer = self._waiting.get(reply.request)
         if answer is None or answer.done():
             if isinstance(reply, Spawned):
@@ -128,15 +154,24 @@ class ZygoteProcess:
 
     def _ended(self, status: Exit) -> None:
         self._close_channel()
+        end = SpawnError(f"the zygote {status}")
+        if not self._serves.done():
+            self._serves.set_exception(end)
         for answer in self._waiting.values():
             if not answer.done():
-                answer.set_exception(SpawnError(f"the zygote {status}"))
+                answer.set_exception(end)
         self._on_exit(self, status)
 
     def _close_channel(self) -> None:
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
+
+    async def retire(self) -> None:
+        """End it once it has answered everything that it was asked."""
+        for _ in range(SPAWNS_WAITING_MAX):
+            await self._slots.acquire()
+        await self.stop()
 
     async def stop(self) -> None:
         """End it: it leaves by itself when its channel is closed."""

@@ -20,7 +20,7 @@ from protocol.aio import LinkEnd, attach
 from protocol.descriptors import WorkerDescriptors
 from protocol.errors import ErrorCode, GatewayError
 from protocol.link import LIVENESS, REQUESTS
-from protocol.spawn import Idle, WorkerSpec
+from protocol.spawn import Idle, WorkerSettings, WorkerSpec
 from worker import discover, dispatch, health, log
 from worker.agents.catalogue import CATALOGUE, Catalogue
 from worker.channels import webhook
@@ -50,6 +50,7 @@ _STANDARD_ERROR: Final = 2
 _HANDLERS: Final = (discover, handlers, health, webhook)
 dispatch.check_complete()
 _spec_decoder: Final = msgspec.msgpack.Decoder(WorkerSpec)
+_settings_decoder: Final = msgspec.json.Decoder(WorkerSettings)
 _STOPPING: Final = GatewayError(ErrorCode.UNAVAILABLE, "the worker is being stopped; try again")
 
 
@@ -72,8 +73,11 @@ class SupervisorLink:
         self, end: LinkEnd, frame: frames.Event | frames.Drain | frames.Drained | frames.Pong
     ) -> None:
         """See `LinkHandler`."""
-        if isinstance(frame, frames.Drain):
-            self._worker.start_draining(frame.seconds)
+        match frame:
+            case frames.Drain(seconds):
+                self._worker.start_draining(seconds)
+            case frames.Event("settings", body):
+                self._worker.change_settings(_settings_decoder.decode(body))
 
     def on_closed(self, end: LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`."""
@@ -98,6 +102,8 @@ class Worker:
         self.services: Final = Services(
             spec, clock, catalogue, self._sessions, self._turns, Pages(), clock.monotonic()
         )
+        self._idle_seconds = spec.idle_seconds
+        self._idle_timer: asyncio.TimerHandle | None = None
         self._supervisor: LinkEnd | None = None
         self._channel: socket.socket | None = None
         self._front: tuple[CallsLink, LinkEnd] | None = None
@@ -120,7 +126,7 @@ class Worker:
             await self._open_sessions()
         self._supervisor = await attach(
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds.supervisor),
-            LIVENESS | {frames.Drain},
+            LIVENESS | {frames.Drain, frames.Event},
             SupervisorLink(self),
         )
         self._channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds.channel)
@@ -129,8 +135,7 @@ class Worker:
         os.write(fds.ready, b"1")
         os.close(fds.ready)
         self._turns.resume()
-        if self.services.spec.idle_seconds > 0:
-            self._watch_idleness(self._loop.time())
+        self._watch_idleness(self._loop.time())
         return await asyncio.shield(self._stopped)
 
     async def _open_sessions(self) -> None:
@@ -162,10 +167,18 @@ class Worker:
 
     # Idleness.
 
+    def change_settings(self, settings: WorkerSettings) -> None:
+        """Take other settings than those of the start."""
+        self._idle_seconds = settings.idle_seconds
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self._watch_idleness(self._loop.time())
+
     def _watch_idleness(self, busy_at: float) -> None:
         """Say so when there has been nothing to do for long enough, and again after as long."""
-        now = self._loop.time()
-        seconds = self.services.spec.idle_seconds
+        now, seconds = self._loop.time(), self._idle_seconds
+        if seconds == 0:
+            return
         link = self._front[0] if self._front is not None else None
         if self._turns.busy or (link is not None and link.busy):
             busy_at = now
@@ -176,7 +189,7 @@ class Worker:
             assert self._supervisor is not None
             self._supervisor.link.send(frames.Event("idle", msgspec.json.encode(Idle())))
             self._supervisor.flush()
-        self._loop.call_later(
+        self._idle_timer = self._loop.call_later(
             max(busy_at + seconds - now, IDLE_CHECK_SECONDS_MIN), self._watch_idleness, busy_at
         )
 

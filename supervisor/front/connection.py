@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
             "authentication failed",
             address=address,
             tenant=claimed,
-            prefix=f"tk_{claimed}_" if claimed else None,
+            prefix=names.token_prefix(claimed) if claimed else None,
             delay=delay,
         )
         if delay and throttle.begin_wait():

@@ -1,4 +1,4 @@
-"""`/v1/tenants` and below, and `/v1/status`: handed over, for the front has no say in it.
+"""`/v1/tenants` and below, `/v1/status` and `/v1/reload`: handed over unjudged.
 
 Failed attempts at the admin key are counted and slowed like those at tokens.
 """
@@ -24,7 +24,7 @@ from supervisor.front.exchange import Client, Request
 from supervisor.front.tenants import unavailable
 
 PREFIX: Final = "/v1/tenants"
-PATHS: Final = frozenset((PREFIX, "/v1/status"))
+PATHS: Final = frozenset((PREFIX, "/v1/status", "/v1/reload"))
 _decoder: Final = msgspec.json.Decoder(ControlResponse)
 
 

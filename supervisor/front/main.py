@@ -49,7 +49,7 @@ def main(arguments: Sequence[str], confine: Confine) -> int:
     """
     set_title(TITLE)
     # Often sent to every process at once; the supervisor ends us when our clients are served.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     try:
         link_descriptor, channel_descriptor = (int(text) for text in arguments)

@@ -23,7 +23,14 @@ import msgspec
 from protocol import descriptors
 from protocol.descriptors import WorkerDescriptors
 from supervisor.zygote import jail, linux, roots
-from supervisor.zygote.spec import SPAWN_DESCRIPTORS, Reply, Spawn, Spawned, SpawnFailed
+from supervisor.zygote.spec import (
+    SPAWN_DESCRIPTORS,
+    Reply,
+    Serving,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+)
 from supervisor.zygote.title import ROOM, set_title
 
 Entry = Callable[[bytes, WorkerDescriptors], int | None]
@@ -71,8 +78,8 @@ def shed_privileges() -> None:
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
-    # A Ctrl-C is for the supervisor, which ends the others in order.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # A Ctrl-C and a reload are for the supervisor, which ends the others in order.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -195,4 +202,6 @@ def main(arguments: list[str], load_entry: Callable[[], Entry]) -> None:
         return  # the supervisor ended before it could be watched
     entry = load_entry()
     settle()
+    with contextlib.suppress(ConnectionError):  # the supervisor has changed its mind
+        descriptors.send(channel, msgspec.msgpack.encode(Serving()))
     serve(channel, entry)

@@ -85,4 +85,8 @@ class SpawnFailed(msgspec.Struct, frozen=True, tag="failed"):
     reason: str
 
 
-Reply = Spawned | SpawnFailed
+class Serving(msgspec.Struct, frozen=True, tag="serving"):
+    """Sent once, unasked: everything is imported, and requests are answered from here on."""
+
+
+Reply = Serving | Spawned | SpawnFailed

@@ -16,7 +16,7 @@ import msgspec
 
 from protocol import descriptors
 from supervisor.zygote import main, roots, seccomp
-from supervisor.zygote.spec import JailSpec, Reply, Spawn, Spawned, SpawnFailed
+from supervisor.zygote.spec import JailSpec, Reply, Serving, Spawn, Spawned, SpawnFailed
 
 ATTACKER = Path(__file__).with_name("attacker.py")
 DEADLINE_SECONDS = 20.0
@@ -184,6 +184,7 @@ class Zygote:
         os.close(their_ready)
         os.close(their_errors)
         reply: Reply = _decode_reply(descriptors.receive(self.channel)[0])
+        assert not isinstance(reply, Serving)
         assert reply.request == self._requests
         worker = Worker(getattr(reply, "pid", 0), link, channel, ready, errors)
         if isinstance(reply, Spawned):

@@ -45,6 +45,13 @@ def test_lines_about_one_tenant(state_dir: Path) -> None:
     assert run(state_dir, "--tenant", "nobody") == []
 
 
+def test_a_tenant_cannot_write_about_another(state_dir: Path) -> None:
+    forged = '{"tenant": "acme"} "tenant": "acme" tk_acme_'
+    write(state_dir, {"tenant": "globex", "source": "worker", "line": forged, "event": "output"})
+    assert run(state_dir, "--tenant", "acme") == []
+    assert len(run(state_dir, "--tenant", "globex")) == 1
+
+
 def test_no_log_is_a_clear_error(state_dir: Path) -> None:
     done = subprocess.run(
         [str(OPENCLAW), "logs"],

@@ -81,6 +81,10 @@ class Gateway:
         while not self.openclaw_json("tenants", "status", tenant)[0]["inFlight"]:
             assert time.monotonic() < deadline
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal the supervisor."""
+        self._process.send_signal(number)
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
         """Signal the supervisor and wait; gives exit code and standard error."""
         self._process.send_signal(number)

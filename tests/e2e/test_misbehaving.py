@@ -137,7 +137,7 @@ def test_over_the_restart_budget_a_tenant_fails_until_an_operator_acts(crowd: Cr
     token = crowd.create(tenant)
     refused(health(crowd, token), saying=OUT_OF_SERVICE)
     row = crowd.wait_for_state(tenant, "failed", deaths=DEATHS_MAX)
-    assert row["reason"] == f"{DEATHS_MAX} deaths within 60 s; last: exited with 1"
+    assert row["reason"] == f"{DEATHS_MAX} deaths within 60 s of service; last: exited with 1"
     refused(health(crowd, token), saying=OUT_OF_SERVICE)
     events = [line["event"] for line in crowd.log_of(tenant)]
     assert events.count("worker died") == DEATHS_MAX
@@ -205,6 +205,9 @@ def test_a_generation_that_ignores_its_end_does_not_keep_the_next_one_waiting(
     crowd.wait_for(tenant, lambda _: len(crowd.workers(tenant)) == 1)
     (death,) = [line for line in crowd.log_of(tenant) if line["event"] == "worker died"]
     assert death["cause"] == "killed by SIGKILL; did not end in time"
+    row = crowd.wait_for_state(tenant, "ready", deaths=1)  # in its history, and no reason to wait
+    assert row["lastDeath"] == death["cause"]
+    assert row["restarts"] == 1
 
 
 def test_a_worker_that_ignores_its_end_can_be_suspended(crowd: Crowd) -> None:
@@ -333,4 +336,4 @@ def test_workers_that_never_keep_to_it_fail(crowd: Crowd) -> None:
     tenant = "always-closes-channel"
     refused(health(crowd, crowd.create(tenant)), saying=OUT_OF_SERVICE)
     row = crowd.wait_for_state(tenant, "failed", deaths=DEATHS_MAX)
-    assert row["reason"].startswith(f"{DEATHS_MAX} deaths within 60 s; last: ")
+    assert row["reason"].startswith(f"{DEATHS_MAX} deaths within 60 s of service; last: ")

@@ -13,6 +13,7 @@ from protocol.spawn import ControlRequest
 from supervisor.config import Config
 from supervisor.control import ControlPlane
 from supervisor.registry import Quota
+from supervisor.reload import Reloaded
 from supervisor.state import StateRoot
 from supervisor.status import TenantStatus
 from supervisor.tenants import CreatedTenant, TenantDesk, TenantView
@@ -56,6 +57,9 @@ class DeskActions:
 
     async def resume_tenant(self, tenant: str, *, actor: str) -> None:
         self.desk.set_state(tenant, "enabled", actor=actor)
+
+    async def reload(self) -> Reloaded:
+        return Reloaded(applied=(), needs_restart=(), zygote_pid=1)
 
     async def status(self, tenant: str | None) -> list[TenantStatus]:
         rows = self.desk.list() if tenant is None else [self.desk.get(tenant)]

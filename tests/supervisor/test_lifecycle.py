@@ -176,6 +176,13 @@ def crash_and_retry(subject: Lifecycle, at: float) -> float:
     return delay
 
 
+def serve_and_retry(subject: Lifecycle, at: float, seconds: float) -> tuple[float, float]:
+    """One life that is ready at `at`; gives when it was tried again, and the delay before that."""
+    subject.on(Event.READY, at)
+    delay = crash_and_retry(subject, at + seconds)
+    return at + seconds + delay, delay
+
+
 def test_five_restarts_in_a_minute_and_then_it_has_failed() -> None:
     subject = life(Event.WANTED)
     at, delays = 0.0, []
@@ -185,24 +192,42 @@ def test_five_restarts_in_a_minute_and_then_it_has_failed() -> None:
     assert delays == [1, 2, 4, 8, 16]
     assert subject.on_death(death(at)) is Action.REFUSE
     assert subject.state is State.FAILED
-    assert subject.reason == "6 deaths within 60 s; last: exit 1"
+    assert subject.reason == "6 deaths within 60 s of service; last: exit 1"
     assert subject.on(Event.WANTED, at + 1e6) is Action.REFUSE
     assert subject.state is State.FAILED
 
 
-def test_the_budget_is_of_a_minute_and_no_more() -> None:
-    within, outside = life(Event.WANTED), life(Event.WANTED)
-    for number in range(RESTARTS_MAX):
-        crash_and_retry(within, number)
-        crash_and_retry(outside, number)
-    assert within.on_death(death(RESTART_WINDOW_SECONDS - 0.001)) is Action.REFUSE
-    assert outside.on_death(death(RESTART_WINDOW_SECONDS)) is Action.WAIT
+@pytest.mark.parametrize("seconds", [0.0, 12.0, 3600.0])
+def test_one_that_never_gets_ready_fails_however_long_each_start_takes(seconds: float) -> None:
+    subject = life(Event.WANTED)
+    at = 0.0
+    for _ in range(RESTARTS_MAX):
+        at += seconds
+        assert subject.on(Event.LATE, at) is Action.ABORT
+        at += crash_and_retry(subject, at)
+    assert subject.on_death(death(at + seconds)) is Action.REFUSE
+    assert subject.state is State.FAILED
+
+
+@pytest.mark.parametrize(
+    ("last", "action"), [(19.999, Action.REFUSE), (20.0, Action.WAIT)], ids=["within", "outside"]
+)
+def test_the_budget_is_of_a_minute_of_service_and_no_more(last: float, action: Action) -> None:
+    subject = life(Event.WANTED)
+    at = 0.0
+    for _ in range(RESTARTS_MAX):
+        at, _ = serve_and_retry(subject, at, 10.0)
+    subject.on(Event.READY, at + 1000.0)
+    assert subject.on_death(death(at + 1000.0 + last)) is action
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 0.999])
 def test_the_delay_doubles_up_to_a_minute(jitter: float) -> None:
     subject = life(Event.WANTED, jitter=jitter)
-    delays = [crash_and_retry(subject, number * 100.0) for number in range(9)]
+    at, delays = 0.0, []
+    for _ in range(9):
+        at, delay = serve_and_retry(subject, at, RESTART_WINDOW_SECONDS)
+        delays.append(delay)
     expected = [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert delays == pytest.approx([base * (1 + BACKOFF_JITTER * jitter) for base in expected])
 
@@ -294,23 +319,46 @@ def test_a_next_generation_takes_over_from_one_that_dies(code: int | None) -> No
     assert subject.on(Event.READY, 2.0) is Action.SERVE
 
 
-def test_a_new_generations_time_is_its_own() -> None:
-    subject = life(*WAYS[State.READY])
-    crash = death(CLEAN_SECONDS - 1)
-    subject.on(Event.RESTART, 1.0)
-    assert subject.on(Event.NEXT_READY, CLEAN_SECONDS - 2) is Action.SWITCH
-    assert subject.on_death(crash) is Action.WAIT
+def test_a_change_of_generations_is_no_break_in_the_service() -> None:
+    subject = life(Event.WANTED)
+    crash_and_retry(subject, 0.0)
+    subject.on(Event.READY, 10.0)
+    subject.on(Event.RESTART, 20.0)
+    assert subject.on(Event.NEXT_READY, 30.0) is Action.SWITCH
+    assert subject.on_death(death(10.0 + CLEAN_SECONDS)) is Action.WAIT
     assert subject.next_delay() == 1
-    subject.on(Event.RETRY, CLEAN_SECONDS)
-    assert subject.on_death(death(CLEAN_SECONDS + 1)) is Action.WAIT
-    assert subject.next_delay() == 2
+
+
+def test_one_that_was_replaced_and_does_not_end_by_itself_is_a_death_without_consequence() -> None:
+    subject = life(*WAYS[State.READY])
+    killed = death(1.0, exit_code=None)
+    subject.on_old_death(killed)
+    subject.on_old_death(death(2.0, exit_code=0))
+    assert list(subject.deaths) == [killed]
+    assert (subject.state, subject.reason) == (State.READY, "")
+
+
+def test_restarts_are_counted_and_wakes_are_not() -> None:
+    subject = life(*WAYS[State.PARKED])
+    subject.on(Event.WANTED, 1.0)
+    assert subject.restarts == 0
+    crash_and_retry(subject, 2.0)
+    assert subject.restarts == 1
+    subject.on(Event.READY, 3.0)
+    subject.on(Event.RESTART, 4.0)
+    subject.on(Event.RESTART, 4.0)  # refused: one is under way
+    assert subject.restarts == 2
+    subject.on_death(death(5.0))  # what was started already takes over
+    assert (subject.state, subject.restarts) == (State.STARTING, 2)
 
 
 def test_the_last_hundred_deaths_are_kept() -> None:
     subject = life(Event.WANTED)
-    for number in range(DEATHS_KEPT + 50):
-        crash_and_retry(subject, number * 100.0)
-    assert [kept.at for kept in subject.deaths] == [number * 100.0 for number in range(50, 150)]
+    at, ends = 0.0, []
+    for _ in range(DEATHS_KEPT + 50):
+        ends.append(at + RESTART_WINDOW_SECONDS)
+        at, _ = serve_and_retry(subject, at, RESTART_WINDOW_SECONDS)
+    assert [kept.at for kept in subject.deaths] == ends[50:]
     assert DEATHS_KEPT == 100
 
 
@@ -325,7 +373,7 @@ class AnyLife(RuleBasedStateMachine):
         self.life = Lifecycle(Jitter(0.0))
         self.now = 0.0
         self.present = self.next = False
-        self.ready_since: float | None = None
+        self.served = 0.0
         self.doubled = 0
         self.restarts: list[float] = []
 
@@ -356,14 +404,14 @@ class AnyLife(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.0, 0.5, 7.0, 20.0, 60.0, 599.0, 600.0]))
     def time_goes_on(self, seconds: float) -> None:
         self.now += seconds
+        if self.life.state in (State.READY, State.RESTARTING):
+            self.served += seconds
 
     @rule(event=st.sampled_from([event for event in Event if event not in DIED]))
     def something_happens(self, event: Event) -> None:
         before, state = insides(self.life), self.life.state
         if (state, event) in TABLE:
             action = self.life.on(event, self.now)
-            if event in (Event.READY, Event.NEXT_READY):
-                self.ready_since = self.now
             if event is Event.RESTART and action is Action.SPAWN:
                 self.forgive()
             self.act(action)
@@ -382,8 +430,7 @@ class AnyLife(RuleBasedStateMachine):
     @rule(code=st.sampled_from([0, 1, 3, 78, None]))
     def it_dies(self, code: int | None) -> None:
         state = self.life.state
-        clean = self.ready_since is not None and self.now - self.ready_since >= 600
-        self.ready_since = None
+        clean = bool(self.restarts) and self.served - self.restarts[-1] >= 600
         self.present = False
         expected = {
             State.DRAINING: State.ABSENT,
@@ -391,12 +438,12 @@ class AnyLife(RuleBasedStateMachine):
             State.SUSPENDING: State.SUSPENDED,
         }.get(state)
         if expected is None:
-            if clean:
-                self.forgive()
-            recent = [at for at in self.restarts if self.now - at < 60]
             expected = State.FAILED
+            if clean and code not in (3, 78):
+                self.forgive()
+            recent = [at for at in self.restarts if self.served - at < 60]
             if code not in (3, 78) and len(recent) < 5:
-                self.restarts.append(self.now)
+                self.restarts.append(self.served)
                 expected = State.BACKOFF
             if state is State.RESTARTING:
                 expected = State.STARTING

@@ -27,8 +27,6 @@ def main() -> None:
     for name, values in settings.items():
         set_constants(importlib.import_module(name), values)
 
-    import msgspec
-
     from supervisor import config as gateway_config
     from supervisor import front_process, isolation
     from supervisor.child import FIRST_DESCRIPTOR
@@ -39,10 +37,11 @@ def main() -> None:
 
     os.umask(0o077)
     state = StateRoot(default_root())
-    config = gateway_config.load(state.config)
-    config = msgspec.structs.replace(
-        config, gateway=msgspec.structs.replace(config.gateway, port=0)
-    )
+
+    def read_config() -> gateway_config.Config:
+        return gateway_config.load(state.config, port=0)
+
+    config = read_config()
     state.prepare()
     own_limits = json.dumps(settings.get(LIMITS, {}))
     setattr(  # noqa: B010 - it is final for everybody else
@@ -53,7 +52,8 @@ def main() -> None:
     zygote = ["-I", str(HERE / "zygote_program.py"), *command(FIRST_DESCRIPTOR)[3:]]
 
     async def serve() -> None:
-        supervisor = Supervisor(state, lock, config, report, open_log(state.log), zygote)
+        log = open_log(state.log)
+        supervisor = Supervisor(state, lock, config, read_config, report, log, zygote)
         await supervisor.serve(
             lambda url: print(f"openclaw gateway · {url} · test", flush=True)  # noqa: T201
         )

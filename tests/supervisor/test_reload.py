@@ -1,0 +1,69 @@
+import msgspec
+import pytest
+
+from supervisor.config import Config, GatewaySection, TlsSection
+from supervisor.reload import LIVE, compare
+
+OTHER: dict[str, object] = {
+    "gateway.host": "::1",
+    "gateway.port": 1,
+    "gateway.tls": TlsSection(certificate="/other.pem", key="/other.key"),
+    "gateway.expose_without_tls": True,
+    "gateway.allowed_hosts": ("gw.example.org",),
+    "gateway.allowed_origins": ("https://page.example.org",),
+    "gateway.trusted_proxies": ("10.0.0.1",),
+    "gateway.connections_per_address": 7,
+    "isolation.mode": "none",
+    "isolation.uid_first": 70_000,
+    "isolation.uid_count": 2048,
+    "worker.idle_seconds": 1.5,
+    "alerts.command": ("/bin/true",),
+}
+
+
+PRESENT = Config(gateway=GatewaySection(tls=TlsSection(certificate="/c.pem", key="/c.key")))
+
+
+def changed(*keys: str) -> Config:
+    config = PRESENT
+    for key in keys:
+        section, field = key.split(".")
+        part = msgspec.structs.replace(getattr(config, section), **{field: OTHER[key]})
+        config = msgspec.structs.replace(config, **{section: part})
+    return config
+
+
+def test_every_key_is_known_here() -> None:
+    config = Config()
+    assert set(OTHER) == {
+        f"{section}.{field}"
+        for section in config.__struct_fields__
+        for field in getattr(config, section).__struct_fields__
+    }
+    assert set(OTHER) >= LIVE
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_a_change_takes_effect_or_is_named(key: str) -> None:
+    found = compare(PRESENT, changed(key))
+    assert found.applied == ((key,) if key in LIVE else ())
+    assert found.needs_restart == (() if key in LIVE else (key,))
+    assert found.config == (changed(key) if key in LIVE else PRESENT)
+
+
+@pytest.mark.parametrize("key", ["gateway.tls"])
+def test_whether_the_port_speaks_tls_is_decided_at_the_start(key: str) -> None:
+    for before, after in ((Config(), PRESENT), (PRESENT, Config())):
+        found = compare(before, after)
+        assert (found.applied, found.needs_restart) == ((), (key,))
+        assert found.config == before
+
+
+def test_what_needs_a_restart_is_named_again_and_what_is_in_force_is_not() -> None:
+    written = changed(*OTHER)
+    first = compare(PRESENT, written)
+    assert set(first.applied) == LIVE
+    second = compare(first.config, written)
+    assert second.applied == ()
+    assert second.needs_restart == first.needs_restart
+    assert compare(second.config, PRESENT).applied == first.applied
