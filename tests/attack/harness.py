@@ -139,6 +139,14 @@ class Worker:
         os.close(self.stderr)
 
 
+def next_reply(channel: socket.socket) -> Spawned | SpawnFailed:
+    """Wait for an answer to a request; that the zygote serves is clear from it."""
+    reply: Reply = Serving()
+    while isinstance(reply, Serving):
+        reply = _decode_reply(descriptors.receive(channel)[0])
+    return reply
+
+
 class Zygote:
     """A zygote process and the workers made by it."""
 
@@ -183,8 +191,7 @@ class Zygote:
         their_channel.close()
         os.close(their_ready)
         os.close(their_errors)
-        reply: Reply = _decode_reply(descriptors.receive(self.channel)[0])
-        assert not isinstance(reply, Serving)
+        reply = next_reply(self.channel)
         assert reply.request == self._requests
         worker = Worker(getattr(reply, "pid", 0), link, channel, ready, errors)
         if isinstance(reply, Spawned):

@@ -18,7 +18,8 @@ import msgspec
 
 from protocol import descriptors
 from supervisor.zygote import main
-from supervisor.zygote.spec import JailSpec, Reply, Spawn, Spawned
+from supervisor.zygote.spec import JailSpec, Spawn, Spawned
+from tests.attack.harness import next_reply
 
 if __name__ == "__main__":
     options, jail, order, errors = sys.argv[1:]
@@ -37,7 +38,7 @@ if __name__ == "__main__":
         end.close()
     os.close(their_ready)
     os.close(int(errors))
-    reply = msgspec.msgpack.decode(descriptors.receive(channel)[0], type=Reply)
+    reply = next_reply(channel)
     assert isinstance(reply, Spawned), reply
     assert os.read(ready, 1) == b"r"
     sys.stdout.write(json.dumps({"zygote": zygote.pid, "worker": reply.pid}) + "\n")
