@@ -100,7 +100,7 @@ class TenantWorker:
         self._over = self._over or event is Event.STOP
         self._expect_end(seconds)
         self._take(event, drain_seconds=seconds)
-        self._refuse(GatewayError(ErrorCode.UNAVAILABLE, "the tenant's worker is ending"))
+        self._answer(GatewayError(ErrorCode.UNAVAILABLE, "the tenant's worker is ending"))
         self._changed.set()
 
     async def ended(self) -> None:
@@ -224,8 +224,7 @@ class TenantWorker:
             case Action.SPAWN_NEXT:
                 self._next = self._spawn()
             case Action.SERVE:
-                self._restarts.answer()
-                self._waiting.answer()
+                self._answer()
             case Action.SWITCH:
                 self._switch()
             case Action.PROMOTE:
@@ -268,7 +267,7 @@ class TenantWorker:
         except (SpawnError, GatewayError, OSError) as error:
             if isinstance(error, OSError):
                 # The gateway's own want (descriptors, say), which no waiting for this tenant ends.
-                self._refuse(GatewayError(ErrorCode.UNAVAILABLE, "no worker can be started now"))
+                self._answer(GatewayError(ErrorCode.UNAVAILABLE, "no worker can be started now"))
             self._ended(process, None, f"could not be started: {error}")
             return
         if self.life.state in ENDING:
@@ -284,8 +283,7 @@ class TenantWorker:
 
     def _switch(self) -> None:
         old, self.current, self._next = self.current, self._next, None
-        self._restarts.answer()
-        self._waiting.answer()
+        self._answer()
         if old is not None:
             self._retiring.append(old)
             self._run(self._drain(old, limits.DRAIN_SECONDS))
@@ -336,20 +334,10 @@ class TenantWorker:
         self._ended(process, status, cause)
 
     def _ended(self, process: WorkerProcess, status: Exit | None, cause: str) -> None:
-        now = self._loop.time()
-        code, number = status or (None, None)
-        starved = number == signal.SIGKILL and not process.exit_reason and self._memory.is_short()
+        starved = process.was_killed_by_others(status) and self._memory.is_short()
         if starved:
             cause = f"{cause}; the system was out of memory"
-        death = Death(
-            now,
-            code,
-            number,
-            cause,
-            uptime=now - process.started_at,
-            generation=process.spec.generation,
-            out_of_memory=starved,
-        )
+        death = process.death(status, cause, out_of_memory=starved)
         action = self._judge(process, death)
         if self.life.deaths and self.life.deaths[-1] is death:
             self._log.warning(
@@ -361,7 +349,7 @@ class TenantWorker:
         self._do(action)
         if action is Action.REFUSE:
             self._refuse_restarts("the worker did not start", "")
-            self._refuse(self._refusal())
+            self._answer(self._refusal())
             self._around.alert(self.tenant, self.life.reason)
         elif action is Action.WAIT:
             self._refuse_restarts("the worker did not start", "; it will be tried again")
@@ -382,9 +370,9 @@ class TenantWorker:
 
     # Those who wait.
 
-    def _refuse(self, error: GatewayError) -> None:
-        self._waiting.answer(error)
-        self._restarts.answer(error)
+    def _answer(self, refusal: GatewayError | None = None) -> None:
+        self._restarts.answer(refusal)
+        self._waiting.answer(refusal)
 
     def _refuse_restarts(self, what: str, consequence: str) -> None:
         msg = f"{what} ({self.life.deaths[-1].cause}){consequence}"

@@ -14,6 +14,7 @@ from protocol import aio, descriptors, frames, limits
 from protocol.errors import RemoteProtocolError
 from protocol.spawn import Idle, WorkerSettings, WorkerSpec
 from supervisor.child import Child, Exit
+from supervisor.lifecycle import Death
 from supervisor.logs import Log, LogPump
 from supervisor.zygote.spec import JailSpec
 from supervisor.zygote_process import SpawnDescriptors, ZygoteProcess
@@ -127,6 +128,17 @@ class WorkerProcess:
         often = len(lost) == LINKS_LOST_MAX and now - lost[0] < LINKS_LOST_WINDOW_SECONDS
         lost.append(now)
         return often
+
+    def was_killed_by_others(self, status: Exit | None) -> bool:
+        """Say whether it was killed, and not by us."""
+        return status is not None and status.signal == signal.SIGKILL and not self.exit_reason
+
+    def death(self, status: Exit | None, cause: str, *, out_of_memory: bool) -> Death:
+        """Give its end; `status` is None for one that could not be started."""
+        now = asyncio.get_running_loop().time()
+        code, number = status or (None, None)
+        uptime = now - self.started_at
+        return Death(now, code, number, cause, uptime, self.spec.generation, out_of_memory)
 
     def ping(self) -> int:
         """Ask for a sign of life; gives how many earlier ones were not answered."""
