@@ -10,40 +10,36 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from protocol import aio, frames, limits
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.spawn import (
-    TENANTS_PER_UPDATE_MAX,
     ControlRequest,
     FrontSettings,
     FrontSpec,
-    TenantAccess,
-    TenantLoad,
     TenantsUpdate,
     WakeParams,
     WorkerSettings,
 )
 from supervisor import isolation
+from supervisor.actions import Actions
 from supervisor.alerts import Alert, AlertCommand
 from supervisor.child import FIRST_DESCRIPTOR
 from supervisor.config import Config
 from supervisor.control import ControlPlane
+from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess
 from supervisor.keeper import Keeper
 from supervisor.logs import Log
 from supervisor.notify import Notifier
 from supervisor.reception import front_settings, listen, stage_certificate, url_of
 from supervisor.reconcile import Wanted
-from supervisor.registry import Quota, Tenant
 from supervisor.reload import Reloaded, Reloader
 from supervisor.state import StateError, StateLock, StateRoot
-from supervisor.status import TenantStatus
-from supervisor.tenants import CreatedTenant, TenantDesk, TenantView, unix_ms
+from supervisor.tenants import TenantDesk, unix_ms
 from supervisor.version import VERSION
 from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
@@ -55,13 +51,6 @@ GENERATIONS_PER_EPOCH: Final = 1 << 20
 FRONT_DRAIN_SECONDS: Final = 30.0
 WORKER_DRAIN_SECONDS: Final = 30.0
 
-WANTED: Final = {
-    "enabled": Wanted.ENABLED,
-    "suspended": Wanted.SUSPENDED,
-    "deleting": Wanted.GONE,
-}
-
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -97,9 +86,8 @@ class Supervisor:
         self._alerts: Final = AlertCommand(config.alerts.command, log)
         self._notifier: Final = Notifier(os.environ)
         self._zygote_command: Final = zygote_command or zygote_program(FIRST_DESCRIPTOR)[1:]
-        self._disk: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
+        self._disk: Final = Disk("disk")
         self._desk: Final = TenantDesk(state, config)
-        self._rows: dict[str, Tenant] = {}
         self._front_lock = asyncio.Lock()
         self._stop_asked = asyncio.Event()
         self._serves = False
@@ -107,9 +95,10 @@ class Supervisor:
         self._failure: BaseException | None = None
         self._generation = self._desk.registry.next_epoch() * GENERATIONS_PER_EPOCH
         self._workers: Final = Workers(self, log)
-        read = functools.partial(self._on_disk, read_config)
+        read = functools.partial(self._disk, read_config)
         self._reloader: Final = Reloader(config, read, self, log, self._notifier)
-        self._control: Final = ControlPlane(state.mint_admin_key(), self)
+        self._actions: Final = Actions(self._desk, self._disk, self, self._workers)
+        self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
         settle = self._workers.reconcile
         self._fronts: Final = Keeper("front", self._start_front, settle, self._spawn_task, log)
         self._zygotes: Final = Keeper("zygote", self._start_zygote, settle, self._spawn_task, log)
@@ -139,9 +128,8 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn_task(self._on_reload_signal()))
         zygote = loop.create_task(self._zygotes.start())
         try:
-            await self._on_disk(self._desk.recover)
-            for row in await self._on_disk(self._desk.registry.tenants):
-                self._rows[row.id] = row
+            await self._disk(self._desk.recover)
+            await self._actions.load()
             self._check_owner()
             await self._fronts.start()
             await zygote
@@ -163,7 +151,7 @@ class Supervisor:
             raise self._failure
 
     def _check_owner(self) -> None:
-        strangers = [row.id for row in self._rows.values() if row.uid is None]
+        strangers = [row.id for row in self._actions.rows.values() if row.uid is None]
         if os.geteuid() == 0 and strangers:
             msg = (
                 f"{self._root} was made by an ordinary user ({strangers[0]} has no uid of its "
@@ -199,8 +187,8 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listener.close()
-        await self._on_disk(self._desk.close)
-        self._disk.shutdown()
+        await self._disk(self._desk.close)
+        self._disk.close()
         self._log.info("gateway stopped")
 
     def _spawn_task(self, work: "asyncio._CoroutineLike[None]") -> None:
@@ -214,10 +202,6 @@ class Supervisor:
             self._log.critical("supervisor failed", exc_info=task.exception())
             self._failure = self._failure or task.exception()
             self._stop_asked.set()
-
-    async def _on_disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._disk, functools.partial(work, *args, **kwargs))
 
     # What all tenants share.
 
@@ -252,8 +236,7 @@ class Supervisor:
                 self._fronts.ended,
                 self._log.bind(source="front"),
             )
-            tokens = await self._on_disk(self._desk.registry.token_digests)
-            await front.start([_access(row, tokens) for row in self._rows.values()])
+            await front.start(await self._actions.accesses())
         return front
 
     async def _watch_front(self) -> None:
@@ -272,7 +255,8 @@ class Supervisor:
             jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root, *readable)),
         )
 
-    async def _tell_front(self, *changes: TenantsUpdate | FrontSettings) -> None:
+    async def tell_front(self, *changes: TenantsUpdate | FrontSettings) -> None:
+        """See `supervisor.actions.Around`."""
         async with self._front_lock:
             if self.front is not None:
                 try:
@@ -311,18 +295,21 @@ class Supervisor:
 
     def wanted(self, tenant: str) -> Wanted:
         """See `supervisor.surroundings.Surroundings`."""
-        row = self._rows.get(tenant)
-        return Wanted.GONE if row is None else WANTED[row.state]
+        return self._actions.wanted(tenant)
 
     async def jail_of(self, tenant: str) -> JailSpec:
         """See `supervisor.surroundings.Surroundings`."""
-        row = self._rows.get(tenant)
+        row = self._actions.rows.get(tenant)
         if row is None or row.state != "enabled":
             raise GatewayError(ErrorCode.NOT_FOUND, f"no such tenant: {tenant}")
         directory = self._state.tenant_directory(tenant)
         if not directory.is_dir():
-            await self._on_disk(self._desk.ensure_directory, row)
+            await self._disk(self._desk.ensure_directory, row)
         return self._isolation.worker_jail(self._root, tenant, row.uid)
+
+    async def reload(self) -> Reloaded:
+        """See `supervisor.actions.Around`."""
+        return await self._reloader.reload()
 
     # supervisor.reload.Reloadable
 
@@ -332,8 +319,8 @@ class Supervisor:
 
     async def apply(self, config: Config) -> None:
         """See `Reloadable`."""
-        await self._on_disk(stage_certificate, config.gateway, self._tls, self._isolation.front_uid)
-        await self._tell_front(front_settings(config.gateway, self._tls))
+        await self._disk(stage_certificate, config.gateway, self._tls, self._isolation.front_uid)
+        await self.tell_front(front_settings(config.gateway, self._tls))
         self._alerts.command = config.alerts.command
         self._workers.change_settings(WorkerSettings(idle_seconds=config.worker.idle_seconds))
 
@@ -346,19 +333,7 @@ class Supervisor:
 
     async def reread_registry(self) -> None:
         """See `Reloadable`."""
-        read = await self._on_disk(self._desk.snapshot)
-        # Nothing is awaited before the front's turn: what is newer than this is told after it.
-        # One that is being deleted is somebody's business already.
-        kept = (row for row in read.rows if row.state != "deleting" or row.id in self._rows)
-        known = {row.id: row for row in kept}
-        gone = [*(self._rows.keys() - known.keys())]
-        self._rows = known
-        accesses = [_access(row, read.tokens) for row in known.values()]
-        parts = range(0, len(accesses), TENANTS_PER_UPDATE_MAX)
-        await self._tell_front(
-            TenantsUpdate(gone=gone),
-            *(TenantsUpdate(known=accesses[at : at + TENANTS_PER_UPDATE_MAX]) for at in parts),
-        )
+        await self._actions.reread()
         self._workers.reconcile()
 
     def next_generation(self) -> int:
@@ -378,96 +353,6 @@ class Supervisor:
     def alert(self, tenant: str, reason: str) -> None:
         """See `supervisor.surroundings.Surroundings`."""
         self._alerts.send(Alert(tenant_id=tenant, state="failed", reason=reason, ts=unix_ms()))
-
-    # supervisor.control.TenantActions
-
-    async def create_tenant(
-        self, tenant: str, *, actor: str, display_name: str | None, quota: Quota
-    ) -> CreatedTenant:
-        """See `TenantActions`."""
-        created = await self._on_disk(
-            self._desk.create, tenant, actor=actor, display_name=display_name, quota=quota
-        )
-        await self._know(tenant)
-        return created
-
-    async def list_tenants(self) -> list[TenantView]:
-        """See `TenantActions`."""
-        return await self._on_disk(self._desk.list)
-
-    async def get_tenant(self, tenant: str) -> TenantView:
-        """See `TenantActions`."""
-        return await self._on_disk(self._desk.get, tenant)
-
-    async def rotate_token(self, tenant: str, *, actor: str) -> str:
-        """See `TenantActions`."""
-        token = await self._on_disk(self._desk.rotate, tenant, actor=actor)
-        await self._know(tenant)
-        return token
-
-    async def delete_tenant(self, tenant: str, *, actor: str) -> None:
-        """See `TenantActions`."""
-        await self._on_disk(self._desk.begin_delete, tenant, actor=actor)
-        self._rows.pop(tenant, None)
-        await self._tell_front(TenantsUpdate(gone=[tenant]))
-        await self._workers.settle(tenant)
-        await self._on_disk(self._desk.finish_delete, tenant, actor=actor)
-
-    async def restart_tenant(self, tenant: str) -> TenantStatus:
-        """See `TenantActions`."""
-        view = await self.get_tenant(tenant)
-        if view.state != "enabled":
-            msg = f"the tenant is {view.state}; a restart is not possible now"
-            raise GatewayError(ErrorCode.CONFLICT, msg)
-        await self._workers.restart(tenant)
-        return (await self.status(tenant))[0]
-
-    async def suspend_tenant(self, tenant: str, *, actor: str) -> None:
-        """See `TenantActions`."""
-        await self._on_disk(self._desk.set_state, tenant, "suspended", actor=actor)
-        await self._know(tenant)
-        await self._workers.settle(tenant)
-
-    async def resume_tenant(self, tenant: str, *, actor: str) -> None:
-        """See `TenantActions`."""
-        await self._on_disk(self._desk.set_state, tenant, "enabled", actor=actor)
-        await self._know(tenant)
-        await self._workers.settle(tenant)
-
-    async def status(self, tenant: str | None) -> list[TenantStatus]:
-        """See `TenantActions`."""
-        if tenant is not None:
-            await self.get_tenant(tenant)
-        load: dict[str, TenantLoad] = {}
-        if self.front is not None:
-            with contextlib.suppress(LinkClosedError, TimeoutError):
-                load = await self.front.load()
-        return [
-            self._workers.status(
-                row.id,
-                row.state,
-                load.get(row.id, TenantLoad()),
-                history=tenant is not None,
-            )
-            for row in sorted(self._rows.values(), key=lambda row: row.id)
-            if tenant in (None, row.id)
-        ]
-
-    async def reload(self) -> Reloaded:
-        """See `TenantActions`."""
-        return await self._reloader.reload()
-
-    async def _know(self, tenant: str) -> None:
-        row = await self._on_disk(self._desk.registry.get, tenant)
-        tokens = await self._on_disk(self._desk.registry.tokens_of, tenant)
-        self._rows[tenant] = row
-        await self._tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
-
-
-def _access(row: Tenant, tokens: dict[str, dict[str, int]]) -> TenantAccess:
-    return TenantAccess(
-        tenant=row.id, enabled=row.state == "enabled", tokens=tokens.get(row.id, {})
-    )
 
 
 def _decode(params: bytes, kind: type[T]) -> T:
