@@ -86,7 +86,7 @@ def may_import(module: str, name: str) -> bool:
     match mine, theirs:
         case "cli", "supervisor":
             # `openclaw gateway` is the one command that becomes a process of the tree.
-            if module == "cli.gateway" and name.startswith("supervisor.main."):
+            if module == "cli.serve" and name.startswith("supervisor.main."):
                 return True
             return not {"main", "__main__"} & set(name.split("."))
         case "supervisor", "worker":
@@ -133,7 +133,7 @@ def test_import_rule_refuses(module: str, source: str) -> None:
         ),
         ("worker.store.files", "from ..main import main\nfrom protocol import names"),
         ("supervisor.zygote.__main__", "from worker.main import main"),
-        ("cli.gateway", "from supervisor.main import Supervisor"),
+        ("cli.serve", "from supervisor.main import Supervisor"),
         ("cli.tenants", "from supervisor.registry import Registry\nimport protocol.names"),
     ],
 )
