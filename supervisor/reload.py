@@ -76,7 +76,8 @@ class Reloadable(Protocol):
         """Have this configuration be in force.
 
         Raises:
-            CertificateError, OSError: the certificate cannot be used; nothing has changed.
+            CertificateError, GatewayError, OSError: the front or the certificate refuses; nothing
+                has changed.
         """
 
     async def reread_registry(self) -> None:
@@ -146,9 +147,9 @@ class Reloader:
         self.config, applied, needs_restart = compare(before, written)
         try:
             await self._what.apply(self.config)
-        except (CertificateError, OSError) as error:
+        except (CertificateError, GatewayError, OSError) as error:
             self.config = before
-            msg = f"gateway.tls: {error}; the configuration stays as it was"
+            msg = f"gateway: {error}; the configuration stays as it was"
             raise GatewayError(ErrorCode.INVALID_REQUEST, msg) from error
         await self._what.reread_registry()
         try:

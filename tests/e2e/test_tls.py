@@ -1,6 +1,7 @@
 """A gateway with a certificate: everything that was HTTP is HTTPS, for clients and commands."""
 
 import http.client
+import ssl
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,34 @@ def test_what_is_no_pair_keeps_it_from_starting(state_dir: Path) -> None:
     configure(state_dir, paths.FIRST, paths.SECOND_KEY)
     with pytest.raises(AssertionError, match="are no certificate and its key"):
         Gateway(state_dir)
+
+
+def certificate_of(gateway: Gateway) -> bytes:
+    host, port = gateway.address.rsplit(":", 1)
+    pem = ssl.get_server_certificate((host, int(port)), timeout=10)
+    return ssl.PEM_cert_to_DER_cert(pem)
+
+
+def test_a_reload_takes_the_renewed_certificate_and_refuses_what_is_no_pair(
+    state_dir: Path,
+) -> None:
+    first, second = (
+        ssl.PEM_cert_to_DER_cert(path.read_text()) for path in (paths.FIRST, paths.SECOND)
+    )
+    configure(state_dir, paths.FIRST, paths.FIRST_KEY)
+    with Gateway(state_dir) as gateway:
+        assert certificate_of(gateway) == first
+        configure(state_dir, paths.FIRST, paths.SECOND_KEY)
+        refused = gateway.openclaw("gateway", "reload")
+        assert refused.returncode == 1
+        assert "are no certificate and its key" in refused.stderr
+        assert certificate_of(gateway) == first
+        configure(state_dir, paths.SECOND, paths.SECOND_KEY)
+        assert gateway.openclaw_json("gateway", "reload")["applied"] == ["gateway.tls"]
+        assert certificate_of(gateway) == second
+        configure(state_dir, paths.SECOND, paths.FIRST_KEY)
+        assert gateway.openclaw("gateway", "reload").returncode == 1
+        (state_dir / "config.yaml").unlink()
+        done = gateway.openclaw_json("gateway", "reload")
+        assert (done["applied"], done["needsRestart"]) == ([], ["gateway.tls"])
+        assert certificate_of(gateway) == second
