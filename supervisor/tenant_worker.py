@@ -154,7 +154,8 @@ class TenantWorker:
                 self._expect_end(0)
             case _:
                 pass
-        self._set_timer()
+        if taken is not Step.NOTHING or self._timer is None:
+            self._set_timer()
         return taken
 
     def _set_timer(self) -> None:
@@ -164,7 +165,11 @@ class TenantWorker:
             self._timer = None
         due_at = self.actual.due_at
         if due_at is not None:
-            self._timer = self._loop.call_at(due_at, self.reconcile)
+            self._timer = self._loop.call_at(due_at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.reconcile()
 
     def _expect_end(self, seconds: float) -> None:
         # Its processes have timers of their own, which run out well before.

@@ -1,6 +1,7 @@
 """The workers of all tenants."""
 
 import asyncio
+import contextlib
 from typing import Final
 
 from protocol import limits
@@ -13,6 +14,9 @@ from supervisor.reconcile import Step, Wanted
 from supervisor.status import TenantStatus, death_record, usage
 from supervisor.surroundings import Surroundings
 from supervisor.tenant_worker import TenantWorker
+
+PASSES_PER_TURN: Final = 100
+"""Of the event loop; each takes some microseconds."""
 
 
 class Workers:
@@ -28,6 +32,7 @@ class Workers:
         self._log: Final = log
         self._tenants: Final[dict[str, TenantWorker]] = {}
         self._memory: Final = Memory()
+        self._due: Final = asyncio.Event()
         self._stopping = False
 
     async def wake(self, tenant: str) -> None:
@@ -47,10 +52,8 @@ class Workers:
         await self._get(tenant).restart()
 
     def reconcile(self) -> None:
-        """Bring every worker nearer to what the registry wants of its tenant."""
-        if not self._stopping:
-            for worker in list(self._tenants.values()):
-                self._reconcile(worker)
+        """Have every worker brought nearer to what the registry wants of its tenant, soon."""
+        self._due.set()
 
     def _reconcile(self, worker: TenantWorker) -> None:
         if worker.reconcile() is Step.FORGET:
@@ -132,13 +135,25 @@ class Workers:
         )
 
     async def watch(self) -> None:
-        """Every two seconds ping every worker and reconcile, for ever."""
+        """Reconcile every two seconds and when it is asked for; ping as often. For ever."""
+        loop = asyncio.get_running_loop()
+        ping_at = loop.time() + limits.PING_INTERVAL_SECONDS
         while True:
-            await asyncio.sleep(limits.PING_INTERVAL_SECONDS)
-            self._memory.look()
-            for worker in self._tenants.values():
-                worker.check_alive()
-            self.reconcile()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(ping_at):
+                    await self._due.wait()
+            self._due.clear()
+            pings = loop.time() >= ping_at
+            if pings:
+                ping_at = loop.time() + limits.PING_INTERVAL_SECONDS
+                self._memory.look()
+            for number, worker in enumerate(list(self._tenants.values()), 1):
+                if pings:
+                    worker.check_alive()
+                if not self._stopping:
+                    self._reconcile(worker)
+                if number % PASSES_PER_TURN == 0:
+                    await asyncio.sleep(0)  # thousands of tenants must not keep others waiting
 
     def _get(self, tenant: str) -> TenantWorker:
         if self._stopping:
