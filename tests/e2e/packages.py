@@ -15,9 +15,9 @@ START = (
 
 
 class Upgradable(Gateway):
-    """The gateway of a copy below its state directory."""
+    """The gateway of a copy below its state directory; `changes` are made before it starts."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *changes: tuple[str, str, str]) -> None:
         self.packages = state_dir / "packages"
         for name in PACKAGES:
             shutil.copytree(
@@ -25,6 +25,8 @@ class Upgradable(Gateway):
             )
         for path in (self.packages, *self.packages.rglob("*")):
             path.chmod(0o755 if path.is_dir() else 0o644)
+        for change in changes:
+            self.change(*change)
         super().__init__(state_dir, command=(sys.executable, "-c", START, str(self.packages)))
 
     def change(self, file: str, before: str, after: str) -> None:

@@ -231,6 +231,12 @@ def test_new_code_that_does_not_start(state_dir: Path) -> None:
         assert gateway.rpc(gateway.create("globex"), "health")["ok"] is True
 
 
+def test_a_gateway_without_a_zygote_does_not_start(state_dir: Path) -> None:
+    with pytest.raises(AssertionError, match="the zygote does not start"):
+        Upgradable(state_dir, ("worker/health.py", "ok=True,", "ok=True"))
+    assert "SyntaxError" in (state_dir / "gateway.log").read_text()
+
+
 @pytest.mark.parametrize("keep_going", [False, True])
 def test_a_round_of_restarts_stops_at_one_that_fails(state_dir: Path, keep_going: bool) -> None:
     names = ["acme", "globex", "initech"]
