@@ -5,14 +5,15 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
-from protocol import descriptors
+from protocol import descriptors, limits
 from supervisor.child import Child, Exit, start_python
 from supervisor.logs import Log, LogPump
-from supervisor.zygote.spec import JailSpec, Reply, Spawn, Spawned
+from supervisor.newborn import Newborn
+from supervisor.zygote.spec import JailSpec, Order, Reply, Spawn, Spawned
 
 SPAWN_SECONDS: Final = 10.0
 SPAWNS_WAITING_MAX: Final = 32
@@ -25,15 +26,6 @@ class SpawnError(Exception):
     """The zygote could not fork a worker."""
 
 
-class SpawnDescriptors(NamedTuple):
-    """What a worker is born with, in the order in which the zygote expects it."""
-
-    link: int
-    channel: int
-    ready: int
-    stderr: int
-
-
 class ZygoteProcess:
     """One zygote process.
 
@@ -41,14 +33,24 @@ class ZygoteProcess:
         command: The interpreter's arguments; the program finds its channel at descriptor 3.
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
+        shape: Of the processes that are made ahead; without it there are none.
     """
 
     def __init__(
-        self, command: Sequence[str], on_exit: Callable[["ZygoteProcess", Exit], None], log: Log
+        self,
+        command: Sequence[str],
+        on_exit: Callable[["ZygoteProcess", Exit], None],
+        log: Log,
+        shape: JailSpec | None = None,
     ) -> None:
         self._command: Final = command
         self._on_exit: Final = on_exit
         self._log: Final = log
+        self._shape: Final = shape
+        self._spares: Final[list[Newborn]] = []
+        self._refilling: asyncio.Task[None] | None = None
+        self._spawning = 0
+        self._closed = False
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._last_request = 0
         self._slots = asyncio.Semaphore(SPAWNS_WAITING_MAX)
@@ -70,37 +72,104 @@ class ZygoteProcess:
         self._channel.setblocking(False)
         asyncio.get_running_loop().add_reader(self._channel, self._on_message)
         self._child = Child(pid, self._ended)
+        self._refill()
 
-    async def spawn(self, jail: JailSpec, spec: bytes, fds: SpawnDescriptors) -> int:
-        """Fork a worker, which becomes a child of this process; gives its pid.
+    async def spawn(self, jail: JailSpec, entry: bytes) -> Newborn:
+        """Give a process that is a child of this one and has been told whose worker it is.
 
         Args:
             jail: How it is jailed.
-            spec: What it is told, opaque to the zygote.
-            fds: Copies of these go to the worker; the caller closes its own.
+            entry: What it is told, opaque to the zygote.
 
         Raises:
             SpawnError: the zygote refused, is gone, or did not answer in time.
+            OSError: there are no descriptors left.
         """
+        order = msgspec.msgpack.encode(
+            Order(tenant=jail.tenant, uid=jail.uid, gid=jail.gid, entry=entry)
+        )
+        self._spawning += 1
+        try:
+            found = await self._tell_spare(jail.shape, order)
+            if found is None:
+                found = await self._make(jail.shape)
+                found.tell(order)  # if it has ended already, its status says why
+            return found
+        finally:
+            self._spawning -= 1
+            self._refill()
+
+    async def _make(self, shape: JailSpec) -> Newborn:
         async with self._slots:
+            newborn = Newborn()
             self._last_request += 1
             request = self._last_request
             answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self._waiting[request] = answer
             try:
-                message = msgspec.msgpack.encode(Spawn(request=request, jail=jail, entry=spec))
-                descriptors.send(self._channel, message, fds)
+                message = msgspec.msgpack.encode(Spawn(request=request, jail=shape))
+                try:
+                    descriptors.send(self._channel, message, newborn.theirs)
+                finally:
+                    newborn.close_theirs()
                 async with asyncio.timeout(SPAWN_SECONDS):
-                    return await answer
-            except TimeoutError as error:
-                self.kill()  # it hangs; the next one will not
-                msg = "the zygote does not answer"
-                raise SpawnError(msg) from error
-            except OSError as error:
-                msg = f"the zygote cannot be asked: {error}"
-                raise SpawnError(msg) from error
+                    newborn.runs(await answer, lambda _: self._lose(newborn))
+            except BaseException as error:
+                newborn.close()
+                if isinstance(error, TimeoutError):
+                    self.kill()  # it hangs; the next one will not
+                    msg = "the zygote does not answer"
+                    raise SpawnError(msg) from error
+                if isinstance(error, OSError):
+                    msg = f"the zygote cannot be asked: {error}"
+                    raise SpawnError(msg) from error
+                raise
+            else:
+                return newborn
             finally:
                 del self._waiting[request]
+
+    # Spares: made ahead, told when somebody needs one.
+
+    async def _tell_spare(self, shape: JailSpec, order: bytes) -> Newborn | None:
+        while shape == self._shape and self._spares:
+            spare = self._spares.pop(0)
+            try:
+                async with asyncio.timeout(limits.SPARE_ANSWER_SECONDS):
+                    if spare.tell(order) and await spare.told():
+                        return spare
+            except TimeoutError:
+                self._log.error("a spare hangs", pid=spare.child.pid)
+            await spare.end()  # or there could be two of the same generation
+        return None
+
+    def _refill(self) -> None:
+        """Make spares when nobody waits for the zygote: they must not be in anybody's way."""
+        if self._shape is not None and (self._refilling is None or self._refilling.done()):
+            self._refilling = asyncio.get_running_loop().create_task(self._make_spares(self._shape))
+
+    async def _make_spares(self, shape: JailSpec) -> None:
+        while len(self._spares) < limits.SPARES and not self._spawning and not self._closed:
+            try:
+                spare = await self._make(shape)
+            except (SpawnError, OSError) as error:
+                if not self._closed:
+                    self._log.error("no spare can be made", error=str(error))
+                return
+            if self._closed:
+                await spare.end()
+                return
+            self._spares.append(spare)
+            if not await asyncio.shield(spare.waits):
+                return  # it ended; so would the next
+
+    def _lose(self, newborn: Newborn) -> None:
+        if newborn in self._spares:
+            self._spares.remove(newborn)
+            if not self._closed:
+                self._log.error("a spare died", pid=newborn.child.pid)
+            LogPump(os.dup(newborn.stderr), self._log)
+            newborn.close()
 
     def _on_message(self) -> None:
         try:
@@ -134,13 +203,22 @@ class ZygoteProcess:
         self._on_exit(self, status)
 
     def _close_channel(self) -> None:
+        self._closed = True
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
+        for spare in self._spares:
+            spare.child.signal(signal.SIGKILL)
 
     async def stop(self) -> None:
-        """End it: it leaves by itself when its channel is closed."""
+        """End it and its spares: it leaves by itself when its channel is closed."""
+        self._closed = True  # what is being made is the last
+        if self._refilling is not None:
+            await asyncio.wait([self._refilling], timeout=EXIT_SECONDS)
+        spares = list(self._spares)
         self._close_channel()
+        for spare in spares:
+            await spare.child.wait()
         try:
             async with asyncio.timeout(EXIT_SECONDS):
                 await self._child.wait()

@@ -23,7 +23,17 @@ import msgspec
 from protocol import descriptors
 from protocol.descriptors import WorkerDescriptors
 from supervisor.zygote import jail, linux, roots
-from supervisor.zygote.spec import SPAWN_DESCRIPTORS, Reply, Spawn, Spawned, SpawnFailed
+from supervisor.zygote.spec import (
+    SPAWN_DESCRIPTORS,
+    TOLD,
+    WAITING,
+    JailSpec,
+    Order,
+    Reply,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+)
 from supervisor.zygote.title import ROOM, set_title
 
 Entry = Callable[[bytes, WorkerDescriptors], int | None]
@@ -43,6 +53,7 @@ _CAPABILITIES: Final = frozenset(
     )
 )
 _spawn_decoder: Final = msgspec.msgpack.Decoder(Spawn)
+_order_decoder: Final = msgspec.msgpack.Decoder(Order)
 
 
 def command(channel: int) -> list[str]:
@@ -121,14 +132,14 @@ def _spawn(channel: socket.socket, entry: Entry, spawn: Spawn, attached: list[in
     except OSError as error:
         return SpawnFailed(spawn.request, str(error))
     if pid == 0:
-        _become_worker(channel, entry, spawn, attached, caller)
+        _be_born(channel, entry, spawn.jail, attached, caller)
     return Spawned(spawn.request, pid)
 
 
-def _become_worker(
+def _be_born(
     channel: socket.socket,
     entry: Entry,
-    spawn: Spawn,
+    shape: JailSpec,
     attached: list[int],
     caller: tuple[int, int],
 ) -> NoReturn:
@@ -137,23 +148,38 @@ def _become_worker(
     try:
         channel.detach()  # its number is about to be somebody else's
         _place(attached)
-        set_title(f"openclaw: worker {spawn.jail.tenant}")
-        jail.confine_or_exit(
-            jail.Confinement(
-                spawn.jail,
-                supervisor=WORKER_DESCRIPTORS.supervisor,
-                keep=frozenset(WORKER_DESCRIPTORS),
-                in_namespaces=spawn.jail.namespaces,
-                caller=caller,
-            )
+        set_title("openclaw: spare")
+        process = jail.Confinement(
+            shape,
+            supervisor=WORKER_DESCRIPTORS.supervisor,
+            keep=frozenset(WORKER_DESCRIPTORS),
+            in_namespaces=shape.namespaces,
+            caller=caller,
         )
-        code = entry(spawn.entry, WORKER_DESCRIPTORS) or 0
+        jail.confine_or_exit(process, jail.AHEAD)
+        order = _wait_for_order(WORKER_DESCRIPTORS.channel)
+        set_title(f"openclaw: worker {order.tenant}")
+        process.become(order)
+        jail.confine_or_exit(process, jail.OWN)
+        code = entry(order.entry, WORKER_DESCRIPTORS) or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:  # noqa: BLE001 - the last frame of this process
         traceback.print_exc()
     finally:
         _exit(code)
+
+
+def _wait_for_order(descriptor: int) -> Order:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
+    try:
+        descriptors.send(channel, WAITING)
+        payload, _ = descriptors.receive(channel, descriptors_max=0)
+        descriptors.send(channel, TOLD)
+    except (EOFError, ConnectionError):
+        _exit(0)  # nobody needs it
+    channel.detach()
+    return _order_decoder.decode(payload)
 
 
 def _exit(code: int) -> NoReturn:
