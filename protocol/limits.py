@@ -84,6 +84,8 @@ WORKER_READY_SECONDS: Final = 10.0
 # about as much memory as a worker.
 SPARES: Final = 4
 SPARE_ANSWER_SECONDS: Final = 1.0
+# A new one is not made before the workers that start now serve, but at the latest after this.
+SPARE_DELAY_SECONDS: Final = 0.05
 PING_INTERVAL_SECONDS: Final = 2.0
 PING_MISSES_MAX: Final = 3
 ABORT_GRACE_SECONDS: Final = 2.0

@@ -38,6 +38,8 @@ class Newborn:
         self._loop: Final = asyncio.get_running_loop()
         self.waits: Final[asyncio.Future[bool]] = self._loop.create_future()
         """Whether it has got as far as to wait for its order."""
+        self.started: Final[asyncio.Future[None]] = self._loop.create_future()
+        """Done when it serves, or has ended; told by who has taken it over."""
         self._told: Final[asyncio.Future[bool]] = self._loop.create_future()
 
     @property
@@ -83,6 +85,11 @@ class Newborn:
         if self._status is not None:
             self._loop.call_soon(on_exit, self._status)
 
+    def note_start(self) -> None:
+        """Say that it serves."""
+        if not self.started.done():
+            self.started.set_result(None)
+
     def close(self) -> None:
         """Close our ends, at which it ends if it has not been told anything."""
         self._stop_reading()
@@ -123,4 +130,5 @@ class Newborn:
     def _ended(self, status: Exit) -> None:
         self._status = status
         self._stop_reading()
+        self.note_start()
         self._on_exit(status)

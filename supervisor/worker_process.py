@@ -16,6 +16,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.spawn import Idle, WorkerSpec
 from supervisor.child import Child, Exit
 from supervisor.logs import Log, LogPump
+from supervisor.newborn import Newborn
 from supervisor.zygote.spec import JailSpec
 from supervisor.zygote_process import ZygoteProcess
 
@@ -55,6 +56,7 @@ class WorkerProcess:
         self.started_at: Final = asyncio.get_running_loop().time()
         self._owner: Final = owner
         self._log: Final = log
+        self._newborn: Newborn | None = None
         self._child: Child | None = None
         self._end: aio.LinkEnd | None = None
         self._channel: socket.socket | None = None
@@ -82,6 +84,7 @@ class WorkerProcess:
         """
         newborn = await zygote.spawn(jail, msgspec.msgpack.encode(self.spec))
         LogPump(newborn.stderr, self._log)
+        self._newborn = newborn
         self._child, self._channel = newborn.child, newborn.channel
         newborn.adopt(self._on_exit)
         with contextlib.suppress(OSError):  # it has ended, and its status will say why
@@ -153,6 +156,8 @@ class WorkerProcess:
         self._close_ready_pipe()
         if data:
             self.is_ready = True
+            if self._newborn is not None:
+                self._newborn.note_start()
             if not self.exit_reason:  # else the timer is what ends it
                 self._cancel_timer()
             self._owner.on_ready(self)

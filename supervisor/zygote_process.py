@@ -50,6 +50,7 @@ class ZygoteProcess:
         self._spares: Final[list[Newborn]] = []
         self._refilling: asyncio.Task[None] | None = None
         self._spawning = 0
+        self._starting: Final[set[asyncio.Future[None]]] = set()
         self._closed = False
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._last_request = 0
@@ -94,6 +95,8 @@ class ZygoteProcess:
             if found is None:
                 found = await self._make(jail.shape)
                 found.tell(order)  # if it has ended already, its status says why
+            self._starting.add(found.started)
+            found.started.add_done_callback(self._starting.discard)
             return found
         finally:
             self._spawning -= 1
@@ -144,12 +147,16 @@ class ZygoteProcess:
         return None
 
     def _refill(self) -> None:
-        """Make spares when nobody waits for the zygote: they must not be in anybody's way."""
+        """Make spares, when that is in nobody's way."""
         if self._shape is not None and (self._refilling is None or self._refilling.done()):
             self._refilling = asyncio.get_running_loop().create_task(self._make_spares(self._shape))
 
     async def _make_spares(self, shape: JailSpec) -> None:
-        while len(self._spares) < limits.SPARES and not self._spawning and not self._closed:
+        while len(self._spares) < limits.SPARES and not self._closed:
+            if self._starting:
+                await asyncio.wait(self._starting, timeout=limits.SPARE_DELAY_SECONDS)
+            if self._spawning:
+                return  # whoever asks now comes first, and then we
             try:
                 spare = await self._make(shape)
             except (SpawnError, OSError) as error:

@@ -61,6 +61,6 @@ def state_dir() -> Iterator[Path]:
 @pytest.fixture(params=[False, True], ids=["at-once", "spare"])
 def both_ways_of_birth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have workers told what they are at once, and when they have waited for it as spares."""
-    from tests.attack import harness  # noqa: PLC0415 - it needs Linux, as few other tests do
+    from tests.attack import harness
 
     monkeypatch.setattr(harness, "TELL_SPARES", request.param)

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -36,7 +36,13 @@ from supervisor.zygote.spec import (
 )
 from supervisor.zygote.title import ROOM, set_title
 
-Entry = Callable[[bytes, WorkerDescriptors], int | None]
+
+class Program(NamedTuple):
+    """What the newborn run: `run` as the worker, `rehearse` before, while they wait to be told."""
+
+    run: Callable[[bytes, WorkerDescriptors], int | None]
+    rehearse: Callable[[], None] = lambda: None
+
 
 # Where a worker finds its descriptors; whatever was at these numbers is closed.
 WORKER_DESCRIPTORS: Final = WorkerDescriptors(supervisor=3, channel=4, ready=5)
@@ -94,7 +100,7 @@ def settle() -> None:
     gc.freeze()
 
 
-def serve(channel: socket.socket, entry: Entry) -> None:
+def serve(channel: socket.socket, program: Program) -> None:
     """Answer spawn requests until the supervisor closes the channel.
 
     Raises:
@@ -106,7 +112,7 @@ def serve(channel: socket.socket, entry: Entry) -> None:
         except (EOFError, ConnectionError):
             return
         try:
-            reply = _spawn(channel, entry, _spawn_decoder.decode(payload), attached)
+            reply = _spawn(channel, program, _spawn_decoder.decode(payload), attached)
         finally:
             for descriptor in attached:
                 os.close(descriptor)
@@ -116,7 +122,7 @@ def serve(channel: socket.socket, entry: Entry) -> None:
             return
 
 
-def _spawn(channel: socket.socket, entry: Entry, spawn: Spawn, attached: list[int]) -> Reply:
+def _spawn(channel: socket.socket, program: Program, spawn: Spawn, attached: list[int]) -> Reply:
     if len(attached) != len(SPAWN_DESCRIPTORS):
         return SpawnFailed(spawn.request, f"{len(attached)} descriptors came along")
     caller = (os.geteuid(), os.getegid())
@@ -132,13 +138,13 @@ def _spawn(channel: socket.socket, entry: Entry, spawn: Spawn, attached: list[in
     except OSError as error:
         return SpawnFailed(spawn.request, str(error))
     if pid == 0:
-        _be_born(channel, entry, spawn.jail, attached, caller)
+        _be_born(channel, program, spawn.jail, attached, caller)
     return Spawned(spawn.request, pid)
 
 
 def _be_born(
     channel: socket.socket,
-    entry: Entry,
+    program: Program,
     shape: JailSpec,
     attached: list[int],
     caller: tuple[int, int],
@@ -157,11 +163,11 @@ def _be_born(
             caller=caller,
         )
         jail.confine_or_exit(process, jail.AHEAD)
-        order = _wait_for_order(WORKER_DESCRIPTORS.channel)
+        order = _wait_for_order(process, program)
         set_title(f"openclaw: worker {order.tenant}")
         process.become(order)
         jail.confine_or_exit(process, jail.OWN)
-        code = entry(order.entry, WORKER_DESCRIPTORS) or 0
+        code = program.run(order.entry, WORKER_DESCRIPTORS) or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:  # noqa: BLE001 - the last frame of this process
@@ -170,8 +176,13 @@ def _be_born(
         _exit(code)
 
 
-def _wait_for_order(descriptor: int) -> Order:
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, descriptor)
+def _wait_for_order(process: jail.Confinement, program: Program) -> Order:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, WORKER_DESCRIPTORS.channel)
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    if not poll.poll(0):
+        program.rehearse()
+        jail.close_descriptors(process)
     try:
         descriptors.send(channel, WAITING)
         payload, _ = descriptors.receive(channel, descriptors_max=0)
@@ -204,12 +215,12 @@ def _place(attached: list[int]) -> None:
         os.dup2(source, target)
 
 
-def main(arguments: list[str], load_entry: Callable[[], Entry]) -> None:
+def main(arguments: list[str], load: Callable[[], Program]) -> None:
     """Run the zygote's program.
 
     Args:
         arguments: The number of the descriptor channel, and what `command` adds.
-        load_entry: Imports what the workers run.
+        load: Imports what the workers run.
     """
     set_title("openclaw: zygote")
     channel = socket.socket(fileno=int(arguments[0]))
@@ -219,6 +230,6 @@ def main(arguments: list[str], load_entry: Callable[[], Entry]) -> None:
     poll.register(channel, select.POLLHUP)
     if poll.poll(0):
         return  # the supervisor ended before it could be watched
-    entry = load_entry()
+    program = load()
     settle()
-    serve(channel, entry)
+    serve(channel, program)

@@ -236,7 +236,7 @@ if __name__ == "__main__":
     if options.second_thread:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
     if options.shed:
-        main.main(sys.argv[1:], lambda: entry)
+        main.main(sys.argv[1:], lambda: main.Program(entry))
     else:
         main.settle()
-        main.serve(socket.socket(fileno=int(sys.argv[1])), entry)
+        main.serve(socket.socket(fileno=int(sys.argv[1])), main.Program(entry))

@@ -17,7 +17,6 @@ import msgspec
 from protocol import descriptors
 from supervisor.zygote import main, roots, seccomp
 from supervisor.zygote.spec import (
-    TOLD,
     WAITING,
     JailSpec,
     Order,

@@ -38,7 +38,13 @@ def test_a_machine_below_the_minimum(state_dir: Path) -> None:
     missing = {
         check["name"]: check["lost"] for check in json.loads(done.stdout) if not check["holds"]
     }
-    assert set(missing) == {"minimum", "enter_namespaces", "build_root", "change_root", "restrict_files"}
+    assert set(missing) == {
+        "minimum",
+        "enter_namespaces",
+        "build_root",
+        "change_root",
+        "restrict_files",
+    }
     assert all(missing.values())
 
 
