@@ -135,15 +135,22 @@ class ZygoteProcess:
     # Spares: made ahead, told when somebody needs one.
 
     async def _tell_spare(self, shape: JailSpec, order: bytes) -> Newborn | None:
-        while shape == self._shape and self._spares:
+        if shape != self._shape:
+            return None
+        while self._spares:
             spare = self._spares.pop(0)
+            hangs = False
             try:
                 async with asyncio.timeout(limits.SPARE_ANSWER_SECONDS):
                     if spare.tell(order) and await spare.told():
                         return spare
             except TimeoutError:
                 self._log.error("a spare hangs", pid=spare.child.pid)
-            await spare.end()  # or there could be two of the same generation
+                hangs = True
+            # Its end is awaited: it must not become a second worker of the generation after all.
+            await spare.end()
+            if hangs:
+                return None  # so may the others, and the request has waited once
         return None
 
     def _refill(self) -> None:
@@ -151,8 +158,11 @@ class ZygoteProcess:
         if self._shape is not None and (self._refilling is None or self._refilling.done()):
             self._refilling = asyncio.get_running_loop().create_task(self._make_spares(self._shape))
 
+    def _wants_spares(self) -> bool:
+        return len(self._spares) < limits.SPARES and not self._closed
+
     async def _make_spares(self, shape: JailSpec) -> None:
-        while len(self._spares) < limits.SPARES and not self._closed:
+        while self._wants_spares():
             if self._starting:
                 await asyncio.wait(self._starting, timeout=limits.SPARE_DELAY_SECONDS)
             if self._spawning:
