@@ -98,11 +98,9 @@ class Newborn:
         os.close(self.ready)
         os.close(self.stderr)
 
-    async def end(self) -> None:
+    def kill(self) -> None:
         """End it at once."""
         self.child.signal(signal.SIGKILL)
-        await self.child.wait()
-        self.close()
 
     def _on_channel(self) -> None:
         try:

@@ -9,10 +9,11 @@ from typing import Final
 
 import msgspec
 
-from protocol import descriptors, limits
+from protocol import descriptors
 from supervisor.child import Child, Exit, start_python
 from supervisor.logs import Log, LogPump
 from supervisor.newborn import Newborn
+from supervisor.spares import MakeError, Spares
 from supervisor.zygote.spec import JailSpec, Order, Reply, Spawn, Spawned
 
 SPAWN_SECONDS: Final = 10.0
@@ -22,8 +23,8 @@ EXIT_SECONDS: Final = 5.0
 _decode: Final = msgspec.msgpack.Decoder(Reply).decode
 
 
-class SpawnError(Exception):
-    """The zygote could not fork a worker."""
+class SpawnError(MakeError):
+    """The zygote could not make a process."""
 
 
 class ZygoteProcess:
@@ -46,12 +47,7 @@ class ZygoteProcess:
         self._command: Final = command
         self._on_exit: Final = on_exit
         self._log: Final = log
-        self._shape: Final = shape
-        self._spares: Final[list[Newborn]] = []
-        self._refilling: asyncio.Task[None] | None = None
-        self._spawning = 0
-        self._starting: Final[set[asyncio.Future[None]]] = set()
-        self._closed = False
+        self._spares: Final = Spares(shape, self._make, log)
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._last_request = 0
         self._slots = asyncio.Semaphore(SPAWNS_WAITING_MAX)
@@ -73,7 +69,7 @@ class ZygoteProcess:
         self._channel.setblocking(False)
         asyncio.get_running_loop().add_reader(self._channel, self._on_message)
         self._child = Child(pid, self._ended)
-        self._refill()
+        self._spares.refill()
 
     async def spawn(self, jail: JailSpec, entry: bytes) -> Newborn:
         """Give a process that is a child of this one and has been told whose worker it is.
@@ -89,18 +85,17 @@ class ZygoteProcess:
         order = msgspec.msgpack.encode(
             Order(tenant=jail.tenant, uid=jail.uid, gid=jail.gid, entry=entry)
         )
-        self._spawning += 1
+        self._spares.wanted += 1
         try:
-            found = await self._tell_spare(jail.shape, order)
+            found = await self._spares.take(jail.shape, order)
             if found is None:
                 found = await self._make(jail.shape)
                 found.tell(order)  # if it has ended already, its status says why
-            self._starting.add(found.started)
-            found.started.add_done_callback(self._starting.discard)
+            self._spares.started(found)
             return found
         finally:
-            self._spawning -= 1
-            self._refill()
+            self._spares.wanted -= 1
+            self._spares.refill()
 
     async def _make(self, shape: JailSpec) -> Newborn:
         async with self._slots:
@@ -116,7 +111,7 @@ class ZygoteProcess:
                 finally:
                     newborn.close_theirs()
                 async with asyncio.timeout(SPAWN_SECONDS):
-                    newborn.runs(await answer, lambda _: self._lose(newborn))
+                    newborn.runs(await answer, lambda _: self._spares.lose(newborn))
             except BaseException as error:
                 newborn.close()
                 if isinstance(error, TimeoutError):
@@ -131,62 +126,6 @@ class ZygoteProcess:
                 return newborn
             finally:
                 del self._waiting[request]
-
-    # Spares: made ahead, told when somebody needs one.
-
-    async def _tell_spare(self, shape: JailSpec, order: bytes) -> Newborn | None:
-        if shape != self._shape:
-            return None
-        while self._spares:
-            spare = self._spares.pop(0)
-            hangs = False
-            try:
-                async with asyncio.timeout(limits.SPARE_ANSWER_SECONDS):
-                    if spare.tell(order) and await spare.told():
-                        return spare
-            except TimeoutError:
-                self._log.error("a spare hangs", pid=spare.child.pid)
-                hangs = True
-            # Its end is awaited: it must not become a second worker of the generation after all.
-            await spare.end()
-            if hangs:
-                return None  # so may the others, and the request has waited once
-        return None
-
-    def _refill(self) -> None:
-        """Make spares, when that is in nobody's way."""
-        if self._shape is not None and (self._refilling is None or self._refilling.done()):
-            self._refilling = asyncio.get_running_loop().create_task(self._make_spares(self._shape))
-
-    def _wants_spares(self) -> bool:
-        return len(self._spares) < limits.SPARES and not self._closed
-
-    async def _make_spares(self, shape: JailSpec) -> None:
-        while self._wants_spares():
-            if self._starting:
-                await asyncio.wait(self._starting, timeout=limits.SPARE_DELAY_SECONDS)
-            if self._spawning:
-                return  # whoever asks now comes first, and then we
-            try:
-                spare = await self._make(shape)
-            except (SpawnError, OSError) as error:
-                if not self._closed:
-                    self._log.error("no spare can be made", error=str(error))
-                return
-            if self._closed:
-                await spare.end()
-                return
-            self._spares.append(spare)
-            if not await asyncio.shield(spare.waits):
-                return  # it ended; so would the next
-
-    def _lose(self, newborn: Newborn) -> None:
-        if newborn in self._spares:
-            self._spares.remove(newborn)
-            if not self._closed:
-                self._log.error("a spare died", pid=newborn.child.pid)
-            LogPump(os.dup(newborn.stderr), self._log)
-            newborn.close()
 
     def _on_message(self) -> None:
         try:
@@ -220,22 +159,15 @@ class ZygoteProcess:
         self._on_exit(self, status)
 
     def _close_channel(self) -> None:
-        self._closed = True
+        self._spares.kill()
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
-        for spare in self._spares:
-            spare.child.signal(signal.SIGKILL)
 
     async def stop(self) -> None:
         """End it and its spares: it leaves by itself when its channel is closed."""
-        self._closed = True  # what is being made is the last
-        if self._refilling is not None:
-            await asyncio.wait([self._refilling], timeout=EXIT_SECONDS)
-        spares = list(self._spares)
+        await self._spares.close()
         self._close_channel()
-        for spare in spares:
-            await spare.child.wait()
         try:
             async with asyncio.timeout(EXIT_SECONDS):
                 await self._child.wait()
