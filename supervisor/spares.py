@@ -34,7 +34,8 @@ class Spares:
         self._shape: Final = shape
         self._make: Final = make
         self._log: Final = log
-        self._spares: Final[list[Newborn]] = []
+        self.waiting: Final[list[Newborn]] = []
+        """The oldest first."""
         self._starting: Final[set[asyncio.Future[None]]] = set()
         self._refilling: asyncio.Task[None] | None = None
         self._closed = False
@@ -43,8 +44,8 @@ class Spares:
 
     async def take(self, shape: JailSpec, order: bytes) -> Newborn | None:
         """Give one that has read its order; None if there is none of this shape that does."""
-        while shape == self._shape and self._spares:
-            spare = self._spares.pop(0)
+        while shape == self._shape and self.waiting:
+            spare = self.waiting.pop(0)
             hangs = False
             try:
                 async with asyncio.timeout(limits.SPARE_ANSWER_SECONDS):
@@ -77,8 +78,8 @@ class Spares:
 
     def lose(self, newborn: Newborn) -> None:
         """Forget one that has ended; the next `refill` replaces it."""
-        if newborn in self._spares:
-            self._spares.remove(newborn)
+        if newborn in self.waiting:
+            self.waiting.remove(newborn)
             if not self._closed:
                 self._log.error("a spare died", pid=newborn.child.pid)
             LogPump(os.dup(newborn.stderr), self._log)
@@ -87,7 +88,7 @@ class Spares:
     def kill(self) -> None:
         """End all at once, and make no more."""
         self._closed = True
-        for spare in self._spares:
+        for spare in self.waiting:
             spare.kill()
 
     async def close(self) -> None:
@@ -95,13 +96,13 @@ class Spares:
         self._closed = True
         if self._refilling is not None:
             await asyncio.wait([self._refilling], timeout=limits.SPARE_ANSWER_SECONDS)
-        spares = list(self._spares)
+        spares = list(self.waiting)
         self.kill()
         for spare in spares:
             await spare.child.wait()
 
     def _missing(self) -> bool:
-        return len(self._spares) < limits.SPARES and not self._closed
+        return len(self.waiting) < limits.SPARES and not self._closed
 
     async def _fill(self, shape: JailSpec) -> None:
         while self._missing():
@@ -115,7 +116,7 @@ class Spares:
                 if not self._closed:
                     self._log.error("no spare can be made", error=str(error))
                 return
-            self._spares.append(spare)
+            self.waiting.append(spare)
             if self._closed:
                 spare.kill()
             if not await asyncio.shield(spare.waits):

@@ -47,7 +47,7 @@ class ZygoteProcess:
         self._command: Final = command
         self._on_exit: Final = on_exit
         self._log: Final = log
-        self._spares: Final = Spares(shape, self._make, log)
+        self.spares: Final = Spares(shape, self._make, log)
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._last_request = 0
         self._slots = asyncio.Semaphore(SPAWNS_WAITING_MAX)
@@ -69,7 +69,7 @@ class ZygoteProcess:
         self._channel.setblocking(False)
         asyncio.get_running_loop().add_reader(self._channel, self._on_message)
         self._child = Child(pid, self._ended)
-        self._spares.refill()
+        self.spares.refill()
 
     async def spawn(self, jail: JailSpec, entry: bytes) -> Newborn:
         """Give a process that is a child of this one and has been told whose worker it is.
@@ -85,17 +85,17 @@ class ZygoteProcess:
         order = msgspec.msgpack.encode(
             Order(tenant=jail.tenant, uid=jail.uid, gid=jail.gid, entry=entry)
         )
-        self._spares.wanted += 1
+        self.spares.wanted += 1
         try:
-            found = await self._spares.take(jail.shape, order)
+            found = await self.spares.take(jail.shape, order)
             if found is None:
                 found = await self._make(jail.shape)
                 found.tell(order)  # if it has ended already, its status says why
-            self._spares.started(found)
+            self.spares.started(found)
             return found
         finally:
-            self._spares.wanted -= 1
-            self._spares.refill()
+            self.spares.wanted -= 1
+            self.spares.refill()
 
     async def _make(self, shape: JailSpec) -> Newborn:
         async with self._slots:
@@ -111,7 +111,7 @@ class ZygoteProcess:
                 finally:
                     newborn.close_theirs()
                 async with asyncio.timeout(SPAWN_SECONDS):
-                    newborn.runs(await answer, lambda _: self._spares.lose(newborn))
+                    newborn.runs(await answer, lambda _: self.spares.lose(newborn))
             except BaseException as error:
                 newborn.close()
                 if isinstance(error, TimeoutError):
@@ -159,14 +159,14 @@ class ZygoteProcess:
         self._on_exit(self, status)
 
     def _close_channel(self) -> None:
-        self._spares.kill()
+        self.spares.kill()
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
 
     async def stop(self) -> None:
         """End it and its spares: it leaves by itself when its channel is closed."""
-        await self._spares.close()
+        await self.spares.close()
         self._close_channel()
         try:
             async with asyncio.timeout(EXIT_SECONDS):

@@ -296,12 +296,13 @@ AHEAD: tuple[Step, ...] = (
 )
 """What depends on no tenant."""
 OWN: tuple[Step, ...] = (
+    close_descriptors,  # once more: nothing of the time before the order is left
     open_directory,
     change_root,
     drop_identity,
     drop_capabilities,
     enter_directory,
-    die_with_supervisor,  # again, like the next: a change of uid undoes both
+    die_with_supervisor,  # once more, as the next: a change of uid has undone both
     forbid_dumps,
     forbid_new_privileges,
     restrict_files,

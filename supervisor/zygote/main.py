@@ -163,7 +163,7 @@ def _be_born(
             caller=caller,
         )
         jail.confine_or_exit(process, jail.AHEAD)
-        order = _wait_for_order(process, program)
+        order = _wait_for_order(program)
         set_title(f"openclaw: worker {order.tenant}")
         process.become(order)
         jail.confine_or_exit(process, jail.OWN)
@@ -176,13 +176,12 @@ def _be_born(
         _exit(code)
 
 
-def _wait_for_order(process: jail.Confinement, program: Program) -> Order:
+def _wait_for_order(program: Program) -> Order:
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, WORKER_DESCRIPTORS.channel)
     poll = select.poll()
     poll.register(channel, select.POLLIN)
     if not poll.poll(0):
         program.rehearse()
-        jail.close_descriptors(process)
     try:
         descriptors.send(channel, WAITING)
         payload, _ = descriptors.receive(channel, descriptors_max=0)

@@ -109,7 +109,7 @@ def test_without_limit_resources_limits_are_the_gateways(
 def test_without_enter_namespaces_nothing_can_be_mounted(state: Path) -> None:
     code, errors = end_without(state, "enter_namespaces")
     assert code == jail.EXIT_CONFIGURATION
-    assert "jail: change_root" in errors
+    assert "jail: build_root" in errors
 
 
 def test_without_build_root_there_is_none_to_change_to(state: Path) -> None:
