@@ -296,7 +296,6 @@ AHEAD: tuple[Step, ...] = (
 )
 """What depends on no tenant."""
 OWN: tuple[Step, ...] = (
-    close_descriptors,  # once more: nothing of the time before the order is left
     open_directory,
     change_root,
     drop_identity,

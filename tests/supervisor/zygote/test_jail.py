@@ -19,7 +19,6 @@ def test_the_steps_and_their_order() -> None:
         "forbid_dumps",
     ]
     assert [step.__name__ for step in jail.OWN] == [
-        "close_descriptors",
         "open_directory",
         "change_root",
         "drop_identity",
