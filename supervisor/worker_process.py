@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import os
+import select
 import signal
 import socket
 from collections import deque
@@ -102,6 +104,11 @@ class WorkerProcess:
         """
         if self._first_front is not None:
             front, self._first_front = self._first_front, None
+            poll = select.poll()
+            poll.register(front, select.POLLHUP)
+            if poll.poll(0):  # it has thrown its end away
+                front.close()
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
             return front
         assert self._channel is not None
         front, worker = socket.socketpair()

@@ -17,8 +17,8 @@ if __name__ == "__main__":
 
     def load() -> zygote.Program:
         """Import the worker, as the one place that does."""
-        from worker.main import rehearse, run  # noqa: PLC0415 - after the privileges have gone
+        from worker import main  # noqa: PLC0415 - after the privileges have gone
 
-        return zygote.Program(run, rehearse)
+        return zygote.Program(main.run, main.rehearse)
 
     zygote.main(sys.argv[1:], load)
