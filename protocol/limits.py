@@ -80,6 +80,12 @@ CONTROL_CALLS_IN_FLIGHT_MAX: Final = 64
 CALL_SECONDS_DEFAULT: Final = 30.0
 CALL_SECONDS_MAX: Final = 600.0
 WORKER_READY_SECONDS: Final = 10.0
+# Processes that wait to become a worker. As many wakes at once as this are quick, and each costs
+# about as much memory as a worker.
+SPARES: Final = 4
+SPARE_ANSWER_SECONDS: Final = 1.0
+# A new one is not made before the workers that start now serve, but at the latest after this.
+SPARE_DELAY_SECONDS: Final = 0.05
 PING_INTERVAL_SECONDS: Final = 2.0
 PING_MISSES_MAX: Final = 3
 ABORT_GRACE_SECONDS: Final = 2.0

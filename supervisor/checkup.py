@@ -12,17 +12,19 @@ from supervisor.zygote import jail
 
 # What a worker that has been taken over could do if this one step were missing.
 LOST_WITHOUT: Final = {
-    "validate": "a crooked id or path could point the jail at somebody else's directory",
+    "validate": "a crooked path could show it every tenant",
     "close_descriptors": "it would hold whatever the gateway had open",
     "new_session": "it could write to the operator's terminal",
     "limit_resources": "it could use up files, threads and disk, and dump core with secrets",
     "enter_namespaces": "it would see and signal other processes, and use the network",
+    "build_root": "there would be no file system of its own to go to",
+    "die_with_supervisor": "it would go on after the gateway is gone",
+    "forbid_dumps": "processes of the same uid could read its memory",
+    "open_directory": "a crooked id could point the jail at somebody else's directory",
     "change_root": "it would see the whole file system, other tenants' names included",
     "drop_identity": "it would be root, or share one uid with other tenants",
     "drop_capabilities": "it could change mounts and networks of its namespaces",
     "enter_directory": "it could run in a directory that others can read or that was swapped",
-    "die_with_supervisor": "it would go on after the gateway is gone",
-    "forbid_dumps": "processes of the same uid could read its memory",
     "forbid_new_privileges": "a set-id program would give it privileges",
     "restrict_files": "it could read whatever its uid and root directory allow, and make links",
     "filter_system_calls": "every system call of the kernel would be open to it",
@@ -41,14 +43,15 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
 
 def steps(report: Report) -> list[Check]:
     """Say for each step of the jail whether it holds here."""
-    return [_step(step.__name__, step.__doc__ or "", report) for step in jail.STEPS]
+    taken = dict.fromkeys(jail.AHEAD + jail.OWN)  # some are taken twice
+    return [_step(step.__name__, step.__doc__ or "", report) for step in taken]
 
 
 def _step(name: str, what: str, report: Report) -> Check:
     found = report.found
     detail: str | None = None
     holds = True
-    if name in ("enter_namespaces", "change_root"):
+    if name in ("enter_namespaces", "build_root", "change_root"):
         holds, detail = found.namespaces is None, found.namespaces
     elif name == "drop_identity":
         detail = (

@@ -221,7 +221,10 @@ class Supervisor:
 
     async def _start_zygote(self) -> ZygoteProcess:
         zygote = ZygoteProcess(
-            self._zygote_command, self._zygotes.ended, self._log.bind(source="zygote")
+            self._zygote_command,
+            self._zygotes.ended,
+            self._log.bind(source="zygote"),
+            self._isolation.worker_jail(self._root, "", None).shape,
         )
         await zygote.start()
         return zygote

@@ -1,7 +1,10 @@
 """The supervisor's side of one worker process: one generation of one tenant, start to end."""
 
 import asyncio
+import contextlib
+import errno
 import os
+import select
 import signal
 import socket
 from collections import deque
@@ -16,8 +19,9 @@ from protocol.spawn import Idle, WorkerSettings, WorkerSpec
 from supervisor.child import Child, Exit
 from supervisor.lifecycle import Death
 from supervisor.logs import Log, LogPump
+from supervisor.newborn import Newborn
 from supervisor.zygote.spec import JailSpec
-from supervisor.zygote_process import SpawnDescriptors, ZygoteProcess
+from supervisor.zygote_process import ZygoteProcess
 
 ACCEPTS: Final = frozenset({frames.Pong, frames.Event, frames.Drained})
 """Each of them only when it is due: nothing that a worker could send without end is taken."""
@@ -58,9 +62,11 @@ class WorkerProcess:
         self.started_at: Final = asyncio.get_running_loop().time()
         self._owner: Final = owner
         self._log: Final = log
+        self._newborn: Newborn | None = None
         self._child: Child | None = None
         self._end: aio.LinkEnd | None = None
         self._channel: socket.socket | None = None
+        self._first_front: socket.socket | None = None
         self._ready_reader = -1
         self._timer: asyncio.TimerHandle | None = None
         self._drains = False
@@ -81,33 +87,19 @@ class WorkerProcess:
 
         Raises:
             SpawnError: the zygote could not.
+            OSError: there are no descriptors left.
         """
-        loop = asyncio.get_running_loop()
-        link, their_link = socket.socketpair()
-        self._channel, their_channel = descriptors.pair()
-        self._channel.setblocking(False)
-        ready_reader, ready_writer = os.pipe()
-        log_reader, log_writer = os.pipe()
-        LogPump(log_reader, self._log)
-        theirs = SpawnDescriptors(
-            their_link.fileno(), their_channel.fileno(), ready_writer, log_writer
-        )
-        try:
-            with their_link, their_channel:
-                pid = await zygote.spawn(jail, msgspec.msgpack.encode(self.spec), theirs)
-        except BaseException:
-            os.close(ready_reader)
-            link.close()
-            self._channel.close()
-            raise
-        finally:
-            os.close(ready_writer)
-            os.close(log_writer)
-        self._child = Child(pid, self._on_exit)
-        self._ready_reader = ready_reader
-        os.set_blocking(ready_reader, False)
-        loop.add_reader(ready_reader, self._on_ready_pipe)
-        self._end = await aio.attach(link, ACCEPTS, self)
+        newborn = await zygote.spawn(jail, msgspec.msgpack.encode(self.spec))
+        LogPump(newborn.stderr, self._log)
+        self._newborn = newborn
+        self._child, self._channel = newborn.child, newborn.channel
+        newborn.adopt(self._on_exit)
+        with contextlib.suppress(OSError):  # it has ended, and its status will say why
+            self._first_front = self.new_front_link()
+        self._ready_reader = newborn.ready
+        os.set_blocking(self._ready_reader, False)
+        asyncio.get_running_loop().add_reader(self._ready_reader, self._on_ready_pipe)
+        self._end = await aio.attach(newborn.link, ACCEPTS, self)
 
     def new_front_link(self) -> socket.socket:
         """Make a link between the worker and a front; gives the front's end, to be closed.
@@ -115,6 +107,14 @@ class WorkerProcess:
         Raises:
             OSError: the worker is gone, or takes none any more.
         """
+        if self._first_front is not None:
+            front, self._first_front = self._first_front, None
+            poll = select.poll()
+            poll.register(front, select.POLLHUP)
+            if poll.poll(0):  # it has thrown its end away
+                front.close()
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+            return front
         assert self._channel is not None
         front, worker = socket.socketpair()
         with worker:
@@ -199,6 +199,8 @@ class WorkerProcess:
         self._close_ready_pipe()
         if data:
             self.is_ready = True
+            if self._newborn is not None:
+                self._newborn.note_start()
             if not self.exit_reason:  # else the timer is what ends it
                 self._cancel_timer()
             self._owner.on_ready(self)
@@ -214,8 +216,9 @@ class WorkerProcess:
         self._close_ready_pipe()
         if self._end is not None:
             self._end.close()
-        if self._channel is not None:
-            self._channel.close()
+        for sock in (self._channel, self._first_front):
+            if sock is not None:
+                sock.close()
         self._owner.on_exit(self, status)
 
     # protocol.aio.LinkHandler

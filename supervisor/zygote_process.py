@@ -5,14 +5,16 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from protocol import descriptors
 from supervisor.child import Child, Exit, start_python
 from supervisor.logs import Log, LogPump
-from supervisor.zygote.spec import JailSpec, Reply, Serving, Spawn, Spawned
+from supervisor.newborn import Newborn
+from supervisor.spares import MakeError, Spares
+from supervisor.zygote.spec import JailSpec, Order, Reply, Serving, Spawn, Spawned
 
 START_SECONDS: Final = 10.0
 SPAWN_SECONDS: Final = 10.0
@@ -22,17 +24,8 @@ EXIT_SECONDS: Final = 5.0
 _decode: Final = msgspec.msgpack.Decoder(Reply).decode
 
 
-class SpawnError(Exception):
-    """The zygote could not fork a worker."""
-
-
-class SpawnDescriptors(NamedTuple):
-    """What a worker is born with, in the order in which the zygote expects it."""
-
-    link: int
-    channel: int
-    ready: int
-    stderr: int
+class SpawnError(MakeError):
+    """The zygote could not make a process."""
 
 
 class ZygoteProcess:
@@ -42,14 +35,20 @@ class ZygoteProcess:
         command: The interpreter's arguments; the program finds its channel at descriptor 3.
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
+        shape: Of the processes that are made ahead; without it there are none.
     """
 
     def __init__(
-        self, command: Sequence[str], on_exit: Callable[["ZygoteProcess", Exit], None], log: Log
+        self,
+        command: Sequence[str],
+        on_exit: Callable[["ZygoteProcess", Exit], None],
+        log: Log,
+        shape: JailSpec | None = None,
     ) -> None:
         self._command: Final = command
         self._on_exit: Final = on_exit
         self._log: Final = log
+        self.spares: Final = Spares(shape, self._make, log)
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._last_request = 0
         self._slots = asyncio.Semaphore(SPAWNS_WAITING_MAX)
@@ -92,35 +91,61 @@ class ZygoteProcess:
                 msg = "the zygote does not start in time"
                 raise SpawnError(msg) from error
             raise
+        self.spares.refill()
 
-    async def spawn(self, jail: JailSpec, spec: bytes, fds: SpawnDescriptors) -> int:
-        """Fork a worker, which becomes a child of this process; gives its pid.
+    async def spawn(self, jail: JailSpec, entry: bytes) -> Newborn:
+        """Give a process that is a child of this one and has been told whose worker it is.
 
         Args:
             jail: How it is jailed.
-            spec: What it is told, opaque to the zygote.
-            fds: Copies of these go to the worker; the caller closes its own.
+            entry: What it is told, opaque to the zygote.
 
         Raises:
             SpawnError: the zygote refused, is gone, or did not answer in time.
+            OSError: there are no descriptors left.
         """
+        order = msgspec.msgpack.encode(
+            Order(tenant=jail.tenant, uid=jail.uid, gid=jail.gid, entry=entry)
+        )
+        self.spares.wanted += 1
+        try:
+            found = await self.spares.take(jail.shape, order)
+            if found is None:
+                found = await self._make(jail.shape)
+                found.tell(order)  # if it has ended already, its status says why
+            self.spares.started(found)
+            return found
+        finally:
+            self.spares.wanted -= 1
+            self.spares.refill()
+
+    async def _make(self, shape: JailSpec) -> Newborn:
         async with self._slots:
+            newborn = Newborn()
             self._last_request += 1
             request = self._last_request
             answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self._waiting[request] = answer
             try:
-                message = msgspec.msgpack.encode(Spawn(request=request, jail=jail, entry=spec))
-                descriptors.send(self._channel, message, fds)
+                message = msgspec.msgpack.encode(Spawn(request=request, jail=shape))
+                try:
+                    descriptors.send(self._channel, message, newborn.theirs)
+                finally:
+                    newborn.close_theirs()
                 async with asyncio.timeout(SPAWN_SECONDS):
-                    return await answer
-            except TimeoutError as error:
-                self.kill()  # it hangs; the next one will not
-                msg = "the zygote does not answer"
-                raise SpawnError(msg) from error
-            except OSError as error:
-                msg = f"the zygote cannot be asked: {error}"
-                raise SpawnError(msg) from error
+                    newborn.runs(await answer, lambda _: self.spares.lose(newborn))
+            except BaseException as error:
+                newborn.close()
+                if isinstance(error, TimeoutError):
+                    self.kill()  # it hangs; the next one will not
+                    msg = "the zygote does not answer"
+                    raise SpawnError(msg) from error
+                if isinstance(error, OSError):
+                    msg = f"the zygote cannot be asked: {error}"
+                    raise SpawnError(msg) from error
+                raise
+            else:
+                return newborn
             finally:
                 del self._waiting[request]
 
@@ -163,6 +188,7 @@ class ZygoteProcess:
         self._on_exit(self, status)
 
     def _close_channel(self) -> None:
+        self.spares.kill()
         if self._channel.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._channel)
             self._channel.close()
@@ -174,7 +200,8 @@ class ZygoteProcess:
         await self.stop()
 
     async def stop(self) -> None:
-        """End it: it leaves by itself when its channel is closed."""
+        """End it and its spares: it leaves by itself when its channel is closed."""
+        await self.spares.close()
         self._close_channel()
         try:
             async with asyncio.timeout(EXIT_SECONDS):

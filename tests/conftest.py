@@ -56,3 +56,11 @@ def state_dir() -> Iterator[Path]:
     path = make_state_dir()
     yield path
     remove_tree(path)
+
+
+@pytest.fixture(params=[False, True], ids=["at-once", "spare"])
+def both_ways_of_birth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers told what they are at once, and when they have waited for it as spares."""
+    from tests.attack import harness
+
+    monkeypatch.setattr(harness, "TELL_SPARES", request.param)

@@ -5,6 +5,7 @@ is: the jail is closed by then.
 """
 
 import asyncio
+import contextlib
 import faulthandler
 import os
 import socket
@@ -15,11 +16,12 @@ import apsw
 import msgspec
 import uvloop
 
-from protocol import descriptors, frames
+from protocol import codec, descriptors, frames, limits
 from protocol.aio import LinkEnd, attach
 from protocol.descriptors import WorkerDescriptors
 from protocol.errors import ErrorCode, GatewayError
 from protocol.link import LIVENESS, REQUESTS
+from protocol.methods.health import HEALTH
 from protocol.spawn import Idle, WorkerSettings, WorkerSpec
 from worker import discover, dispatch, health, log
 from worker.agents.catalogue import CATALOGUE, Catalogue
@@ -41,6 +43,7 @@ IDLE_CHECK_SECONDS_MIN: Final = 0.05
 TURNS_OF_THE_LOOP: Final = 2
 # A next generation takes the turns that we leave within this; else there is none.
 SUCCESSOR_SECONDS: Final = 1.0
+REHEARSAL_SECONDS: Final = 1.0
 EXIT_FAILED: Final = 1
 EXIT_WOULD_FAIL_AGAIN: Final = 3
 EXIT_CONFIGURATION: Final = 78
@@ -284,7 +287,7 @@ def run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue = CATALOGUE) -
     try:
         # SIGABRT is how the supervisor asks a worker that hangs where it is.
         faulthandler.enable(_STANDARD_ERROR, all_threads=True)
-        code = _run(spec, fds, catalogue)
+        code = _run(uvloop.new_event_loop(), spec, fds, catalogue)
     except (StoreConfigurationError, msgspec.DecodeError) as error:
         log.failure("worker cannot start", error, reason=str(error))
         code = EXIT_CONFIGURATION
@@ -298,8 +301,43 @@ def run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue = CATALOGUE) -
         os._exit(code)
 
 
-def _run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue) -> int:
-    loop = uvloop.new_event_loop()
+def rehearse() -> None:
+    """Live a whole short life, up to an answered call, with nobody at the other ends.
+
+    A forked process copies each page when it first writes there, be it a reference count: more
+    than half of the time a worker takes to its first answer. What waits to be a worker does that
+    ahead. There must not be a tenant in the working directory.
+    """
+    with contextlib.ExitStack() as ends:
+
+        def pair(kind: socket.SocketKind) -> tuple[socket.socket, int]:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
+            ends.enter_context(ours)
+            return ours, theirs.detach()
+
+        supervisor, to_supervisor = pair(socket.SOCK_STREAM)
+        channel, to_channel = pair(socket.SOCK_SEQPACKET)
+        front, to_front = pair(socket.SOCK_STREAM)
+        ready, to_ready = os.pipe()
+        ends.callback(os.close, ready)
+        front.sendall(codec.encode(frames.Call(1, HEALTH.name, b"{}", int(HEALTH.scope))))
+        front.shutdown(socket.SHUT_WR)
+        descriptors.send(channel, b"front", [to_front])
+        os.close(to_front)
+        supervisor.sendall(codec.encode(frames.Drain(REHEARSAL_SECONDS)))
+        spec = WorkerSpec(tenant="", generation=0)
+        fds = WorkerDescriptors(to_supervisor, to_channel, to_ready)
+        loop = uvloop.new_event_loop()
+        ends.callback(loop.close)
+        code = _run(loop, msgspec.msgpack.encode(spec), fds, CATALOGUE)
+        answer = front.recv(limits.CHUNK_BYTES_MAX)
+    if code != EXIT_DRAINED or not answer:
+        raise RuntimeError(f"the rehearsal ended with {code} and {len(answer)} bytes")
+
+
+def _run(
+    loop: asyncio.AbstractEventLoop, spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue
+) -> int:
     asyncio.set_event_loop(loop)
     loop.set_exception_handler(_on_loop_error)
 

@@ -5,6 +5,7 @@ import json
 import statistics
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.e2e.gateway import Gateway
 IDLE_SECONDS = 2.0
 PARKED_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.2
+APART_SECONDS = 0.1
 CONNECTIONS = 64
 HEALTH = b'{"jsonrpc":"2.0","id":1,"method":"health","params":{}}'
 
@@ -58,7 +60,10 @@ def register(state_dir: Path, count: int) -> list[str]:
 
 
 def wake(tenants: int) -> dict[str, Any]:
-    """First request to answer of absent tenants, and of the same when they have parked."""
+    """First request to answer of absent tenants, and of the same when they have parked.
+
+    One after the other, as fast as they are answered, which uses up what is made ahead; and apart.
+    """
     state_dir = make_state_dir()
     (state_dir / "config.yaml").write_text(f"worker:\n  idle_seconds: {IDLE_SECONDS}\n")
     try:
@@ -70,14 +75,25 @@ def wake(tenants: int) -> dict[str, Any]:
             wait_until_parked(gateway, tenants)
             parked = [client.health(token) for token in tokens]
             awake = [client.health(tokens[-1]) for _ in range(100)]
+            wait_until_parked(gateway, tenants)
+            apart = [client.health(token) for token in spread(tokens)]
     finally:
         remove_tree(state_dir)
     return {
         "tenants": tenants,
         "absent": quantiles_ms(absent),
         "parked": quantiles_ms(parked),
+        "parked_apart": quantiles_ms(apart),
         "awake": quantiles_ms(awake),
     }
+
+
+def spread(tokens: list[str]) -> Iterator[str]:
+    """Give them with a pause after each."""
+    never = threading.Event()
+    for token in tokens:
+        yield token
+        never.wait(APART_SECONDS)
 
 
 def wait_until_parked(gateway: Gateway, count: int) -> None:

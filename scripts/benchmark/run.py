@@ -141,6 +141,7 @@ def memory(gateway: Gateway, workers: int) -> dict[str, Any]:
         for title, process in found.items()
         if "worker" not in title
     }
+    shared["spares"] = round(sum(pss_mb(spare.pid) for spare in gateway.spares()), 1)
     shared["supervisor"] = round(pss_mb(gateway.pid), 1)
     with subprocess.Popen(
         [sys.executable, "-I", "-c", "import worker.main; print(flush=True); input()"],

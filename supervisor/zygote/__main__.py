@@ -15,10 +15,10 @@ if __name__ == "__main__":
         sys.path.insert(0, packages)
     from supervisor.zygote import main as zygote
 
-    def load_entry() -> zygote.Entry:
+    def load() -> zygote.Program:
         """Import the worker, as the one place that does."""
-        from worker.main import run  # noqa: PLC0415 - after the privileges have gone
+        from worker import main  # noqa: PLC0415 - after the privileges have gone
 
-        return run
+        return zygote.Program(main.run, main.rehearse)
 
-    zygote.main(sys.argv[1:], load_entry)
+    zygote.main(sys.argv[1:], load)

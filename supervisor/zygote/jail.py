@@ -2,7 +2,8 @@
 
 The order is that of Firecracker's jailer (its docs/jailer.md): what needs privileges first, then
 the privileges, then what forbids the most. A worker takes the steps in the child of the zygote,
-which was cloned into its namespaces; the front takes them on itself.
+which was cloned into its namespaces: those of `AHEAD` before it knows its tenant, then those of
+`OWN`. The front takes all on itself.
 
 A step that fails ends the process before any code of its purpose has run.
 """
@@ -15,13 +16,15 @@ import resource
 import select
 import signal
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, NoReturn
 
+import msgspec
+
 from protocol import names
 from supervisor.zygote import landlock, linux, roots, seccomp
-from supervisor.zygote.spec import JailSpec
+from supervisor.zygote.spec import JailSpec, Order
 
 EXIT_FAILED: Final = 3
 EXIT_CONFIGURATION: Final = 78
@@ -55,12 +58,13 @@ class Confinement:
     """One process on its way into the jail.
 
     Attributes:
-        spec: What it is confined to.
+        spec: What it is confined to; a shape until `become`.
         supervisor: Its end of the link to the supervisor, at whose end it dies.
         keep: Other descriptors that stay open beside the standard streams.
         in_namespaces: It was cloned into its namespaces.
         caller: uid and gid before any namespace; root's are zero.
-        directory: The tenant's directory, open from the first step until the root changes.
+        tenants: What holds the tenants' directories, open until one of them has been.
+        directory: The tenant's directory, open until it is the working directory.
     """
 
     spec: JailSpec
@@ -68,6 +72,7 @@ class Confinement:
     keep: frozenset[int] = frozenset()
     in_namespaces: bool = False
     caller: tuple[int, int] = field(default_factory=lambda: (os.geteuid(), os.getegid()))
+    tenants: int | None = None
     directory: int | None = None
 
     @property
@@ -75,33 +80,28 @@ class Confinement:
         """Whether root confines, so that the process gets a uid of its own."""
         return self.caller[0] == 0
 
+    def become(self, order: Order) -> None:
+        """Take note of whose worker the process is to be."""
+        self.spec = msgspec.structs.replace(
+            self.spec, tenant=order.tenant, uid=order.uid, gid=order.gid
+        )
+
 
 def validate(process: Confinement) -> None:
-    """Refuse ids and paths that are not what they should be; open the tenant's directory."""
+    """Refuse paths that are not what they should be, and less than the minimum."""
     spec = process.spec
     if not spec.waived:
-        _check_minimum(process)
-    if not process.as_root and (spec.uid, spec.gid) != process.caller:
-        raise ValueError(f"only root can become uid {spec.uid}, gid {spec.gid}")
+        if not process.as_root and not spec.namespaces:
+            raise ValueError("tenants of one uid need namespaces")
+        if not spec.policy:
+            raise ValueError("there is no system call policy")
     _check_paths(spec.state_root, spec.readable)
-    if spec.profile == "front":
-        return
-    if not names.is_tenant_id(spec.tenant):
-        raise ValueError(f"not a tenant id: {spec.tenant!r}")
-    try:
-        process.directory = linux.open_without_links(spec.directory, os.O_PATH | os.O_DIRECTORY)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror} ({spec.directory})") from error
+    if spec.profile == "worker":
+        process.tenants = _open_directory(f"{spec.state_root}/tenants")
 
 
-def _check_minimum(process: Confinement) -> None:
-    spec = process.spec
-    if process.as_root and (spec.uid <= 0 or spec.gid <= 0):
-        raise ValueError(f"cannot become uid {spec.uid}, gid {spec.gid}")
-    if not process.as_root and not spec.namespaces:
-        raise ValueError("tenants of one uid need namespaces")
-    if not spec.policy:
-        raise ValueError("there is no system call policy")
+def _open_directory(path: str, below: int | None = None) -> int:
+    return linux.open_without_links(path, os.O_PATH | os.O_DIRECTORY, below)
 
 
 @functools.lru_cache(maxsize=8)
@@ -122,8 +122,8 @@ def _is_within(path: str, directory: str) -> bool:
 def close_descriptors(process: Confinement) -> None:
     """Close whatever else was inherited."""
     kept = {0, 1, 2, process.supervisor, *process.keep}
-    if process.directory is not None:
-        kept.add(process.directory)
+    if process.tenants is not None:
+        kept.add(process.tenants)
     first = 0
     for descriptor in sorted(kept):
         if first < descriptor:
@@ -165,13 +165,40 @@ def enter_namespaces(process: Confinement) -> None:
     if not process.in_namespaces:
         linux.unshare(roots.namespace_flags(spec.profile, root=process.as_root))
     if not process.as_root:
-        roots.map_ids(spec.uid, spec.gid)
+        roots.map_ids(*process.caller)
+
+
+def build_root(process: Confinement) -> None:
+    """Put a root together that holds what is readable, and nothing of any tenant."""
+    if process.spec.namespaces:
+        roots.build_root(process.spec.readable)
+
+
+def open_directory(process: Confinement) -> None:
+    """Refuse ids that are not what they should be; open the tenant's directory."""
+    spec = process.spec
+    if process.as_root and not spec.waived and (spec.uid <= 0 or spec.gid <= 0):
+        raise ValueError(f"cannot become uid {spec.uid}, gid {spec.gid}")
+    if not process.as_root and (spec.uid, spec.gid) != process.caller:
+        raise ValueError(f"only root can become uid {spec.uid}, gid {spec.gid}")
+    if spec.profile == "front":
+        return
+    if not names.is_tenant_id(spec.tenant):
+        raise ValueError(f"not a tenant id: {spec.tenant!r}")
+    if process.tenants is None:
+        raise FileNotFoundError(errno.ENOENT, "the tenants' directories have not been found")
+    try:
+        process.directory = _open_directory(spec.tenant, process.tenants)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror} ({spec.directory})") from error
+    os.close(process.tenants)
+    process.tenants = None
 
 
 def change_root(process: Confinement) -> None:
-    """Leave the file system for a root that holds what is readable and the tenant's directory."""
+    """Leave the file system for that root, with the tenant's directory in it."""
     if process.spec.namespaces:
-        roots.change_root(process.spec.readable, process.directory)
+        roots.change_root(process.directory)
 
 
 def drop_identity(process: Confinement) -> None:
@@ -256,22 +283,31 @@ def filter_system_calls(process: Confinement) -> None:
     seccomp.load(seccomp.for_process(process.spec.policy, os.getpid()))
 
 
-STEPS: tuple[Callable[[Confinement], None], ...] = (
+Step = Callable[[Confinement], None]
+AHEAD: tuple[Step, ...] = (
     validate,
     close_descriptors,
     new_session,
     limit_resources,
     enter_namespaces,
+    build_root,
+    die_with_supervisor,
+    forbid_dumps,
+)
+"""What depends on no tenant."""
+OWN: tuple[Step, ...] = (
+    open_directory,
     change_root,
     drop_identity,
     drop_capabilities,
     enter_directory,
-    die_with_supervisor,
+    die_with_supervisor,  # once more, as the next: a change of uid has undone both
     forbid_dumps,
     forbid_new_privileges,
     restrict_files,
     filter_system_calls,
 )
+"""What is left when the tenant is known."""
 
 
 def prepare(spec: JailSpec) -> None:
@@ -283,23 +319,23 @@ def prepare(spec: JailSpec) -> None:
             seccomp.for_process(spec.policy, 1)
 
 
-def confine(process: Confinement) -> None:
-    """Take every step, in order. After a failure the process must not go on.
+def confine(process: Confinement, steps: Iterable[Step]) -> None:
+    """Take these steps, in order. After a failure the process must not go on.
 
     Raises:
         JailError: naming the step.
     """
-    for step in STEPS:
+    for step in steps:
         try:
             step(process)
         except Exception as error:
             raise JailError(step.__name__, error) from error
 
 
-def confine_or_exit(process: Confinement) -> None:
-    """Take every step; at a failure write one line to standard error and end the process."""
+def confine_or_exit(process: Confinement, steps: Iterable[Step]) -> None:
+    """Take these steps; at a failure write one line to standard error and end the process."""
     try:
-        confine(process)
+        confine(process, steps)
     except JailError as error:
         _end(error)
 

@@ -76,10 +76,12 @@ MS_REMOUNT: Final = 0x20
 MS_BIND: Final = 0x1000
 MS_REC: Final = 0x4000
 MS_PRIVATE: Final = 0x40000
+MS_SLAVE: Final = 0x80000
 MNT_DETACH: Final = 0x2
 
 RESOLVE_NO_MAGICLINKS: Final = 0x02
 RESOLVE_NO_SYMLINKS: Final = 0x04
+RESOLVE_BENEATH: Final = 0x08
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 # Keeps the GIL: between PyOS_BeforeFork and its counterpart nothing of Python's may run.
@@ -246,14 +248,23 @@ def permitted_capabilities() -> frozenset[int]:
     return frozenset(number for number in range(_CAPABILITIES_MAX) if bits >> number & 1)
 
 
-def open_without_links(path: str, flags: int) -> int:
-    """Open an absolute path none of whose components may be a symbolic link.
+def open_without_links(path: str, flags: int, below: int | None = None) -> int:
+    """Open a path none of whose components may be a symbolic link.
+
+    Args:
+        path: Absolute; relative and never leaving it if there is a `below`.
+        flags: As of open(2).
+        below: An open directory.
 
     Raises:
-        OSError: ELOOP where one is, else as openat2(2) says.
+        OSError: ELOOP where a link is, EXDEV where it leaves `below`, else as openat2(2) says.
     """
-    how = _OpenHow(flags | os.O_CLOEXEC, 0, RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS)
-    return call("openat2", AT_FDCWD, os.fsencode(path), how, ctypes.sizeof(how))
+    resolve = RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS
+    if below is not None:
+        resolve |= RESOLVE_BENEATH
+    how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
+    directory = AT_FDCWD if below is None else below
+    return call("openat2", directory, os.fsencode(path), how, ctypes.sizeof(how))
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
@@ -290,9 +301,11 @@ def clone_tree(source: str | int) -> int:
 def set_mount_attributes(directory: int, path: str, attributes: int) -> None:
     """Give `MOUNT_ATTR_*` bits to a mount and everything mounted below it.
 
+    No mount or unmount elsewhere reaches them from then on.
+
     An empty path means the mount that `directory` is, as `clone_tree` gave it.
     """
-    wanted = _MountAttributes(attributes)
+    wanted = _MountAttributes(attributes, propagation=MS_PRIVATE)
     flags = AT_RECURSIVE | (0 if path else AT_EMPTY_PATH)
     call("mount_setattr", directory, os.fsencode(path), flags, wanted, ctypes.sizeof(wanted))
 

@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import msgspec
 
@@ -25,6 +25,10 @@ from protocol.descriptors import WorkerDescriptors
 from supervisor.zygote import jail, linux, roots
 from supervisor.zygote.spec import (
     SPAWN_DESCRIPTORS,
+    TOLD,
+    WAITING,
+    JailSpec,
+    Order,
     Reply,
     Serving,
     Spawn,
@@ -33,7 +37,13 @@ from supervisor.zygote.spec import (
 )
 from supervisor.zygote.title import ROOM, set_title
 
-Entry = Callable[[bytes, WorkerDescriptors], int | None]
+
+class Program(NamedTuple):
+    """What the newborn run: `run` as the worker, `rehearse` before, while they wait to be told."""
+
+    run: Callable[[bytes, WorkerDescriptors], int | None]
+    rehearse: Callable[[], None] = lambda: None
+
 
 # Where a worker finds its descriptors; whatever was at these numbers is closed.
 WORKER_DESCRIPTORS: Final = WorkerDescriptors(supervisor=3, channel=4, ready=5)
@@ -50,6 +60,7 @@ _CAPABILITIES: Final = frozenset(
     )
 )
 _spawn_decoder: Final = msgspec.msgpack.Decoder(Spawn)
+_order_decoder: Final = msgspec.msgpack.Decoder(Order)
 
 
 def command(channel: int) -> list[str]:
@@ -90,7 +101,7 @@ def settle() -> None:
     gc.freeze()
 
 
-def serve(channel: socket.socket, entry: Entry) -> None:
+def serve(channel: socket.socket, program: Program) -> None:
     """Answer spawn requests until the supervisor closes the channel.
 
     Raises:
@@ -102,7 +113,7 @@ def serve(channel: socket.socket, entry: Entry) -> None:
         except (EOFError, ConnectionError):
             return
         try:
-            reply = _spawn(channel, entry, _spawn_decoder.decode(payload), attached)
+            reply = _spawn(channel, program, _spawn_decoder.decode(payload), attached)
         finally:
             for descriptor in attached:
                 os.close(descriptor)
@@ -112,7 +123,7 @@ def serve(channel: socket.socket, entry: Entry) -> None:
             return
 
 
-def _spawn(channel: socket.socket, entry: Entry, spawn: Spawn, attached: list[int]) -> Reply:
+def _spawn(channel: socket.socket, program: Program, spawn: Spawn, attached: list[int]) -> Reply:
     if len(attached) != len(SPAWN_DESCRIPTORS):
         return SpawnFailed(spawn.request, f"{len(attached)} descriptors came along")
     caller = (os.geteuid(), os.getegid())
@@ -128,14 +139,14 @@ def _spawn(channel: socket.socket, entry: Entry, spawn: Spawn, attached: list[in
     except OSError as error:
         return SpawnFailed(spawn.request, str(error))
     if pid == 0:
-        _become_worker(channel, entry, spawn, attached, caller)
+        _be_born(channel, program, spawn.jail, attached, caller)
     return Spawned(spawn.request, pid)
 
 
-def _become_worker(
+def _be_born(
     channel: socket.socket,
-    entry: Entry,
-    spawn: Spawn,
+    program: Program,
+    shape: JailSpec,
     attached: list[int],
     caller: tuple[int, int],
 ) -> NoReturn:
@@ -144,23 +155,42 @@ def _become_worker(
     try:
         channel.detach()  # its number is about to be somebody else's
         _place(attached)
-        set_title(f"openclaw: worker {spawn.jail.tenant}")
-        jail.confine_or_exit(
-            jail.Confinement(
-                spawn.jail,
-                supervisor=WORKER_DESCRIPTORS.supervisor,
-                keep=frozenset(WORKER_DESCRIPTORS),
-                in_namespaces=spawn.jail.namespaces,
-                caller=caller,
-            )
+        set_title("openclaw: spare")
+        process = jail.Confinement(
+            shape,
+            supervisor=WORKER_DESCRIPTORS.supervisor,
+            keep=frozenset(WORKER_DESCRIPTORS),
+            in_namespaces=shape.namespaces,
+            caller=caller,
         )
-        code = entry(spawn.entry, WORKER_DESCRIPTORS) or 0
+        jail.confine_or_exit(process, jail.AHEAD)
+        order = _wait_for_order(program)
+        set_title(f"openclaw: worker {order.tenant}")
+        process.become(order)
+        jail.confine_or_exit(process, jail.OWN)
+        code = program.run(order.entry, WORKER_DESCRIPTORS) or 0
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
     except BaseException:  # noqa: BLE001 - the last frame of this process
         traceback.print_exc()
     finally:
         _exit(code)
+
+
+def _wait_for_order(program: Program) -> Order:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, WORKER_DESCRIPTORS.channel)
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
+    if not poll.poll(0):
+        program.rehearse()
+    try:
+        descriptors.send(channel, WAITING)
+        payload, _ = descriptors.receive(channel, descriptors_max=0)
+        descriptors.send(channel, TOLD)
+    except (EOFError, ConnectionError):
+        _exit(0)  # nobody needs it
+    channel.detach()
+    return _order_decoder.decode(payload)
 
 
 def _exit(code: int) -> NoReturn:
@@ -185,12 +215,12 @@ def _place(attached: list[int]) -> None:
         os.dup2(source, target)
 
 
-def main(arguments: list[str], load_entry: Callable[[], Entry]) -> None:
+def main(arguments: list[str], load: Callable[[], Program]) -> None:
     """Run the zygote's program.
 
     Args:
         arguments: The number of the descriptor channel, and what `command` adds.
-        load_entry: Imports what the workers run.
+        load: Imports what the workers run.
     """
     set_title("openclaw: zygote")
     channel = socket.socket(fileno=int(arguments[0]))
@@ -200,8 +230,8 @@ def main(arguments: list[str], load_entry: Callable[[], Entry]) -> None:
     poll.register(channel, select.POLLHUP)
     if poll.poll(0):
         return  # the supervisor ended before it could be watched
-    entry = load_entry()
+    program = load()
     settle()
     with contextlib.suppress(ConnectionError):  # the supervisor has changed its mind
         descriptors.send(channel, msgspec.msgpack.encode(Serving()))
-    serve(channel, entry)
+    serve(channel, program)

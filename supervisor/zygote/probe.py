@@ -55,7 +55,8 @@ def probe(uid: int, gid: int) -> Probe:
     def new_root() -> None:
         if not root:
             roots.map_ids(uid, gid)
-        roots.change_root(roots.readable_paths(), None)
+        roots.build_root(roots.readable_paths())
+        roots.change_root(None)
 
     def become() -> None:
         os.setgroups([])

@@ -119,22 +119,22 @@ def plan(readable: tuple[str, ...]) -> Plan:
     return Plan(tuple(directories), tuple(files), tuple(devices), tuple(links), tuple(mounted))
 
 
-def change_root(readable: tuple[str, ...], tenant: int | None) -> None:
-    """Make the new root of this mount namespace, and leave the old one.
+def build_root(readable: tuple[str, ...]) -> None:
+    """Put the new root of this mount namespace together, and make it the working directory.
+
+    Until the root is changed, what is mounted or unmounted outside still happens in the old one:
+    a process that waits sees a tenant's directory as it is, and keeps no disk busy.
 
     Args:
         readable: Absolute paths that appear, read-only.
-        tenant: The tenant's directory, open; opened in this mount namespace.
 
     Raises:
         OSError: a mount was refused or a path is missing; with its name.
     """
     root = plan(readable)
-    linux.mount("", "/", "", linux.MS_REC | linux.MS_PRIVATE)
+    linux.mount("", "/", "", linux.MS_REC | linux.MS_SLAVE)
     trees = [(path, linux.clone_tree(f"/{path}")) for path in root.mount_points]
-    apart = [(path, linux.clone_tree(f"/{path}"), _DEVICE) for path in root.devices]
-    if tenant is not None:
-        apart.append((TENANT_DIRECTORY[1:], linux.clone_tree(tenant), _TENANT))
+    devices = [(path, linux.clone_tree(f"/{path}")) for path in root.devices]
     linux.mount("tmpfs", _STAGE, "tmpfs", 0, _STAGE_OPTIONS)
     os.chdir(_STAGE)
     umask = os.umask(0o022)  # whoever the process becomes has to get through these directories
@@ -148,9 +148,24 @@ def change_root(readable: tuple[str, ...], tenant: int | None) -> None:
     for path, tree in trees:
         linux.attach_tree(tree, path)
     linux.set_mount_attributes(linux.AT_FDCWD, ".", _READ_ONLY)
-    for path, tree, attributes in apart:
-        linux.set_mount_attributes(tree, "", attributes)
+    for path, tree in devices:
+        linux.set_mount_attributes(tree, "", _DEVICE)
         linux.attach_tree(tree, path)
+
+
+def change_root(tenant: int | None) -> None:
+    """Leave the old root for the one that `build_root` has made the working directory.
+
+    Args:
+        tenant: The tenant's directory, open; opened in this mount namespace.
+
+    Raises:
+        OSError: a mount was refused.
+    """
+    if tenant is not None:
+        tree = linux.clone_tree(tenant)
+        linux.set_mount_attributes(tree, "", _TENANT)
+        linux.attach_tree(tree, TENANT_DIRECTORY[1:])
     linux.pivot_root(".", ".")  # the old root now lies over the new one …
     linux.detach(".")  # … and is taken off it
     os.chdir("/")

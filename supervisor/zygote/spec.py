@@ -1,4 +1,4 @@
-"""What a process is confined to, and the messages between supervisor and zygote."""
+"""What a process is confined to, and the messages between supervisor, zygote and newborn."""
 
 from typing import Final
 
@@ -25,7 +25,7 @@ class JailSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         profile: `worker` (has a tenant and its directory) or `front` (has neither).
-        tenant: The tenant's id; empty for the front.
+        tenant: The tenant's id; empty for the front, and in a `shape`.
         state_root: Absolute path, free of symbolic links. The tenant's directory is
             `tenants/<tenant>` below it, owned by `uid`, mode 0700; nothing else of it is visible.
         uid: The user to become: never 0; the caller's own unless root calls.
@@ -56,23 +56,49 @@ class JailSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """The tenant's directory as everybody outside the jail names it."""
         return f"{self.state_root}/tenants/{self.tenant}"
 
+    @property
+    def shape(self) -> "JailSpec":
+        """The same without what is one tenant's: all that a newborn and the zygote may know."""
+        return msgspec.structs.replace(self, tenant="", uid=NOBODY_YET, gid=NOBODY_YET)
+
+
+NOBODY_YET: Final = -1
+"""Stands for uid and gid in a shape; no process can become it."""
+
 
 class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Asks for a worker. The message carries `SPAWN_DESCRIPTORS`, in that order.
+    """Asks for a newborn. The message carries `SPAWN_DESCRIPTORS`, in that order.
 
-    `entry` is handed to the worker's own code as it is.
+    `jail` is a shape: the newborn takes the steps that need no tenant, and waits for its `Order`.
     """
 
     request: int
     jail: JailSpec
-    entry: bytes
 
 
 SPAWN_DESCRIPTORS: Final = ("supervisor", "channel", "ready", "stderr")
 
 
+class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """First message on a newborn's descriptor channel: whose worker it becomes.
+
+    `entry` is handed to the worker's own code as it is.
+    """
+
+    tenant: str
+    uid: int
+    gid: int
+    entry: bytes
+
+
+WAITING: Final = b"waiting"
+"""What a newborn sends on its descriptor channel before it waits for its order."""
+TOLD: Final = b"told"
+"""What it sends when it has read it."""
+
+
 class Spawned(msgspec.Struct, frozen=True, tag="spawned"):
-    """A worker runs, as a child of the supervisor; it is not ready yet and may still fail."""
+    """A newborn runs, as a child of the supervisor; it may still fail."""
 
     request: int
     pid: int

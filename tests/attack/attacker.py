@@ -230,11 +230,13 @@ def entry(spec: bytes, links: WorkerDescriptors) -> int:
 
 if __name__ == "__main__":
     options = msgspec.json.decode(sys.argv[3], type=Options)
-    jail.STEPS = tuple(step for step in jail.STEPS if step.__name__ not in options.skip)
+    for part in ("AHEAD", "OWN"):
+        steps = getattr(jail, part)
+        setattr(jail, part, tuple(step for step in steps if step.__name__ not in options.skip))
     if options.second_thread:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
     if options.shed:
-        main.main(sys.argv[1:], lambda: entry)
+        main.main(sys.argv[1:], lambda: main.Program(entry))
     else:
         main.settle()
-        main.serve(socket.socket(fileno=int(sys.argv[1])), entry)
+        main.serve(socket.socket(fileno=int(sys.argv[1])), main.Program(entry))

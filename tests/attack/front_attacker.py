@@ -41,8 +41,8 @@ if __name__ == "__main__":
     spec = msgspec.msgpack.decode(bytes.fromhex(sys.argv[1]), type=JailSpec)
     order = msgspec.json.decode(bytes.fromhex(sys.argv[2]), type=Order)
     skipped = json.loads(sys.argv[3])
-    jail.STEPS = tuple(step for step in jail.STEPS if step.__name__ not in skipped)
-    jail.confine_or_exit(jail.Confinement(spec, supervisor=3, keep=frozenset((4,))))
+    steps = [step for step in jail.AHEAD + jail.OWN if step.__name__ not in skipped]
+    jail.confine_or_exit(jail.Confinement(spec, supervisor=3, keep=frozenset((4,))), steps)
     seen = look_around(order)
     report = {name: attacks.attempt(attacks.ALL[name], order.target) for name in order.attacks}
     with socket.socket(fileno=3) as supervisor, socket.socket(fileno=4) as listener:

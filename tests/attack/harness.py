@@ -1,5 +1,6 @@
 """Runs the real zygote, or a program in its place, and workers in the real jail."""
 
+import contextlib
 import json
 import os
 import select
@@ -8,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,12 +16,23 @@ import msgspec
 
 from protocol import descriptors
 from supervisor.zygote import main, roots, seccomp
-from supervisor.zygote.spec import JailSpec, Reply, Serving, Spawn, Spawned, SpawnFailed
+from supervisor.zygote.spec import (
+    WAITING,
+    JailSpec,
+    Order,
+    Reply,
+    Serving,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+)
 
 ATTACKER = Path(__file__).with_name("attacker.py")
 DEADLINE_SECONDS = 20.0
 UID_FIRST = 1_900_000_000
 ROOT = os.geteuid() == 0
+# Whether workers are told what they are when they have long waited for it, or at once.
+TELL_SPARES = False
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
@@ -102,6 +113,17 @@ class Worker:
         answer = b"".join(iter(lambda: self.link.recv(65536), b""))
         assert answer, self.errors()
         return json.loads(answer)
+
+    def wait_until_it_waits(self) -> None:
+        """Wait until it is a spare, or has ended."""
+        self.channel.settimeout(DEADLINE_SECONDS)
+        with contextlib.suppress(EOFError, ConnectionError):
+            assert descriptors.receive(self.channel)[0] == WAITING
+
+    def tell(self, order: bytes) -> None:
+        """Say whose worker it is; it may have ended before."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            descriptors.send(self.channel, order)
 
     def wait_ready(self) -> None:
         assert select.select([self.ready], [], [], DEADLINE_SECONDS)[0]
@@ -185,7 +207,10 @@ class Zygote:
         errors, their_errors = os.pipe()
         theirs = [their_link.fileno(), their_channel.fileno(), their_ready, their_errors]
         self._requests += 1
-        message = msgspec.msgpack.encode(Spawn(request=self._requests, jail=spec, entry=entry))
+        order = msgspec.msgpack.encode(
+            Order(tenant=spec.tenant, uid=spec.uid, gid=spec.gid, entry=entry)
+        )
+        message = msgspec.msgpack.encode(Spawn(request=self._requests, jail=spec.shape))
         descriptors.send(self.channel, message, theirs[: len(theirs) - leave_out])
         their_link.close()
         their_channel.close()
@@ -196,6 +221,9 @@ class Zygote:
         worker = Worker(getattr(reply, "pid", 0), link, channel, ready, errors)
         if isinstance(reply, Spawned):
             self.workers.append(worker)
+            if TELL_SPARES:
+                worker.wait_until_it_waits()
+            worker.tell(order)
             return worker
         worker.reaped = 0
         worker.close()
@@ -222,7 +250,7 @@ def order(root: Path, task: str = "", names: Sequence[str] = (), neighbour_pid: 
     ).encode()
 
 
-@contextmanager
+@contextlib.contextmanager
 def attackers(**options: Any) -> Iterator[Zygote]:
     """A zygote whose workers attack; see `attacker.Options`."""
     with Zygote(ATTACKER, json.dumps(options)) as zygote:

@@ -18,7 +18,7 @@ import msgspec
 
 from protocol import descriptors
 from supervisor.zygote import main
-from supervisor.zygote.spec import JailSpec, Spawn, Spawned
+from supervisor.zygote.spec import JailSpec, Order, Spawn, Spawned
 from tests.attack.harness import next_reply
 
 if __name__ == "__main__":
@@ -31,7 +31,9 @@ if __name__ == "__main__":
     worker_channel, their_channel = descriptors.pair()
     ready, their_ready = os.pipe()
     spec = msgspec.msgpack.decode(bytes.fromhex(jail), type=JailSpec)
-    message = msgspec.msgpack.encode(Spawn(request=1, jail=spec, entry=bytes.fromhex(order)))
+    message = msgspec.msgpack.encode(Spawn(request=1, jail=spec.shape))
+    told = Order(tenant=spec.tenant, uid=spec.uid, gid=spec.gid, entry=bytes.fromhex(order))
+    descriptors.send(worker_channel, msgspec.msgpack.encode(told))
     attached = [their_link.fileno(), their_channel.fileno(), their_ready, int(errors)]
     descriptors.send(channel, message, attached)
     for end in (their_link, their_channel):

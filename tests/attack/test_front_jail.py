@@ -132,8 +132,8 @@ def test_without_seccomp_it_could_connect(state_dir: Path) -> None:
     ("changes", "reason"),
     [
         ({"policy": b""}, "validate: there is no system call policy"),
-        ({"readable": ("/usr", "/openclaw-missing")}, "change_root: "),
-        pytest.param({"uid": 0, "gid": 0}, "validate: ", id="root"),
+        ({"readable": ("/usr", "/openclaw-missing")}, "build_root: "),
+        pytest.param({"uid": 0, "gid": 0}, "open_directory: ", id="root"),
     ],
 )
 def test_it_fails_closed(changes: dict[str, Any], reason: str, state_dir: Path) -> None:

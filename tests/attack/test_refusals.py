@@ -9,6 +9,8 @@ import pytest
 from supervisor.zygote import jail, seccomp
 from tests.attack import harness
 
+pytestmark = pytest.mark.usefixtures("both_ways_of_birth")
+
 as_user = pytest.mark.user
 
 
@@ -48,13 +50,13 @@ def refused(
 def test_what_is_no_tenant_id(tenant: str, state: Path, zygote: harness.Zygote) -> None:
     code, errors = refused(zygote, state, tenant)
     assert code == jail.EXIT_CONFIGURATION
-    assert errors.startswith("validate: not a tenant id")
+    assert errors.startswith("open_directory: not a tenant id")
 
 
 def test_a_missing_directory_by_its_name(state: Path, zygote: harness.Zygote) -> None:
     code, errors = refused(zygote, state, "initech")
     assert code == jail.EXIT_CONFIGURATION
-    assert errors.startswith("validate: ")
+    assert errors.startswith("open_directory: ")
     assert f"{state}/tenants/initech" in errors
 
 
@@ -69,7 +71,8 @@ def test_a_directory_behind_a_symbolic_link(link: str, state: Path, zygote: harn
         tenant = "hooli"
     worker = zygote.spawn(harness.worker_spec(state, tenant), harness.order(state, "look_around"))
     assert worker.wait() == jail.EXIT_CONFIGURATION
-    assert "validate: [Errno 40]" in worker.errors()
+    step = "validate" if link == "tenants" else "open_directory"
+    assert f"{step}: [Errno 40]" in worker.errors()
 
 
 def test_a_directory_that_others_may_read(state: Path, zygote: harness.Zygote) -> None:
@@ -105,7 +108,7 @@ def test_a_directory_that_the_tenant_cannot_reach(state: Path, zygote: harness.Z
 def test_becoming_root_or_nobody(uid: int, gid: int, state: Path, zygote: harness.Zygote) -> None:
     code, errors = refused(zygote, state, uid=uid, gid=gid)
     assert code == jail.EXIT_CONFIGURATION
-    assert errors.startswith("validate: cannot become uid")
+    assert errors.startswith("open_directory: cannot become uid")
 
 
 @as_user
@@ -115,7 +118,7 @@ def test_becoming_somebody_else_as_an_ordinary_user(
 ) -> None:
     code, errors = refused(zygote, state, uid=uid)
     assert code == jail.EXIT_CONFIGURATION
-    assert errors.startswith("validate: only root can become")
+    assert errors.startswith("open_directory: only root can become")
 
 
 @as_user
@@ -163,7 +166,7 @@ def test_paths_that_are_not_plain(path: str, state: Path, zygote: harness.Zygote
 def test_a_readable_path_that_is_missing(state: Path, zygote: harness.Zygote) -> None:
     code, errors = refused(zygote, state, readable=("/usr", "/openclaw-missing"))
     assert code == jail.EXIT_CONFIGURATION
-    assert errors.startswith("change_root: ")
+    assert errors.startswith("build_root: ")
     assert "/openclaw-missing" in errors
 
 
@@ -186,4 +189,4 @@ def test_what_is_waived_is_left_out_and_nothing_else(state: Path, zygote: harnes
     assert worker.status()["NoNewPrivs"] == "1"
     code, errors = refused(zygote, state, "../acme", **waived)
     assert code == jail.EXIT_CONFIGURATION
-    assert errors.startswith("validate: ")
+    assert errors.startswith("open_directory: ")

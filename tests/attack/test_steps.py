@@ -17,13 +17,15 @@ import pytest
 from supervisor.zygote import jail
 from tests.attack import harness
 
+pytestmark = pytest.mark.usefixtures("both_ways_of_birth")
+
 PARENT = Path(__file__).with_name("parent.py")
 as_user = pytest.mark.user  # root's tenants are kept apart by their uids
 
 
 def attack(state: Path, *names: str, skip: tuple[str, ...], **changes: Any) -> dict[str, str]:
     """What became of some attacks in a jail without some steps."""
-    assert set(skip) <= {step.__name__ for step in jail.STEPS}
+    assert set(skip) <= {step.__name__ for step in jail.AHEAD + jail.OWN}
     with harness.attackers(skip=skip) as zygote:
         spec = harness.worker_spec(state, "acme", **changes)
         worker = zygote.spawn(spec, harness.order(state, names=names))
@@ -68,6 +70,12 @@ def test_without_validate_no_directory_is_found(state: Path) -> None:
     # What it refuses is in test_refusals.py.
     code, errors = end_without(state, "validate")
     assert code == jail.EXIT_CONFIGURATION
+    assert "jail: open_directory: [Errno 2] the tenants' directories" in errors
+
+
+def test_without_open_directory_there_is_none_to_enter(state: Path) -> None:
+    code, errors = end_without(state, "open_directory")
+    assert code == jail.EXIT_CONFIGURATION
     assert "jail: enter_directory" in errors
 
 
@@ -101,13 +109,19 @@ def test_without_limit_resources_limits_are_the_gateways(
 def test_without_enter_namespaces_nothing_can_be_mounted(state: Path) -> None:
     code, errors = end_without(state, "enter_namespaces")
     assert code == jail.EXIT_CONFIGURATION
+    assert "jail: build_root" in errors
+
+
+def test_without_build_root_there_is_none_to_change_to(state: Path) -> None:
+    code, errors = end_without(state, "build_root")
+    assert code == jail.EXIT_CONFIGURATION
     assert "jail: change_root" in errors
 
 
 def test_without_change_root_neighbours_are_seen(state: Path) -> None:
     # As an ordinary user this is the only wall against stat; as root permissions hide the file.
     name = f"stat the neighbour's {'directory' if harness.ROOT else 'file'}"
-    skip = ("change_root", "enter_directory")
+    skip = ("build_root", "change_root", "enter_directory")
     outcome = attack(state, name, skip=skip, readable=("/usr",))[name]
     assert outcome.startswith("worked")
     assert attack(state, name, skip=())[name] == "ENOENT"

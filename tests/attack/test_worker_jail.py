@@ -13,6 +13,8 @@ import pytest
 from protocol import descriptors
 from tests.attack import attacks, harness
 
+pytestmark = pytest.mark.usefixtures("both_ways_of_birth")
+
 # Without a mount namespace, which root's tenants can do without, a name can be looked up where
 # permissions allow it; nothing can be opened.
 VISIBLE_TO_LANDLOCK_ALONE = {"stat the neighbour's directory"}

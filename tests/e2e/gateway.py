@@ -16,9 +16,11 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from protocol import limits
 from supervisor.tls import client_context
 
 OPENCLAW = str(Path(sys.executable).with_name("openclaw"))
+SPARE = "openclaw: spare"
 START_SECONDS = 20.0
 STOP_SECONDS = 20.0
 REQUEST_SECONDS = 30.0
@@ -111,12 +113,22 @@ class Gateway:
     # Processes
 
     def processes(self) -> dict[str, psutil.Process]:
-        """Give the processes below the supervisor by their title."""
-        found = {}
+        """Give the processes below the supervisor by their title, but for the spares."""
+        return {title: child for title, child in self._children() if title != SPARE}
+
+    def spares(self) -> list[psutil.Process]:
+        """Give those that wait to become a worker, when there are as many as there should be."""
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while True:
+            found = [child for title, child in self._children() if title == SPARE]
+            if len(found) == limits.SPARES:
+                return found
+            assert time.monotonic() < deadline, found
+
+    def _children(self) -> Iterator[tuple[str, psutil.Process]]:
         for child in psutil.Process(self.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):  # it ends as we look
-                found[" ".join(child.cmdline()).strip()] = child
-        return found
+            with contextlib.suppress(psutil.NoSuchProcess):
+                yield " ".join(child.cmdline()).strip(), child
 
     def process(self, title: str) -> psutil.Process:
         found = self.processes()

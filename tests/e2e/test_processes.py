@@ -92,7 +92,7 @@ def test_a_killed_supervisor_leaves_no_process(gateway: Gateway) -> None:
         gateway.inbound(gateway.create(tenant), "hello")
     processes = gateway.processes()
     assert len(processes) == 4
-    with ends(*processes.values()):
+    with ends(*processes.values(), *gateway.spares()):
         gateway.stop(signal.SIGKILL)
 
 

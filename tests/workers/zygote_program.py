@@ -11,9 +11,10 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from supervisor.zygote import main as zygote
 
-    def load_entry() -> zygote.Entry:
+    def load() -> zygote.Program:
         from tests.workers.entry import run
+        from worker.main import rehearse
 
-        return run
+        return zygote.Program(run, rehearse)
 
-    zygote.main(sys.argv[1:], load_entry)
+    zygote.main(sys.argv[1:], load)

@@ -8,12 +8,18 @@ from supervisor.zygote import jail
 
 
 def test_the_steps_and_their_order() -> None:
-    assert [step.__name__ for step in jail.STEPS] == [
+    assert [step.__name__ for step in jail.AHEAD] == [
         "validate",
         "close_descriptors",
         "new_session",
         "limit_resources",
         "enter_namespaces",
+        "build_root",
+        "die_with_supervisor",
+        "forbid_dumps",
+    ]
+    assert [step.__name__ for step in jail.OWN] == [
+        "open_directory",
         "change_root",
         "drop_identity",
         "drop_capabilities",
@@ -27,7 +33,7 @@ def test_the_steps_and_their_order() -> None:
 
 
 def test_every_step_says_what_it_is_for() -> None:
-    for step in jail.STEPS:
+    for step in jail.AHEAD + jail.OWN:
         assert step.__doc__, step.__name__
 
 

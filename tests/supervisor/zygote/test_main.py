@@ -11,6 +11,8 @@ from supervisor.zygote import main
 from supervisor.zygote.spec import SpawnFailed
 from tests.attack import harness
 
+pytestmark = pytest.mark.usefixtures("both_ways_of_birth")
+
 
 @pytest.fixture
 def state(state_dir: Path) -> Path:
