@@ -317,7 +317,7 @@ def test_a_worker_that_closed_its_link_to_the_front_gets_another(crowd: Crowd, t
 
 def test_a_worker_that_closes_every_link_to_the_front_is_replaced(crowd: Crowd) -> None:
     token = crowd.create("takes-no-front")
-    # Closed before it was ready, its first link has not been given to the front, and it is replaced.
+    # Closed before it was ready, its first link was never the front's: it is replaced unnoticed.
     if health(crowd, token).status != 200:
         row = crowd.wait_for_state("takes-no-front", "ready", deaths=1)
         assert "to the front" in row["lastDeath"]
