@@ -121,10 +121,14 @@ def _ends(sock: socket.socket) -> None:
         assert sock.recv(1) == b""
 
 
-async def test_a_drain_waits_for_no_handshake(staged: Path) -> None:
+async def test_a_drain_waits_for_a_handshake_no_longer_than_it_may_take(staged: Path) -> None:
     settings = {"tls_directory": str(staged)}
     async with running(limits={"TLS_HANDSHAKE_SECONDS": 1.0}, settings=settings) as front:
         silent = await front.connect()
+        # Whoever came after it is served, so it has been accepted too.
+        client = await _connect(front, _trust(paths.FIRST))
+        assert (await client.ask(request("/healthz", token=None))).status == 200
+        await client.close()
         front.drain(0.5)
         await _rest(silent)
         assert await front.exit_code() == 0
