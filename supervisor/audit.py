@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-_GENESIS: Final = "0" * 64
+GENESIS: Final = "0" * 64
 LINE_BYTES_MAX: Final = 32 * 1024
 # Holds the last whole line and a torn one after it.
 _TAIL_BYTES: Final = 2 * LINE_BYTES_MAX
@@ -55,7 +55,7 @@ class Audit:
             os.close(self._descriptor)
             raise
         self._seq = last.seq if last else 0
-        self._hash = last.hash if last else _GENESIS
+        self._hash = last.hash if last else GENESIS
 
     def _last_entry(self) -> Entry | None:
         size = os.fstat(self._descriptor).st_size

@@ -108,8 +108,11 @@ class Gateway:
 
     def processes(self) -> dict[str, psutil.Process]:
         """Give the processes below the supervisor by their title."""
-        children = psutil.Process(self.pid).children(recursive=True)
-        return {" ".join(child.cmdline()).strip(): child for child in children}
+        found = {}
+        for child in psutil.Process(self.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it just ends
+                found[" ".join(child.cmdline()).strip()] = child
+        return found
 
     def process(self, title: str) -> psutil.Process:
         found = self.processes()
