@@ -1,6 +1,7 @@
 """What a scenario is: a module beside this one, with `SCENARIO`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 Say = Callable[[str], None]
@@ -29,4 +30,4 @@ class Scenario(NamedTuple):
 
     cycles: int
     run: Callable[[int, int, Say], Outcome]
-    packages: dict[str, str] = {}
+    packages: Mapping[str, str] = MappingProxyType({})

@@ -140,7 +140,7 @@ class Kills:
     def _strays(self) -> list[str]:
         """Give the processes that should not be: two of a kind, dead ones, unknown ones."""
         titles: Counter[str] = Counter()
-        problems = []
+        problems: list[str] = []
         deadline = time.monotonic() + SETTLE_SECONDS
         while True:
             titles.clear()

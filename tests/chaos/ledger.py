@@ -9,7 +9,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import apsw
 import msgspec
@@ -22,7 +22,7 @@ What = Literal["session", "turn", "reply", "created", "rotated", "deleted"]
 OF_TENANTS = ("created", "rotated", "deleted")
 
 
-class Ack(msgspec.Struct, frozen=True, omit_defaults=True):
+class Ack(msgspec.Struct, frozen=True, omit_defaults=True, tag=True):
     """One answer that promised something. `by` is the client, which does one thing at a time."""
 
     what: What
@@ -78,10 +78,13 @@ class _Stored(NamedTuple):
 
 def check(root: Path, acks: list[Ack]) -> list[str]:
     """Say what is not as it was acknowledged; nothing if all is well."""
-    broken = [*check_databases(root), *check_audit(root / "audit.jsonl")]
-    if broken:
-        return broken
-    return [*_check_tenants(root, acks), *_check_sessions(root, acks)]
+    try:
+        broken = [*check_databases(root), *check_audit(root / "audit.jsonl")]
+        if not broken:
+            broken = [*_check_tenants(root, acks), *_check_sessions(root, acks)]
+    except (apsw.Error, OSError, msgspec.DecodeError) as error:
+        broken = [f"cannot be read: {error!r}"]
+    return broken
 
 
 def databases(root: Path) -> list[Path]:
@@ -151,7 +154,8 @@ def _stored(root: Path, tenant: str) -> _Stored:
 
 def _check_tenants(root: Path, acks: list[Ack]) -> Iterator[str]:
     with _opened(root / "registry.sqlite") as connection:
-        states = dict(connection.execute("SELECT id, state FROM tenants").fetchall())
+        rows: Iterable[Any] = connection.execute("SELECT id, state FROM tenants")
+        states: dict[str, str] = dict(rows)
         tokens = defaultdict(set)
         for tenant, found in connection.execute("SELECT tenant, digest FROM tokens"):
             tokens[tenant].add(found)

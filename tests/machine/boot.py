@@ -146,9 +146,7 @@ class Machine:
         self.console = folder / "console"
         root = f"file={image},format=raw,readonly=on"
         drives = [
-            argument
-            for disk in (root, *disks)
-            for argument in ("-drive", f"{disk},if=virtio")
+            argument for disk in (root, *disks) for argument in ("-drive", f"{disk},if=virtio")
         ]
         self._process = subprocess.Popen(
             ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB)]

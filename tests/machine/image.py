@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-BUSYBOX: Final = "/bin/busybox"
+PYTHON: Final = Path(sys.prefix) / "bin/python"
 # Tools of ours that no program in a guest needs, and what the standard library can do without.
 LEFT_OUT: Final = frozenset(
-    "mypy mypyc ruff pip setuptools numpy numpy.libs hypothesis schemathesis jsonschema_rs graphql"
-    " librt ast_serialize werkzeug test idlelib lib2to3 tkinter ensurepip pydoc_data"
-    " .git .fuzz .machine .mypy_cache .ruff_cache .pytest_cache .hypothesis".split()
+    ["mypy", "mypyc", "ruff", "pip", "setuptools", "numpy", "numpy.libs", "hypothesis", "schemathesis", "jsonschema_rs", "graphql", "librt", "ast_serialize", "werkzeug", "test", "idlelib", "lib2to3", "tkinter", "ensurepip", "pydoc_data", ".git", ".fuzz", ".machine", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"]
 )
 _LINKS: Final = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 _FOLDERS: Final = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var/lib", "usr/sbin")
