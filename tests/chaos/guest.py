@@ -8,6 +8,7 @@ client has been answered.
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
@@ -57,7 +58,7 @@ def main() -> None:
             write(gateway, acks, name, tell)
 
 
-def write(gateway: Gateway, acks: list[Ack], name: str, tell) -> None:  # noqa: ANN001
+def write(gateway: Gateway, acks: list[Ack], name: str, tell: Callable[[bytes], None]) -> None:
     ledger = Ledger(lambda ack: tell(ack.line()))
     tokens = {ack.tenant: ack.token for ack in acks if ack.by == SETUP}
     for tenant in TENANTS:

@@ -25,10 +25,10 @@ START_SECONDS = 240.0
 WRITE_SECONDS = (0.5, 8.0)
 _LINE: Any = Ack | Verdict | Blame
 SCRIPT = """
-export PATH=/bin:/sbin:/usr/sbin HOME=/root LANG=C.UTF-8
-mount -t tmpfs tmp /tmp; mount -t tmpfs run /run
+export PATH=/bin:/sbin:/usr/sbin HOME=/root LANG=C.UTF-8 TMPDIR=/run
+mount -t tmpfs run /run # not on /tmp: the checkout may be there
 ip link set lo up
-mount -t ext4 /dev/vdb /var/lib || {{ echo '{{"type":"Blame","what":"no mount"}}' >/dev/ttyS1; poweroff -f; }}
+mount -t ext4 /dev/vdb /var/lib || poweroff -f
 mkdir -p /var/lib/openclaw
 busybox stty -F /dev/ttyS1 raw -echo
 {python} {guest} /var/lib/openclaw /dev/vdc /dev/ttyS1 {name}

@@ -25,7 +25,9 @@ _INIT: Final = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
-while read module; do /bin/busybox insmod /modules/$module || echo "no $module"; done </modules/order
+while read module; do
+    /bin/busybox insmod /modules/$module
+done </modules/order
 /bin/busybox mount -t ext4 -o ro /dev/vda /root || exec /bin/busybox poweroff -f
 for folder in proc sys dev; do /bin/busybox mount --move /$folder /root/$folder; done
 exec /bin/busybox switch_root /root /bin/sh -c "$(/bin/busybox cat /script)"
@@ -148,12 +150,17 @@ class Machine:
         drives = [
             argument for disk in (root, *disks) for argument in ("-drive", f"{disk},if=virtio")
         ]
+        append = f"console=ttyS0 quiet panic=-1 random.trust_cpu=on {options}"
+        command = (
+            "qemu-system-x86_64 -accel tcg -cpu max -nodefaults -no-reboot -display none"
+            f" -m {MEMORY_MIB} -serial file:{self.console} -serial stdio"
+        )
         self._process = subprocess.Popen(
-            ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(MEMORY_MIB)]
-            + ["-nodefaults", "-no-reboot", "-display", "none"]
-            + ["-kernel", str(parts.kernel), "-initrd", str(start)]
-            + ["-append", f"console=ttyS0 quiet panic=-1 random.trust_cpu=on {options}"]
-            + ["-serial", f"file:{self.console}", "-serial", "stdio", *drives],
+            [
+                *command.split(),
+                *("-kernel", str(parts.kernel), "-initrd", str(start), "-append", append),
+                *drives,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

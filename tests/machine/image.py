@@ -16,7 +16,13 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 PYTHON: Final = Path(sys.prefix) / "bin/python"
 # Tools of ours that no program in a guest needs, and what the standard library can do without.
 LEFT_OUT: Final = frozenset(
-    ["mypy", "mypyc", "ruff", "pip", "setuptools", "numpy", "numpy.libs", "hypothesis", "schemathesis", "jsonschema_rs", "graphql", "librt", "ast_serialize", "werkzeug", "test", "idlelib", "lib2to3", "tkinter", "ensurepip", "pydoc_data", ".git", ".fuzz", ".machine", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"]
+    (
+        *("mypy", "mypyc", "ruff", "pip", "setuptools", "numpy", "numpy.libs", "hypothesis"),
+        *("schemathesis", "jsonschema_rs", "graphql", "librt", "ast_serialize", "werkzeug"),
+        *("test", "idlelib", "lib2to3", "tkinter", "ensurepip", "pydoc_data"),
+        *(".git", ".fuzz", ".machine"),
+        *(".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"),
+    )
 )
 _LINKS: Final = {"bin": "usr/bin", "sbin": "usr/sbin", "lib": "usr/lib", "lib64": "usr/lib64"}
 _FOLDERS: Final = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var/lib", "usr/sbin")
@@ -38,9 +44,10 @@ def build(image: Path, busybox: Path) -> None:
         _fill(tree, busybox)
         megabytes = sum(p.lstat().st_size for p in tree.rglob("*")) // 2**20
         image.touch()
+        options = ("-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0")
+        size = f"{megabytes * 5 // 4 + 32}M"
         subprocess.run(
-            ["/usr/sbin/mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0"]
-            + ["-d", str(tree), str(image), f"{megabytes * 5 // 4 + 32}M"],
+            ["/usr/sbin/mke2fs", *options, "-d", str(tree), str(image), size],
             check=True,
         )
     finally:
@@ -65,8 +72,8 @@ def _fill(tree: Path, busybox: Path) -> None:
         (tree / named.relative_to("/")).symlink_to(interpreter)
     _copy_tree(library, tree)
     _copy_tree(ROOT, tree)  # .venv is in it
-    for path in filter(os.path.exists, (_LDCONFIG, "/etc/ld.so.cache", "/etc/passwd")):
-        _copy(Path(path), tree)
+    for name in filter(os.path.exists, (_LDCONFIG, "/etc/ld.so.cache", "/etc/passwd")):
+        _copy(Path(name), tree)
     objects = [p for folder in (library, site) for p in folder.rglob("*.so*") if _is_in(p, tree)]
     seccomp = sorted(Path("/usr/lib").glob("*/libseccomp.so.2"))
     for path in _libraries([interpreter, *objects, *seccomp]) | set(seccomp):
