@@ -1,0 +1,40 @@
+"""The supervisor's side of a zygote that dies."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import structlog
+
+from supervisor import child
+from supervisor.child import Exit
+from supervisor.zygote.spec import JailSpec
+from supervisor.zygote_process import SpawnDescriptors, SpawnError, ZygoteProcess
+from tests.workers import dying_zygote
+
+JAIL = JailSpec(
+    profile="worker", state_root="/", uid=1, gid=1, namespaces=True, readable=(), policy=b""
+)
+
+
+async def test_a_clone_whose_pid_was_never_said_is_ended_and_reaped(tmp_path: Path) -> None:
+    ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+    command = ("-I", str(dying_zygote.__file__), str(tmp_path / "pid"))
+    zygote = ZygoteProcess(
+        command, lambda _, status: ended.set_result(status), structlog.get_logger()
+    )
+    zygote.start()
+    mine, theirs = socket.socketpair()
+    with mine, theirs, pytest.raises(SpawnError):
+        number = theirs.fileno()
+        await zygote.spawn(JAIL, b"", SpawnDescriptors(number, number, number, number))
+    assert (await ended).signal == 9
+    pid = int((tmp_path / "pid").read_text())
+    async with asyncio.timeout(20):
+        while pid in child._children():
+            await asyncio.sleep(0.01)
+    with pytest.raises(ChildProcessError):  # reaped, and not by another's chance
+        os.waitpid(pid, os.WNOHANG)
+    assert pid not in child._watched
