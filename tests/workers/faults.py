@@ -17,9 +17,11 @@ import apsw
 from protocol.descriptors import WorkerDescriptors
 from tests.workers.puppet import Program
 from worker import main as worker
+from worker.sessions import turns
 
 NAME: Final = "faults"
 VFS: Final = "faults"
+RETRY_SECONDS: Final = 0.1
 _FIELDS: Final = struct.Struct("qqqq")
 _ERRORS: Final = {
     errno.EIO: (apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_FSYNC, apsw.SQLITE_IOERR_TRUNCATE),
@@ -119,6 +121,7 @@ class FailingVFS(apsw.VFS):
 
 def faulty(spec: bytes, fds: WorkerDescriptors) -> None:
     """The real worker on a disk that fails when the file says so."""
+    setattr(turns, "RETRY_SECONDS", RETRY_SECONDS)  # noqa: B010 - it is final for everybody else
     with FailingVFS(Orders(NAME)):
         worker.run(spec, fds)
 
