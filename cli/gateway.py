@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from cli.exits import ExitCode, fail
-from protocol.errors import LinkClosedError
+from protocol.errors import GatewayError, LinkClosedError
 from supervisor import config as gateway_config
 from supervisor import isolation
 from supervisor.audit import AuditError
@@ -89,5 +89,5 @@ def _serve(state: StateRoot, lock: StateLock, config: gateway_config.Config) -> 
     except (LinkClosedError, TimeoutError) as error:
         reason = f"the front does not start ({error}); {state.log} says why"
         fail(reason, ExitCode.WOULD_FAIL_AGAIN)
-    except (RegistryError, AuditError, StateError, CertificateError) as error:
+    except (GatewayError, RegistryError, AuditError, StateError, CertificateError) as error:
         fail(str(error), ExitCode.CONFIGURATION)

@@ -162,7 +162,8 @@ class Supervisor:
     async def _stop(self) -> None:
         self._stopping = True
         self._notifier.say("STOPPING=1")
-        self._lock.announce("")
+        with contextlib.suppress(OSError):  # who asks for the URL finds nobody there
+            self._lock.announce("")
         self._log.info("gateway stops")
         async with self._front_lock:
             if self.front is not None:
@@ -223,7 +224,7 @@ class Supervisor:
         while not self._stop_asked.is_set():
             try:
                 await self._start_front()
-            except (OSError, LinkClosedError, TimeoutError) as error:
+            except (OSError, GatewayError, LinkClosedError, TimeoutError) as error:
                 self._log.error("front does not start", error=str(error))
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._stop_asked.wait(), delay)
@@ -241,7 +242,7 @@ class Supervisor:
                 self._front_ended,
                 self._log.bind(source="front"),
             )
-            tokens = await self._on_disk(self._desk.registry.token_digests)
+            tokens = await self._on_disk(self._desk.token_digests)
             await front.start([_access(row, tokens) for row in self._rows.values()])
             self.front = front
         self._workers.link_all()
@@ -396,8 +397,7 @@ class Supervisor:
         ]
 
     async def _know(self, tenant: str) -> None:
-        row = await self._on_disk(self._desk.registry.get, tenant)
-        tokens = await self._on_disk(self._desk.registry.tokens_of, tenant)
+        row, tokens = await self._on_disk(self._desk.access, tenant)
         self._rows[tenant] = row
         await self._tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
 

@@ -275,10 +275,18 @@ class Registry:
     # Counters
 
     def next_epoch(self) -> int:
-        """Count one more start of a supervisor; the number is never given again."""
-        with self._db:
-            epoch = self._counter("epoch") + 1
-            self._set_counter("epoch", epoch)
+        """Count one more start of a supervisor; the number is never given again.
+
+        Raises:
+            RegistryError: it cannot be written.
+        """
+        try:
+            with self._db:
+                epoch = self._counter("epoch") + 1
+                self._set_counter("epoch", epoch)
+        except apsw.Error as error:
+            msg = f"registry.sqlite cannot be written (is the disk full?): {error}"
+            raise RegistryError(msg) from error
         return epoch
 
     def _counter(self, name: str) -> int:

@@ -59,6 +59,12 @@ class Orders:
         hits: int = _FIELDS.unpack_from(self._map)[3]
         return hits
 
+    @property
+    def number(self) -> int:
+        """The errno of what fails next."""
+        number: int = _FIELDS.unpack_from(self._map)[1]
+        return number
+
     def check(self, kind: int) -> None:
         """Count an operation (0 a write, 1 a sync, 2 a change of size); raise if it is to fail."""
         after, number, lasting, hits = _FIELDS.unpack_from(self._map)

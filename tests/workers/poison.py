@@ -20,13 +20,17 @@ GO: Final = "go"
 POLL_SECONDS: Final = 0.02
 
 
+def told() -> bool:
+    return os.path.exists(GO)  # noqa: PTH110 - pathlib looks into /proc for some of this
+
+
 class PoisonedEcho(EchoProvider):
     """Echoes, but dies of one text, as of a bug in native code."""
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         part = request.messages[-1].parts[0]
         if isinstance(part, TextPart) and part.text.startswith(POISON):
-            while not os.path.exists(GO):  # noqa: PTH110 - pathlib looks into /proc for some of this
+            while not told():  # noqa: ASYNC110 - by another process
                 await asyncio.sleep(POLL_SECONDS)
             # Not by a signal: it is process 1 of its namespace, which takes none from itself.
             ctypes.string_at(0)

@@ -370,7 +370,7 @@ def interrupt_expired(connection: apsw.Connection, mine: int, now: int) -> int:
 
 
 def _interrupt(connection: apsw.Connection, which: str, bindings: tuple[Any, ...], now: int) -> int:
-    rows = connection.execute(
+    rows: list[Any] = connection.execute(
         "UPDATE runs SET state = 'interrupted', error = ?, ended_at = ?, lease_expires_at = NULL"  # noqa: S608 - of our own conditions
         f" WHERE state = 'running' AND {which} RETURNING session",
         (INTERRUPTED, now, *bindings),

@@ -3,6 +3,7 @@
 import errno
 import itertools
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -25,6 +26,7 @@ async def use(migrations: tuple[str, ...], first: int) -> tuple[list[int], list[
     database = Database("folder/file.sqlite", migrations, Directory())
     done: list[int] = []
     refused: list[GatewayError] = []
+    reasons: list[str | None] = []
     for x in range(first, first + ROWS):
 
         def insert(connection: apsw.Connection, x: int = x) -> int:
@@ -36,18 +38,25 @@ async def use(migrations: tuple[str, ...], first: int) -> tuple[list[int], list[
             assert database.refusal is None
         except GatewayError as error:
             refused.append(error)
-            assert database.refusal == error.message
+            reasons.append(database.refusal)
         if done:  # reads go on
             assert done == [
                 row for row in done if (row,) in database.read().execute("SELECT x FROM t")
             ]
     await database.close()
+    assert reasons == [error.message for error in refused]
     return done, refused
+
+
+def clear() -> None:
+    for path in Path("folder").glob("*"):
+        path.unlink()
 
 
 def stored() -> set[int]:
     with apsw.Connection("folder/file.sqlite") as connection:
-        rows = {x for (x,) in connection.execute("SELECT x FROM t").fetchall()}
+        found: list[Any] = connection.execute("SELECT x FROM t").fetchall()
+        rows = {x for (x,) in found}
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     connection.close()
     return rows
@@ -87,8 +96,7 @@ async def test_every_change_at_the_first_open_fails_in_turn(tenant_dir: Path, nu
     orders = Orders("faults")
     with FailingVFS(orders):
         for after in range(1, MANY):
-            for path in Path("folder").glob("*"):
-                path.unlink()
+            clear()
             orders.arm(after, number, lasting=False)
             done, _ = await use(MIGRATIONS, 0)
             if not orders.disarm():
