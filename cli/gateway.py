@@ -17,7 +17,7 @@ from supervisor import isolation
 from supervisor.audit import AuditError
 from supervisor.logs import open_log
 from supervisor.main import Supervisor
-from supervisor.registry import RegistryError
+from supervisor.registry import RegistryError, RegistryUnwritableError
 from supervisor.state import (
     LOCK_WAIT_SECONDS,
     LockedError,
@@ -89,5 +89,7 @@ def _serve(state: StateRoot, lock: StateLock, config: gateway_config.Config) -> 
     except (LinkClosedError, TimeoutError) as error:
         reason = f"the front does not start ({error}); {state.log} says why"
         fail(reason, ExitCode.WOULD_FAIL_AGAIN)
-    except (GatewayError, RegistryError, AuditError, StateError, CertificateError) as error:
+    except (GatewayError, RegistryUnwritableError) as error:
+        fail(str(error), ExitCode.TRY_LATER)
+    except (RegistryError, AuditError, StateError, CertificateError) as error:
         fail(str(error), ExitCode.CONFIGURATION)

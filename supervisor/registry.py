@@ -61,6 +61,10 @@ class RegistryError(Exception):
     """The registry cannot be used by this version."""
 
 
+class RegistryUnwritableError(RegistryError):
+    """The disk refuses a write; it may take it later."""
+
+
 class TenantExistsError(Exception):
     """There is a tenant of this id."""
 
@@ -278,7 +282,7 @@ class Registry:
         """Count one more start of a supervisor; the number is never given again.
 
         Raises:
-            RegistryError: it cannot be written.
+            RegistryUnwritableError: it cannot be written.
         """
         try:
             with self._db:
@@ -286,7 +290,7 @@ class Registry:
                 self._set_counter("epoch", epoch)
         except apsw.Error as error:
             msg = f"registry.sqlite cannot be written (is the disk full?): {error}"
-            raise RegistryError(msg) from error
+            raise RegistryUnwritableError(msg) from error
         return epoch
 
     def _counter(self, name: str) -> int:
