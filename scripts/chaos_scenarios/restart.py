@@ -5,7 +5,7 @@ from tests.chaos.restarts import Restarts
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.restarting import Restarting
 
-CLIENTS = 6
+CLIENTS = 7
 STREAM_SECONDS = 10.0
 WORST_SECONDS_MAX = 0.120
 
