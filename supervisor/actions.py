@@ -93,7 +93,7 @@ class Actions:
 
     async def accesses(self) -> list[TenantAccess]:
         """Give what a new front has to know."""
-        tokens = await self._disk(self._desk.registry.token_digests)
+        tokens = await self._disk(self._desk.token_digests)
         return [_access(row, tokens) for row in self.rows.values()]
 
     async def create_tenant(
@@ -174,8 +174,7 @@ class Actions:
         return await self._around.reload()
 
     async def _know(self, tenant: str) -> None:
-        row = await self._disk(self._desk.registry.get, tenant)
-        tokens = await self._disk(self._desk.registry.tokens_of, tenant)
+        row, tokens = await self._disk(self._desk.access, tenant)
         self.rows[tenant] = row
         await self._around.tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
 

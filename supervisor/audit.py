@@ -5,6 +5,7 @@ canonical JSON, so that a line that was changed, dropped or moved breaks every l
 happened to a tenant stays when the tenant is deleted. No secret is ever part of a line.
 """
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-_GENESIS: Final = "0" * 64
+GENESIS: Final = "0" * 64
 LINE_BYTES_MAX: Final = 32 * 1024
 # Holds the last whole line and a torn one after it.
 _TAIL_BYTES: Final = 2 * LINE_BYTES_MAX
@@ -54,8 +55,9 @@ class Audit:
         except BaseException:
             os.close(self._descriptor)
             raise
-        self._seq = last.seq if last else 0
-        self._hash = last.hash if last else _GENESIS
+        self.seq = last.seq if last else 0
+        """The number of the newest line."""
+        self._hash = last.hash if last else GENESIS
 
     def _last_entry(self) -> Entry | None:
         size = os.fstat(self._descriptor).st_size
@@ -69,6 +71,7 @@ class Audit:
             self.repaired_bytes = len(tail) - complete
             os.ftruncate(self._descriptor, start + complete)
             os.fsync(self._descriptor)
+        self._end = start + complete
         lines = tail[:complete].splitlines()
         if not lines:
             return None
@@ -95,7 +98,7 @@ class Audit:
             OSError: it cannot be written; none of it stays.
         """
         entry = Entry(
-            seq=self._seq + 1, ts=now_ms, actor=actor, action=action, tenant=tenant, detail=detail
+            seq=self.seq + 1, ts=now_ms, actor=actor, action=action, tenant=tenant, detail=detail
         )
         entry = msgspec.structs.replace(entry, hash=entry_hash(self._hash, entry))
         line = _encoder.encode(entry) + b"\n"
@@ -103,20 +106,27 @@ class Audit:
             msg = f"a line of audit.jsonl is over {LINE_BYTES_MAX} bytes"
             raise AuditError(msg)
         self._write(line)
-        self._seq, self._hash = entry.seq, entry.hash
+        self.seq, self._hash = entry.seq, entry.hash
 
     def _write(self, line: bytes) -> None:
-        end = os.lseek(self._descriptor, 0, os.SEEK_END)
+        if os.fstat(self._descriptor).st_size > self._end:
+            # Left by a write that failed, and that the disk did not let us undo.
+            os.ftruncate(self._descriptor, self._end)
         try:
-            written = os.pwrite(self._descriptor, line, end)
+            written = os.pwrite(self._descriptor, line, self._end)
             os.fsync(self._descriptor)
         except OSError:
-            os.ftruncate(self._descriptor, end)
+            self._take_back()
             raise
         if written != len(line):
-            os.ftruncate(self._descriptor, end)
+            self._take_back()
             msg = "audit.jsonl takes no more (is the disk full?)"
             raise AuditError(msg)
+        self._end += written
+
+    def _take_back(self) -> None:
+        with contextlib.suppress(OSError):  # then before the next line
+            os.ftruncate(self._descriptor, self._end)
 
     def close(self) -> None:
         """Close the file."""

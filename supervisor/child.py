@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple
 
 _SCRATCH_DESCRIPTOR_MIN: Final = 64
@@ -33,6 +34,9 @@ class Exit(NamedTuple):
         return f"exited with {self.code}"
 
 
+_watched: Final[set[int]] = set()
+
+
 class Child:
     """A child that is watched until it has ended and been reaped.
 
@@ -44,6 +48,7 @@ class Child:
     def __init__(self, pid: int, on_exit: Callable[[Exit], None]) -> None:
         self.pid: Final = pid
         self._pidfd: Final = os.pidfd_open(pid)
+        _watched.add(pid)
         self._on_exit: Final = on_exit
         self._loop: Final = asyncio.get_running_loop()
         self._ended: Final[asyncio.Future[Exit]] = self._loop.create_future()
@@ -68,12 +73,37 @@ class Child:
         info = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         if info is None:
             return
+        _watched.discard(self.pid)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         exited = info.si_code == os.CLD_EXITED
         result = Exit(info.si_status if exited else None, None if exited else info.si_status)
         self._ended.set_result(result)
         self._on_exit(result)
+
+
+def end_unwatched() -> int:
+    """End the children that no `Child` watches, and reap them; gives how many there were.
+
+    Such are the workers of a zygote that died after the clone and before it could say their pid:
+    they are this process's children, and nobody else's to end. Not while somebody else may clone.
+    """
+    found = [pid for pid in _children() if pid not in _watched]
+    for pid in found:
+        Child(pid, lambda _: None).signal(signal.SIGKILL)
+    return len(found)
+
+
+def _children() -> list[int]:
+    mine, found = os.getpid(), []
+    with os.scandir("/proc") as entries:
+        numbers = [int(entry.name) for entry in entries if entry.name.isdigit()]
+    for number in numbers:
+        with contextlib.suppress(OSError):  # ended since
+            text = Path(f"/proc/{number}/stat").read_text(errors="replace")
+            if int(text.rpartition(")")[2].split()[1]) == mine:
+                found.append(number)
+    return found
 
 
 def start_python(arguments: Sequence[str], descriptors: Sequence[int], stderr: int) -> int:

@@ -5,14 +5,14 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from protocol.errors import LinkClosedError
+from protocol.errors import GatewayError, LinkClosedError
 from supervisor.child import Exit
 from supervisor.logs import Log
 from supervisor.zygote_process import SpawnError
 
 RESPAWN_SECONDS_MIN: Final = 0.1
 RESPAWN_SECONDS_MAX: Final = 5.0
-START_ERRORS: Final = (OSError, LinkClosedError, SpawnError, TimeoutError)
+START_ERRORS: Final = (OSError, GatewayError, LinkClosedError, SpawnError, TimeoutError)
 
 
 class Kept(Protocol):
@@ -60,8 +60,8 @@ class Keeper(Generic[P]):
         """Start another one, which is the present one from then on; gives the one before it.
 
         Raises:
-            OSError, LinkClosedError, SpawnError, TimeoutError: it does not start; the one before
-                it stays.
+            OSError, GatewayError, LinkClosedError, SpawnError, TimeoutError: it does not start; the
+                one before it stays.
         """
         async with self._turn:
             return await self._start_another()

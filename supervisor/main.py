@@ -175,7 +175,8 @@ class Supervisor:
         self._fronts.close()
         self._zygotes.close()
         self._notifier.say("STOPPING=1")
-        self._lock.announce("")
+        with contextlib.suppress(OSError):  # who asks for the URL finds nobody there
+            self._lock.announce("")
         self._log.info("gateway stops")
         async with self._front_lock:
             if self.front is not None:

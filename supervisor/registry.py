@@ -61,6 +61,10 @@ class RegistryError(Exception):
     """The registry cannot be used by this version."""
 
 
+class RegistryUnwritableError(RegistryError):
+    """The disk refuses a write; it may take it later."""
+
+
 class TenantExistsError(Exception):
     """There is a tenant of this id."""
 
@@ -275,10 +279,18 @@ class Registry:
     # Counters
 
     def next_epoch(self) -> int:
-        """Count one more start of a supervisor; the number is never given again."""
-        with self._db:
-            epoch = self._counter("epoch") + 1
-            self._set_counter("epoch", epoch)
+        """Count one more start of a supervisor; the number is never given again.
+
+        Raises:
+            RegistryUnwritableError: it cannot be written.
+        """
+        try:
+            with self._db:
+                epoch = self._counter("epoch") + 1
+                self._set_counter("epoch", epoch)
+        except apsw.Error as error:
+            msg = f"registry.sqlite cannot be written (is the disk full?): {error}"
+            raise RegistryUnwritableError(msg) from error
         return epoch
 
     def _counter(self, name: str) -> int:

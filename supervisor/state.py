@@ -215,12 +215,12 @@ class StateLock:
     def announce(self, url: str) -> None:
         """Write down who holds the lock and where it serves."""
         text = msgspec.json.encode(Holder(os.getpid(), url))
-        os.ftruncate(self._descriptor, 0)
+        # In this order: on a full disk the block that the file has is all there is.
         os.pwrite(self._descriptor, text, 0)
+        os.ftruncate(self._descriptor, len(text))
 
     def release(self) -> None:
-        """Let go."""
-        os.ftruncate(self._descriptor, 0)
+        """Let go. What the file says means nothing while nobody holds it."""
         os.close(self._descriptor)
 
     def __enter__(self) -> Self:

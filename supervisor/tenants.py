@@ -96,8 +96,9 @@ def _disk_refusals() -> Iterator[None]:
 class TenantDesk:
     """The operations. One thread at a time.
 
-    A change and its line in the audit are kept together or not at all, but for a crash just between
-    the two: then the audit has a line too many, never one too few. Every operation raises
+    A change and its line in the audit are kept together or not at all, but for a crash or a failing
+    disk just between the two: then the audit has a line too many (followed by `change.undone` if
+    the disk takes it), never one too few. Every operation raises
     GatewayError UNAVAILABLE when the disk refuses.
 
     Args:
@@ -129,6 +130,19 @@ class TenantDesk:
         finally:
             self.audit.close()
 
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        before = self.audit.seq
+        try:
+            with self.registry.atomically():
+                yield
+        except BaseException:
+            if self.audit.seq != before:
+                # The line stays: a commit that failed may still be found committed after a crash.
+                with contextlib.suppress(OSError, AuditError):
+                    self._note("change.undone", "gateway", None, seq=self.audit.seq)
+            raise
+
     def _note(self, action: str, actor: str, tenant: str | None, **detail: object) -> None:
         self.audit.append(action, actor=actor, now_ms=self._now_ms(), tenant=tenant, **detail)
 
@@ -151,7 +165,7 @@ class TenantDesk:
             raise GatewayError(ErrorCode.CONFLICT, msg)
         uids = self._tenant_uids()
         try:
-            with self.registry.atomically():
+            with self._change():
                 token = self.registry.create(
                     tenant,
                     uid_first=uids[0] if uids else None,
@@ -205,6 +219,20 @@ class TenantDesk:
         return view(self._row(tenant))
 
     @_disk_refusals()
+    def access(self, tenant: str) -> tuple[Tenant, dict[str, int]]:
+        """Give a tenant's row, and its token digests (hex) with their scopes.
+
+        Raises:
+            GatewayError: NOT_FOUND.
+        """
+        return self._any_row(tenant), self.registry.tokens_of(tenant)
+
+    @_disk_refusals()
+    def token_digests(self) -> dict[str, dict[str, int]]:
+        """Give, by tenant, its token digests (hex) with their scopes."""
+        return self.registry.token_digests()
+
+    @_disk_refusals()
     def list(self) -> list[TenantView]:
         """Give all tenants by id."""
         return [view(tenant) for tenant in self.registry.tenants()]
@@ -222,7 +250,7 @@ class TenantDesk:
             GatewayError: NOT_FOUND.
         """
         self._row(tenant)
-        with self.registry.atomically():
+        with self._change():
             token = self.registry.rotate(tenant, self._now_ms())
             self._note("token.rotated", actor, tenant)
         return token
@@ -236,7 +264,7 @@ class TenantDesk:
         """
         before = self._row(tenant).state
         if before != state:
-            with self.registry.atomically():
+            with self._change():
                 self.registry.set_state(tenant, state)
                 self._note(f"tenant.{state}", actor, tenant, before=before)
 
@@ -250,7 +278,7 @@ class TenantDesk:
             GatewayError: NOT_FOUND.
         """
         self._any_row(tenant)
-        with self.registry.atomically():
+        with self._change():
             self.registry.begin_delete(tenant)
             self._note("tenant.deleting", actor, tenant)
 
@@ -267,7 +295,7 @@ class TenantDesk:
         if row is None or row.state != "deleting":
             return
         wipe(self._state.tenant_directory(tenant))
-        with self.registry.atomically():
+        with self._change():
             self.registry.finish_delete(tenant)
             self._note("tenant.deleted", actor, tenant)
 

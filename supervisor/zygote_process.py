@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from protocol import descriptors
-from supervisor.child import Child, Exit, start_python
+from supervisor.child import Child, Exit, end_unwatched, start_python
 from supervisor.logs import Log, LogPump
 from supervisor.newborn import Newborn
 from supervisor.spares import MakeError, Spares
@@ -149,39 +149,48 @@ class ZygoteProcess:
             finally:
                 del self._waiting[request]
 
-    def _on_message(self) -> None:
+    def _on_message(self) -> bool:
+        """Take a message; says whether there may be another."""
+        if self._channel.fileno() < 0:
+            return False
         try:
             message, _ = descriptors.receive(self._channel, descriptors_max=0)
             reply = _decode(message)
         except BlockingIOError:
-            return
+            return False
         except (EOFError, OSError):
             self._close_channel()
-            return
+            return False
         except (descriptors.DescriptorMessageError, msgspec.DecodeError) as error:
             self._log.error("zygote sent what it must not", error=str(error))
             self.kill()
-            return
+            return False
         if isinstance(reply, Serving):
             if not self._serves.done():
                 self._serves.set_result(None)
-            return
+            return True
         answer = self._waiting.get(reply.request)
         if answer is None or answer.done():
             if isinstance(reply, Spawned):
                 # Nobody waits for it any more, so nobody would ever end it.
                 Child(reply.pid, lambda _: None).signal(signal.SIGKILL)
-            return
-        if isinstance(reply, Spawned):
+        elif isinstance(reply, Spawned):
             answer.set_result(reply.pid)
         else:
             answer.set_exception(SpawnError(reply.reason))
+        return True
 
     def _ended(self, status: Exit) -> None:
+        while self._on_message():  # what it said before: its end may be heard of first
+            pass
         self._close_channel()
         end = SpawnError(f"the zygote {status}")
         if not self._serves.done():
             self._serves.set_exception(end)
+        if any(not answer.done() for answer in self._waiting.values()):
+            strays = end_unwatched()
+            if strays:
+                self._log.warning("workers of a dead zygote ended", count=strays)
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(end)

@@ -26,4 +26,7 @@ def answer(call: CallContext, params: health.HealthParams) -> health.HealthResul
         sessions=health.HealthSessions(
             count=counts.sessions, turns_running=counts.running, turns_queued=counts.queued
         ),
+        storage=health.HealthStorage(
+            writable=services.sessions.refusal is None, reason=services.sessions.refusal
+        ),
     )

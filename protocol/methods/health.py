@@ -19,6 +19,13 @@ class HealthSessions(Result, frozen=True, kw_only=True):
     turns_queued: int
 
 
+class HealthStorage(Result, frozen=True, kw_only=True):
+    """`reason` says why the newest write was refused; while there is one only reads are served."""
+
+    writable: bool
+    reason: str | None = None
+
+
 class HealthResult(Result, frozen=True, kw_only=True):
     """`ts` is Unix time in ms, `uptime_ms` and `duration_ms` are ms."""
 
@@ -30,6 +37,7 @@ class HealthResult(Result, frozen=True, kw_only=True):
     generation: int
     default_agent_id: str
     sessions: HealthSessions
+    storage: HealthStorage
 
 
 HEALTH: Final = declare(

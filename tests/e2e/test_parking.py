@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.gateway import Gateway
-from tests.e2e.test_restart import LIMITS, Stream, session, talk
+from tests.e2e.restarting import LIMITS, Stream, session, talk
 from tests.e2e.traffic import said_once, text_of, transcripts
 from tests.workers import slow
 from tests.workers.crowd import PROGRAM, SETTINGS, Crowd

@@ -1,57 +1,21 @@
 """One tenant's worker is replaced under load, by generations: nobody's request is lost."""
 
-import contextlib
-import http.client
-import json
-import os
-import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-import apsw
 import pytest
 
-from tests.e2e.gateway import REQUEST_SECONDS, Gateway, ends
-from tests.e2e.traffic import Traffic, said_once, text_of, transcripts
+from tests.chaos.restarts import Restarts
+from tests.e2e.gateway import REQUEST_SECONDS, ends
+from tests.e2e.restarting import Restarting, Stream, session, talk
+from tests.e2e.traffic import Traffic, text_of, transcripts
 from tests.workers import slow
-from tests.workers.crowd import PROGRAM, SETTINGS, Crowd
 
-RESTARTS = int(os.environ.get("OPENCLAW_TEST_RESTARTS", "5"))
-STREAM_SECONDS = float(os.environ.get("OPENCLAW_TEST_STREAM_SECONDS", "2"))
+RESTARTS = 5
+STREAM_SECONDS = 2.0
 CLIENTS = 4
 TENANT = "always-slow"
-LIMITS = {**SETTINGS["protocol.limits"], "DRAIN_SECONDS": 30.0, "HOLD_SECONDS": 10.0}
-
-
-class Restarting(Crowd):
-    """The tests' gateway with the usual patience for what is in flight."""
-
-    def __init__(self, state_dir: Path) -> None:
-        settings = {**SETTINGS, "protocol.limits": LIMITS}
-        Gateway.__init__(self, state_dir, command=(sys.executable, PROGRAM, json.dumps(settings)))
-        self.admin_key = (state_dir / "admin.key").read_text().strip()
-
-    def restart(self, tenant: str) -> tuple[int, dict[str, Any]]:
-        reply = self.control("POST", f"/v1/tenants/{tenant}/restart")
-        return reply.status, reply.json
-
-    def next_start(self, tenant: str, how: str | None) -> None:
-        """Say how later generations of `always-slow` start; None: well."""
-        path = self.state_dir / "tenants" / tenant / slow.NEXT
-        if how is None:
-            path.unlink()
-        else:
-            path.write_text(how)
-            path.chmod(0o644)
-
-    def schema_of_tomorrow(self, tenant: str) -> None:
-        """Have the tenant's store say that a later program has changed it."""
-        path = self.state_dir / "tenants" / tenant / "sessions" / "sessions.sqlite"
-        with contextlib.closing(apsw.Connection(str(path))) as connection:
-            connection.pragma("user_version", 99)
 
 
 @pytest.fixture
@@ -60,96 +24,15 @@ def gateway(state_dir: Path) -> Iterator[Restarting]:
         yield running
 
 
-class Stream(threading.Thread):
-    """A turn whose text comes in pieces, from its start to its result."""
-
-    def __init__(self, gateway: Gateway, token: str, key: str, text: str, **headers: str) -> None:
-        super().__init__(daemon=True)
-        self._connection = http.client.HTTPConnection(gateway.address, timeout=REQUEST_SECONDS)
-        params = {"key": key, "message": text}
-        call = {"jsonrpc": "2.0", "id": 1, "method": "sessions.send", "params": params}
-        accept = {"Accept": "text/event-stream", "Content-Type": "application/json"}
-        self._request = json.dumps(call), {**accept, "Authorization": f"Bearer {token}", **headers}
-        self.text = ""
-        self.run_id = ""
-        self.response: dict[str, Any] = {}
-        self.begun = threading.Event()
-
-    def run(self) -> None:
-        with contextlib.closing(self._connection):
-            body, headers = self._request
-            self._connection.request("POST", "/rpc", body, headers)
-            event = ""
-            for line in self._connection.getresponse():
-                field, _, value = line.decode().strip().partition(": ")
-                if field == "event":
-                    event = value
-                elif field == "data" and event == "chat":
-                    delta = json.loads(value)
-                    self.run_id = delta["runId"]
-                    self.text += delta["deltaText"]
-                    self.begun.set()
-                elif field == "data":
-                    self.response = json.loads(value)
-                elif line.startswith(b"{"):  # refused before it began
-                    self.response = json.loads(line)
-        self.begun.set()
-
-    def under_way(self) -> "Stream":
-        self.start()
-        assert self.begun.wait(REQUEST_SECONDS)
-        assert self.text, self.response
-        return self
-
-    def result(self) -> dict[str, Any]:
-        self.join(REQUEST_SECONDS)
-        assert not self.is_alive()
-        result: dict[str, Any] = self.response["result"]
-        return result
-
-
-def session(gateway: Gateway, token: str, name: str) -> str:
-    key = f"agent:main:test:{name}"
-    gateway.rpc(token, "sessions.create", key=key)
-    return key
-
-
-def talk(number: int, seconds: float = STREAM_SECONDS) -> str:
-    return f"word{number} for {seconds} s"
-
-
 # --- nothing is lost
 
 
 @pytest.mark.timeout(60 + RESTARTS * (STREAM_SECONDS + 10))
-def test_restarts_under_load(gateway: Restarting, capsys: pytest.CaptureFixture[str]) -> None:
-    token = gateway.create(TENANT)
-    key = session(gateway, token, "stream")
-    pids = [gateway.status(TENANT)["pid"]]
-    streams: list[Stream] = []
-    with Traffic(gateway, token, CLIENTS) as traffic:
-        for number in range(RESTARTS):
-            streams.append(Stream(gateway, token, key, talk(number)).under_way())
-            (old,) = gateway.workers(TENANT)
-            with ends(old, within=STREAM_SECONDS + 10):
-                status, row = gateway.restart(TENANT)
-                assert status == 200, row
-                assert streams[-1].is_alive()
-                pids.append(row["pid"])
-                streams[-1].join(STREAM_SECONDS + 10)
-    with capsys.disabled():
-        print(f"\n{RESTARTS} restarts: {traffic.report()}")  # noqa: T201
-    assert traffic.failures == []
-    assert len(set(pids)) == RESTARTS + 1
-    for number, stream in enumerate(streams):
-        result = stream.result()
-        assert result["status"] == "ok"
-        assert stream.text == slow.answer_of(talk(number))
-        assert text_of(result["reply"]) == stream.text
-    messages = [message for rows in transcripts(gateway, token).values() for message in rows]
-    said_once(messages, [*traffic.sent, *map(talk, range(RESTARTS))])
-    row = gateway.status(TENANT)
-    assert (row["state"], row["deaths"], row["pid"]) == ("ready", 0, pids[-1])
+def test_restarts_under_load(gateway: Restarting) -> None:
+    """The short form of `scripts/chaos restart`."""
+    said: list[str] = []
+    restarts = Restarts(gateway, CLIENTS, STREAM_SECONDS, said.append)
+    assert restarts.run(RESTARTS) == [], said
 
 
 def test_a_turn_that_waits_in_the_old_generation_is_answered_by_the_new(
@@ -203,7 +86,9 @@ def test_abort_and_wait_reach_the_draining_generation(gateway: Restarting) -> No
 
 def test_wait_hears_of_the_end_of_a_draining_generations_run(gateway: Restarting) -> None:
     token = gateway.create(TENANT)
-    stream = Stream(gateway, token, session(gateway, token, "s"), talk(1)).under_way()
+    stream = Stream(
+        gateway, token, session(gateway, token, "s"), talk(1, STREAM_SECONDS)
+    ).under_way()
     assert gateway.restart(TENANT)[0] == 200
     waited = gateway.rpc(token, "agent.wait", runId=stream.run_id)
     assert (waited["runId"], waited["status"]) == (stream.run_id, "ok")

@@ -136,6 +136,11 @@ class Traffic:
     def sent(self) -> list[str]:
         return [text for client in self.clients for text in client.sent]
 
+    @property
+    def worst_seconds(self) -> float:
+        """How long the slowest answer took."""
+        return max(second for client in self.clients for second in client.seconds)
+
     def report(self) -> str:
         """Say how many there were and how long they took."""
         seconds = sorted(second for client in self.clients for second in client.seconds)

@@ -11,7 +11,7 @@ import msgspec
 
 from protocol.descriptors import WorkerDescriptors
 from protocol.spawn import WorkerSpec
-from tests.workers import breaches, greed, hangs, slow, starts
+from tests.workers import breaches, faults, greed, hangs, poison, slow, starts
 from tests.workers.puppet import Program
 from worker import main as worker
 
@@ -24,6 +24,8 @@ BEHAVIOURS: dict[str, Program] = {
     **greed.PROGRAMS,
     **breaches.PROGRAMS,
     **slow.PROGRAMS,
+    **faults.PROGRAMS,
+    **poison.PROGRAMS,
 }
 _decode = msgspec.msgpack.Decoder(WorkerSpec).decode
 

@@ -19,6 +19,8 @@ PREVIEW_CHARS_MAX: Final = 240
 REQUESTS_KEPT_MS: Final = 7 * 24 * 3600 * 1000
 REQUESTS_PRUNED_AT_ONCE: Final = 64
 INTERRUPTED: Final = "the turn was cut off: its worker ended"
+PUT_ASIDE: Final = "the turn was not run: each of the two before it ended with its worker"
+CRASHES_MAX: Final = 2
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -368,9 +370,30 @@ def interrupt_expired(connection: apsw.Connection, mine: int, now: int) -> int:
 
 
 def _interrupt(connection: apsw.Connection, which: str, bindings: tuple[Any, ...], now: int) -> int:
-    connection.execute(
+    rows: list[Any] = connection.execute(
         "UPDATE runs SET state = 'interrupted', error = ?, ended_at = ?, lease_expires_at = NULL"  # noqa: S608 - of our own conditions
-        f" WHERE state = 'running' AND {which}",
+        f" WHERE state = 'running' AND {which} RETURNING session",
         (INTERRUPTED, now, *bindings),
-    )
-    return connection.changes()
+    ).fetchall()
+    for (session,) in rows:
+        _put_aside(connection, session, now)
+    return len(rows)
+
+
+def _put_aside(connection: apsw.Connection, session: int, now: int) -> None:
+    """End what waits in a session whose newest `CRASHES_MAX` turns each ended with their worker.
+
+    It would most likely end as they did; five such ends in a minute, and the tenant is out of
+    service. A message that is sent from now on runs.
+    """
+    crashes: int = connection.execute(
+        "SELECT count(*) FROM (SELECT error FROM runs WHERE session = ? AND state <> 'queued'"
+        " ORDER BY seq DESC LIMIT ?) WHERE error = ?",
+        (session, CRASHES_MAX, INTERRUPTED),
+    ).get
+    if crashes == CRASHES_MAX:
+        connection.execute(
+            "UPDATE runs SET state = 'interrupted', error = ?, ended_at = ?"
+            " WHERE session = ? AND state = 'queued'",
+            (PUT_ASIDE, now, session),
+        )

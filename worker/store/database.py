@@ -16,8 +16,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 import apsw
 
 from protocol.errors import ErrorCode, GatewayError
+from worker import log
 from worker.store import pragmas
-from worker.store.errors import StoreDamagedError, is_damage, storage_error
+from worker.store.errors import StoreDamagedError, is_damage, is_refusal, storage_error
 from worker.store.files import Directory
 from worker.store.migrations import migrate
 
@@ -67,6 +68,8 @@ class Database:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._waiting = 0
         self._closed = False
+        self.refusal: str | None = None
+        """Why the newest write was refused by the disk; None: it takes writes. Reads go on."""
 
     @property
     def is_open(self) -> bool:
@@ -155,8 +158,9 @@ class Database:
             assert self._thread is not None
             assert self._writer is not None
             self._thread.join()
-            self._reader.close()
-            self._writer.close()
+            for connection in (self._reader, self._writer):
+                with suppress(apsw.Error):  # as at the checkpoint: nothing is lost by it
+                    connection.close()
 
     def _open_for_call(self) -> None:
         try:
@@ -164,6 +168,7 @@ class Database:
         except (apsw.Error, StoreDamagedError) as error:
             cause = error if isinstance(error, apsw.Error) else error.__cause__
             assert isinstance(cause, apsw.Error)
+            self._note([cause])
             raise storage_error(cause) or error from error
         except OSError as error:  # its folder
             message = "storage cannot be read or written"
@@ -209,8 +214,24 @@ class Database:
 
     # In the event loop's thread again.
 
+    def _note(self, errors: Sequence[Exception | None]) -> None:
+        """Take note, and say it once, when the disk begins to refuse writes and when it ends."""
+        refused = next((error for error in errors if error and is_refusal(error)), None)
+        if None in errors:  # then it was only too much for what is left
+            refused = None
+        elif refused is None:
+            return  # nothing was tried
+        answer = storage_error(refused) if isinstance(refused, apsw.Error) else None
+        reason = answer.message if answer else None
+        if reason and refused and not self.refusal:
+            log.failure("storage is read-only", refused, file=self._path)
+        elif self.refusal and not reason:
+            log.write("info", "storage takes writes again", file=self._path)
+        self.refusal = reason
+
     def _resolve(self, outcomes: list[_Outcome]) -> None:
         self._waiting -= len(outcomes)
+        self._note([outcome.error for outcome in outcomes])
         for future, result, error in outcomes:
             if future.done():
                 continue

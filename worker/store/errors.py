@@ -1,5 +1,7 @@
 """What goes wrong with a database, in the terms of the error table and of exit codes."""
 
+from typing import Final
+
 import apsw
 
 from protocol.errors import ErrorCode, GatewayError
@@ -27,6 +29,20 @@ _DAMAGED = (apsw.CorruptError, apsw.NotADBError)
 def is_damage(error: BaseException) -> bool:
     """Say whether an error means that the file itself is broken."""
     return isinstance(error, _DAMAGED)
+
+
+_REFUSED: Final = (
+    apsw.FullError,
+    apsw.IOError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.PermissionsError,
+)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Say whether an error means that the disk takes no writes now; it may later."""
+    return isinstance(error, _REFUSED)
 
 
 def storage_error(error: apsw.Error) -> GatewayError | None:
