@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, ParamSpec, TypeVar
@@ -17,11 +18,13 @@ import msgspec
 
 from protocol import aio, frames, limits
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
+from protocol.methods import answered_by
 from protocol.spawn import (
     ControlRequest,
     FrontSpec,
     TenantAccess,
     TenantLoad,
+    TenantRequest,
     TenantsUpdate,
     WakeParams,
 )
@@ -37,6 +40,7 @@ from supervisor.reception import front_settings, listen, stage_certificate, url_
 from supervisor.registry import Quota, Tenant
 from supervisor.state import StateError, StateLock, StateRoot
 from supervisor.status import TenantStatus
+from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import CreatedTenant, TenantDesk, TenantView, unix_ms
 from supervisor.version import VERSION
 from supervisor.workers import Workers
@@ -98,6 +102,7 @@ class Supervisor:
         self._generation = self._desk.registry.next_epoch() * GENERATIONS_PER_EPOCH
         self._workers: Final = Workers(self, log)
         self._control: Final = ControlPlane(state.mint_admin_key(), self)
+        self._tenant_requests: Final = TenantRequests(self, time.monotonic)
         self._listener: socket.socket
         self.front: FrontProcess | None = None
         self.zygote: ZygoteProcess
@@ -260,6 +265,7 @@ class Supervisor:
             version=VERSION,
             notices=self._isolation.notices(),
             jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root, *readable)),
+            supervised=answered_by("supervisor"),
         )
 
     async def _tell_front(self, change: TenantsUpdate) -> None:
@@ -295,6 +301,8 @@ class Supervisor:
             case "control.request":
                 request = _decode(call.params, ControlRequest)
                 return msgspec.json.encode(await self._control.answer(request))
+            case "tenant.request":
+                return await self._tenant_requests.answer(_decode(call.params, TenantRequest))
             case _:
                 raise GatewayError(ErrorCode.METHOD_NOT_FOUND, "the supervisor has no such method")
 

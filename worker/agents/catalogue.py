@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any, Final, NamedTuple
 
+from msgspec import UnsetType
+
+from protocol.methods.config import AgentSection
 from worker.agents import providers, tools
 from worker.agents.model import ModelProvider
 from worker.agents.tool import Tool
@@ -22,6 +25,17 @@ class Catalogue(NamedTuple):
     providers: Mapping[str, ModelProvider]
     tools: Mapping[str, Tool]
     model: str
+
+    def configured(self, agent: AgentSection | UnsetType) -> "Catalogue":
+        """Give what agents can use under a tenant's configuration."""
+        if isinstance(agent, UnsetType):
+            return self
+        model, tools = self.model, self.tools
+        if not isinstance(agent.model, UnsetType):
+            model = agent.model
+        if not isinstance(agent.tools, UnsetType) and not isinstance(agent.tools.allow, UnsetType):
+            tools = {name: tools[name] for name in agent.tools.allow if name in tools}
+        return Catalogue(self.providers, tools, model)
 
     @property
     def provider(self) -> ModelProvider:
