@@ -41,13 +41,12 @@ def parse(text: bytes) -> Any:
     """
     # JSON on its own first: YAML 1.1 takes no tabs between its tokens and no surrogate pairs.
     try:
-        return msgspec.json.decode(text)
+        tree = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        pass
-    try:
-        tree = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, RecursionError, *_SCALAR_ERRORS) as error:
-        raise DocumentError(str(error)) from error
+        try:
+            tree = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+        except (yaml.YAMLError, RecursionError, *_SCALAR_ERRORS) as error:
+            raise DocumentError(str(error)) from error
     return {} if tree is None else tree
 
 

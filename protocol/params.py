@@ -15,7 +15,7 @@ UNKNOWN_FIELD: Final = "unknown field"
 P = TypeVar("P", bound=Params)
 
 # What msgspec writes: "Expected `int`, got `str` - at `$.limit`".
-_PATH: Final = re.compile(r"(?P<reason>.*) - at `(?:key in )?\$\.?(?P<path>.*)`", re.DOTALL)
+_PATH: Final = re.compile(r"(?P<reason>.*) - at (?:`key` in )?`\$\.?(?P<path>.*)`", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(?P<name>\w+)`")
 _NUL_IN_JSON: Final = b"\\u0000"

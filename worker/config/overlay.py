@@ -139,9 +139,10 @@ def load(text: bytes | None) -> Loaded:
     digest = hashlib.sha256(text or b"").hexdigest()
     if text is None:
         return Loaded(Overlay(), exists=False, hash=digest)
+    if len(text) > limits.OVERLAY_BYTES_MAX:
+        issue = f"more than {limits.OVERLAY_BYTES_MAX} bytes"
+        return Loaded(Overlay(), exists=True, hash=digest, issues=(issue,))
     try:
-        if len(text) > limits.OVERLAY_BYTES_MAX:
-            raise documents.DocumentError(f"more than {limits.OVERLAY_BYTES_MAX} bytes")
         overlay = overlay_of(documents.parse(text))
     except documents.DocumentError as error:
         issue = params.printable(str(error), params.REASON_CHARS_SHOWN)

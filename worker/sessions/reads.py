@@ -177,8 +177,8 @@ def newest_run(connection: apsw.Connection, key: str) -> tuple[str, RunStatus] |
 def run(connection: apsw.Connection, run_id: str) -> Run | None:
     """Give a turn by its id."""
     row = connection.execute(
-        """SELECT r.seq, r.id, coalesce(s.archived_key, s.key), r.state, r.owner, r.message_seq, r.reply_seq,
-            r.input_tokens, r.output_tokens, r.error, r.started_at, r.ended_at
+        """SELECT r.seq, r.id, coalesce(s.archived_key, s.key), r.state, r.owner, r.message_seq,
+            r.reply_seq, r.input_tokens, r.output_tokens, r.error, r.started_at, r.ended_at
         FROM runs AS r JOIN sessions AS s ON s.id = r.session WHERE r.id = ?""",
         (run_id,),
     ).fetchone()

@@ -39,9 +39,9 @@ WHERE session_words MATCH ? AND s.archived_at IS NULL"""
 
 
 def expression(query: str) -> str:
-    """Give the query in the language of FTS5.
+    """Give the query in the language of FTS5; every term is a string in it, nothing an operator.
 
-    Which is https://www.sqlite.org/fts5.html#full_text_query_syntax, and every term is a string in it, so that nothing of what the user wrote is an operator.
+    The language: https://www.sqlite.org/fts5.html#full_text_query_syntax
 
     Raises:
         GatewayError: INVALID_REQUEST: it has no term, or too many.
