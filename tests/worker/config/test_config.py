@@ -36,9 +36,11 @@ async def test_what_is_set_is_got_and_is_private(tenant_dir: Path) -> None:
         raw = "agent:\n  systemPrompt: Be kind.\n  tools: {allow: [clock]}\n"
         done = await rig.front.call("config.set", {"raw": raw})
         got = await rig.front.call("config.get")
-    assert got["config"] == done["config"] == {
-        "agent": {"systemPrompt": "Be kind.", "tools": {"allow": ["clock"]}}
-    }
+    assert (
+        got["config"]
+        == done["config"]
+        == {"agent": {"systemPrompt": "Be kind.", "tools": {"allow": ["clock"]}}}
+    )
     assert (got["hash"], got["exists"]) == (done["hash"], True)
     path = tenant_dir / "config.yaml"
     assert path.read_text() == got["raw"]
@@ -172,7 +174,9 @@ async def test_turns_are_run_with_it(tenant_dir: Path) -> None:
             provider.open(text)
         send = {"sessionKey": KEY, "message": "a"}
         await rig.front.stream("chat.send", send).result()
-        raw = {"agent": {"systemPrompt": "Be brief.", "model": "gated/other", "tools": {"allow": []}}}
+        raw = {
+            "agent": {"systemPrompt": "Be brief.", "model": "gated/other", "tools": {"allow": []}}
+        }
         await written(rig.front, raw)
         await rig.front.stream("chat.send", {**send, "message": "b"}).result()
         listed = await rig.front.call("sessions.list")
@@ -215,9 +219,7 @@ async def test_a_link_in_its_place_is_not_followed(tenant_dir: Path) -> None:
 
 
 async def test_too_much_is_refused(tenant_dir: Path) -> None:
-    entries = {
-        f"s{n}": {"apiKey": "é" * limits.SECRET_CHARS_MAX} for n in range(8)
-    }
+    entries = {f"s{n}": {"apiKey": "é" * limits.SECRET_CHARS_MAX} for n in range(8)}
     async with running_worker() as rig:
         raw = json.dumps({"skills": {"entries": entries}}, ensure_ascii=False)
         error = await rig.front.refused("config.set", {"raw": raw})

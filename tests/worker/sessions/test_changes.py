@@ -35,6 +35,11 @@ async def count(rig: Rig, table: str) -> int:
     return number
 
 
+async def something_written(rig: Rig) -> None:
+    """Wait for what was written before."""
+    await rig.worker.services.sessions.write(lambda _: None)
+
+
 # --- names
 
 
@@ -95,7 +100,7 @@ async def test_reset_begins_anew_and_keeps_the_old_transcript(tenant_dir: Path) 
         assert (await front.call("health"))["sessions"]["count"] == 1
         await say(front, "two")
         connection = rig.worker.services.sessions.read()
-        row, run = connection.execute("SELECT session, max(seq) FROM runs").fetchone()
+        row, run = connection.execute("SELECT session, max(seq) FROM runs").get
         told = reads.prompt(connection, row, run)
         assert [message.role for message in told] == ["user", "assistant"]
 
@@ -196,7 +201,7 @@ async def test_much_is_removed_in_pieces_and_by_the_next_generation(
     monkeypatch.undo()
     async with running_worker(generation=2) as rig, asyncio.timeout(SECONDS):
         while await count(rig, "sessions"):
-            await asyncio.sleep(0)
+            await something_written(rig)
         assert await count(rig, "messages") == await count(rig, "runs") == 0
 
 
@@ -212,7 +217,7 @@ async def test_what_a_running_turn_holds_is_removed_when_it_has_ended(
         await rig.front.call("sessions.delete", {"key": KEY})
         async with asyncio.timeout(SECONDS):
             while await count(rig, "sessions"):
-                await asyncio.sleep(0)
+                await something_written(rig)
         assert await count(rig, "messages") == await count(rig, "runs") == 0
 
 
@@ -236,9 +241,10 @@ async def test_compact_puts_a_summary_in_the_place_of_older_rows(tenant_dir: Pat
         old = await texts(front, sessionId=result["archived"])
         assert old == ["one", "echo: one", "two", "echo: two"]
         # What a turn answered is still known.
-        runs = rig.worker.services.sessions.read().execute("SELECT reply_seq FROM runs").fetchall()
+        reader = rig.worker.services.sessions.read()
+        runs: list[Any] = reader.execute("SELECT reply_seq FROM runs").fetchall()
         for (seq,) in runs:
-            reply = reads.message(rig.worker.services.sessions.read(), seq)
+            reply = reads.message(reader, seq)
             assert reply is not None
             assert reply.role == "assistant"
 

@@ -30,9 +30,7 @@ with_a_key = pytest.mark.parametrize("method", CALLS)
 
 
 def test_these_are_all_that_take_a_key() -> None:
-    taking = {
-        name for name, method in METHODS.items() if hasattr(method.params, "idempotency_key")
-    }
+    taking = {name for name, method in METHODS.items() if hasattr(method.params, "idempotency_key")}
     assert taking == CALLS.keys()
     assert all(METHODS[name].idempotent for name in taking)
 

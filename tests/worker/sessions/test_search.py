@@ -124,7 +124,9 @@ async def test_deleted_and_archived_messages_are_not_found(tenant_dir: Path) -> 
         store = rig.worker.services.sessions
         assert store.read().execute("SELECT count(*) FROM messages").get == 0
         await store.write(
-            lambda c: c.execute("INSERT INTO message_words(message_words) VALUES('integrity-check')")
+            lambda c: c.execute(
+                "INSERT INTO message_words(message_words) VALUES('integrity-check')"
+            )
         )
 
 
@@ -148,7 +150,8 @@ async def test_a_query_without_words_or_with_too_many_is_refused(
 
 
 @pytest.mark.parametrize(
-    "query", ['"', 'a"b', "NEAR(a b)", "text:a", "a OR", "NOT a", "^a", "a + b", "{a}: b", "a*b*", "'"]
+    "query",
+    ['"', 'a"b', "NEAR(a b)", "text:a", "a OR", "NOT a", "^a", "a + b", "{a}: b", "a*b*", "'"],
 )
 async def test_nothing_in_a_query_is_an_operator(tenant_dir: Path, query: str) -> None:
     async with running_worker() as rig:
