@@ -174,10 +174,8 @@ async def test_turns_are_run_with_it(tenant_dir: Path) -> None:
             provider.open(text)
         send = {"sessionKey": KEY, "message": "a"}
         await rig.front.stream("chat.send", send).result()
-        raw = {
-            "agent": {"systemPrompt": "Be brief.", "model": "gated/other", "tools": {"allow": []}}
-        }
-        await written(rig.front, raw)
+        agent = {"systemPrompt": "Be brief.", "model": "gated/other", "tools": {"allow": []}}
+        await written(rig.front, {"agent": agent})
         await rig.front.stream("chat.send", {**send, "message": "b"}).result()
         listed = await rig.front.call("sessions.list")
     first, second = provider.requests

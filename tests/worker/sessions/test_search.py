@@ -41,9 +41,8 @@ async def test_words_phrases_and_beginnings(tenant_dir: Path) -> None:
     async with running_worker() as rig:
         front = rig.front
         await note(front, KEY, "the quick brown fox", "a brown, quick Fuchs", "Café Noël")
-        assert await found(front, "quick brown") == ["a [brown], [quick] Fuchs"] + [
-            "the [quick] [brown] fox"
-        ]
+        both = ["a [brown], [quick] Fuchs", "the [quick] [brown] fox"]
+        assert await found(front, "quick brown") == both
         assert await found(front, '"quick brown"') == ["the [quick brown] fox"]
         assert await found(front, "FO*") == ["the quick brown [fox]"]
         assert await found(front, "fo") == []
@@ -91,7 +90,8 @@ async def test_pages_go_on_without_gaps(tenant_dir: Path) -> None:
         front = rig.front
         await front.call("sessions.create", {"key": OTHER, "label": "word"})
         await note(front, KEY, *(f"word {number}" for number in range(7)))
-        seen, cursor = [], {}
+        seen: list[str] = []
+        cursor: dict[str, str] = {}
         for _ in range(4):
             params = {"query": "word", "limit": 2, **cursor}
             page = await front.call("sessions.search", params)
@@ -150,16 +150,12 @@ async def test_a_query_without_words_or_with_too_many_is_refused(
 
 
 @pytest.mark.parametrize(
-    "query",
-    ['"', 'a"b', "NEAR(a b)", "text:a", "a OR", "NOT a", "^a", "a + b", "{a}: b", "a*b*", "'"],
+    "query", ['a"b', "NEAR(a b)", "text:a", "a OR", "NOT a", "^a", "a + b", "{a}: b", "a*b*", "a'"]
 )
 async def test_nothing_in_a_query_is_an_operator(tenant_dir: Path, query: str) -> None:
     async with running_worker() as rig:
         await note(rig.front, KEY, "a b")
-        try:
-            await found(rig.front, query)
-        except GatewayError as error:
-            assert error.code is ErrorCode.INVALID_REQUEST
+        await found(rig.front, query)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
@@ -216,10 +212,9 @@ async def test_searching_listings_are_not_the_loops(
             raise AssertionError("read in the event loop's thread")
 
         monkeypatch.setattr(rig.worker.services.pages, "get", forbidden)
-        for params in ({"search": "x"}, {"agentId": "main"}):
+        offset = {"offset": reads.OFFSET_QUICK + 1}
+        for params in ({"search": "x"}, {"agentId": "main"}, offset):
             assert (await rig.front.call("sessions.list", params))["total"] == 1
-        params = {"offset": reads.OFFSET_QUICK + 1}
-        assert (await rig.front.call("sessions.list", params))["total"] == 1
 
 
 async def test_previews(tenant_dir: Path) -> None:
