@@ -90,7 +90,7 @@ class GetResult(Result, frozen=True, kw_only=True):
     hash: str
     raw: str
     config: dict[str, Any]
-    issues: tuple[str, ...] = ()
+    issues: list[str] = msgspec.field(default_factory=list)
 
 
 class SetParams(Params, frozen=True, kw_only=True):

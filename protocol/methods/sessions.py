@@ -116,7 +116,7 @@ class GetResult(Result, frozen=True, kw_only=True):
     """The row, the state of its newest turn if it had one, and what is archived, newest first."""
 
     session: SessionRow
-    archives: tuple[Archive, ...] = ()
+    archives: list[Archive] = msgspec.field(default_factory=list)
     run_id: str | None = None
     run_status: RunStatus | None = None
 

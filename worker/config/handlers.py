@@ -29,7 +29,7 @@ async def get(call: CallContext, _params: config.GetParams) -> config.GetResult:
         hash=loaded.hash,
         raw=documents.render(tree),
         config=tree,
-        issues=loaded.issues,
+        issues=list(loaded.issues),
     )
 
 

@@ -109,7 +109,7 @@ def get(call: CallContext, params: sessions.GetParams) -> sessions.GetResult:
         raise no_session("key")
     run_id, status = reads.newest_run(reader, key) or (None, None)
     return sessions.GetResult(
-        session=row, archives=tuple(reads.archives(reader, key)), run_id=run_id, run_status=status
+        session=row, archives=reads.archives(reader, key), run_id=run_id, run_status=status
     )
 
 

@@ -119,10 +119,19 @@ def sessions(
     preview = params.include_last_message
     rows = [_session_row(row, preview=preview) for row in page]
     total = len(rows)
-    if params.offset or total == params.limit:
+    if len(conditions) == 1:
+        total = _count(connection)
+    elif params.offset or total == params.limit:
         count = f"SELECT count(*) FROM sessions{where}"  # noqa: S608 - of our own conditions
         total = connection.execute(count, bindings).get
     return rows, total
+
+
+def _count(connection: apsw.Connection) -> int:
+    # Counting a whole table takes no look at its rows; of the archived there are few.
+    archived = "SELECT count(*) FROM sessions WHERE archived_at IS NOT NULL"
+    everything: int = connection.execute("SELECT count(*) FROM sessions").get
+    return everything - int(connection.execute(archived).get)
 
 
 def _session_row(row: tuple[Any, ...], *, preview: bool) -> SessionRow:
@@ -326,7 +335,7 @@ class Counts(NamedTuple):
 def counts(connection: apsw.Connection) -> Counts:
     """Count sessions and the turns that run or wait."""
     return Counts(
-        connection.execute("SELECT count(*) FROM sessions WHERE archived_at IS NULL").get,
+        _count(connection),
         connection.execute("SELECT count(*) FROM runs WHERE state = 'running'").get,
         connection.execute("SELECT count(*) FROM runs WHERE state = 'queued'").get,
     )

@@ -133,7 +133,7 @@ CREATE VIEW message_texts AS SELECT seq, (
 ) AS text FROM messages;
 CREATE VIRTUAL TABLE message_words USING fts5 (
     text, content = 'message_texts', content_rowid = 'seq',
-    tokenize = 'unicode61 remove_diacritics 2'
+    columnsize = 0, tokenize = 'unicode61 remove_diacritics 2'
 );
 CREATE TRIGGER message_added AFTER INSERT ON messages BEGIN
     INSERT INTO message_words (rowid, text)
@@ -150,7 +150,7 @@ CREATE VIEW session_names AS SELECT id, concat_ws(char(10), label, display_name)
     FROM sessions WHERE coalesce(label, display_name) IS NOT NULL;
 CREATE VIRTUAL TABLE session_words USING fts5 (
     names, content = 'session_names', content_rowid = 'id',
-    tokenize = 'unicode61 remove_diacritics 2'
+    columnsize = 0, tokenize = 'unicode61 remove_diacritics 2'
 );
 CREATE TRIGGER session_named AFTER INSERT ON sessions BEGIN
     INSERT INTO session_words (rowid, names)
