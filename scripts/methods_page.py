@@ -21,9 +21,9 @@ Made from the declarations in `protocol/methods/` by `scripts/methods_page.py`. 
 OpenRPC document, with every bound and the shapes of the results: `rpc.discover`.
 
 A parameter marked `!` is required; the others may be left out. *Idempotency key*: `idempotencyKey`,
-or the header `Idempotency-Key`, makes a repeat within 24 hours do nothing and answer alike; the same
-key with another request is a CONFLICT. *Streams*: with `Accept: text/event-stream` the text comes
-as it is said.
+or the header `Idempotency-Key`, makes a repeat within 24 hours do nothing and answer alike; the
+same key with another request is a CONFLICT. *Streams*: with `Accept: text/event-stream` the text
+comes as it is said.
 """
 
 

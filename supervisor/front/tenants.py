@@ -125,6 +125,7 @@ class Tenant:
                 this call.
         """
         if call.method in self._around.supervised.methods:
+            call.credit = 0  # one answer, not a stream
             self._around.supervised.start(self.name, call)
             return
         end = self._end

@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 
 from msgspec import UnsetType
 
+from protocol.methods.chat import TextPart
 from protocol.methods.config import AgentSection
 from worker.agents import providers, tools
-from worker.agents.model import ModelProvider
+from worker.agents.model import ModelProvider, PromptMessage
 from worker.agents.tool import Tool
 
 DEFAULT_MODEL: Final = "builtin/echo"
@@ -41,6 +42,13 @@ class Catalogue(NamedTuple):
     def provider(self) -> ModelProvider:
         """The provider of `model`."""
         return self.providers[self.model.split("/", 1)[0]]
+
+
+def system_prompt(agent: AgentSection | UnsetType) -> list[PromptMessage]:
+    """Give what the model is told before anything else under a tenant's configuration."""
+    if isinstance(agent, UnsetType) or isinstance(agent.system_prompt, UnsetType):
+        return []
+    return [PromptMessage("system", (TextPart(text=agent.system_prompt),))]
 
 
 def _each(package: ModuleType, attribute: str) -> Iterator[Any]:

@@ -12,15 +12,11 @@ from functools import partial
 from typing import Final
 
 import apsw
-from msgspec import UnsetType
 
 from protocol import limits
 from protocol.errors import GatewayError
-from protocol.methods.chat import TextPart
-from protocol.methods.config import AgentSection
 from worker import log, refusal
-from worker.agents.catalogue import Catalogue
-from worker.agents.model import PromptMessage
+from worker.agents.catalogue import Catalogue, system_prompt
 from worker.agents.run import AgentRun
 from worker.agents.tool import ToolContext
 from worker.clock import Clock
@@ -256,12 +252,14 @@ class Turns:
 
     async def _answer(self, run: writes.ClaimedRun, feed: Feed) -> writes.Ending:
         settings = (await self._overlay.current()).overlay.agent
-        prompt = [
-            *_system_prompt(settings),
-            *reads.prompt(self._database.read(), run.session, run.seq),
-        ]
+        prompt = reads.prompt(self._database.read(), run.session, run.seq)
         context = ToolContext(run.session_key, run.id, self._clock)
-        agent = AgentRun(self._catalogue.configured(settings), prompt, context, feed.add)
+        agent = AgentRun(
+            self._catalogue.configured(settings),
+            [*system_prompt(settings), *prompt],
+            context,
+            feed.add,
+        )
         if self._aborting:
             self._cuts.setdefault(run.id, STOPPING)
         if run.id in self._cuts:
@@ -397,12 +395,6 @@ class Turns:
                 async with asyncio.timeout(min(left, LOOK_SECONDS)):
                     await self._changed.wait()
         return True
-
-
-def _system_prompt(settings: AgentSection | UnsetType) -> list[PromptMessage]:
-    if isinstance(settings, UnsetType) or isinstance(settings.system_prompt, UnsetType):
-        return []
-    return [PromptMessage("system", (TextPart(text=settings.system_prompt),))]
 
 
 def _log_failure(future: "asyncio.Future[int]") -> None:
