@@ -68,7 +68,7 @@ def earlier(connection: apsw.Connection, request: Request) -> bytes | None:
     """
     for key in request.keys:
         row = connection.execute(
-            "SELECT fingerprint, answer FROM requests WHERE key = ? AND created_at >= ?",
+            "SELECT fingerprint, answer FROM answers WHERE key = ? AND created_at >= ?",
             (key, request.now - KEPT_MS),
         ).fetchone()
         if row is None:
@@ -88,13 +88,13 @@ def keep(connection: apsw.Connection, request: Request, answer: bytes) -> None:
     if not request.keys:
         return
     connection.execute(
-        "DELETE FROM requests WHERE key IN (SELECT key FROM requests WHERE created_at < ?"
+        "DELETE FROM answers WHERE key IN (SELECT key FROM answers WHERE created_at < ?"
         " ORDER BY created_at LIMIT ?)",
         (request.now - KEPT_MS, PRUNED_AT_ONCE),
     )
     for key in request.keys:
         connection.execute(
-            "INSERT OR REPLACE INTO requests (key, fingerprint, answer, created_at)"
+            "INSERT OR REPLACE INTO answers (key, fingerprint, answer, created_at)"
             " VALUES (?, ?, ?, ?)",
             (key, request.fingerprint, answer, request.now),
         )

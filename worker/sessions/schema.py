@@ -111,20 +111,20 @@ DROP TABLE messages;
 ALTER TABLE new_messages RENAME TO messages;
 CREATE INDEX messages_of_session ON messages (session, seq);
 
-CREATE TABLE new_requests (
+-- Instead of `requests`: what was answered, whatever the method.
+CREATE TABLE answers (
     key TEXT PRIMARY KEY,
     fingerprint BLOB, -- NULL: of a version that made them otherwise
     answer BLOB NOT NULL, -- JSON
     created_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-INSERT INTO new_requests
+INSERT INTO answers
     SELECT q.key, NULL, CAST(json_object(
         'key', s.key, 'created', json(iif(q.created, 'true', 'false')), 'run', r.id
     ) AS BLOB), q.created_at
     FROM requests AS q JOIN sessions AS s ON s.id = q.session LEFT JOIN runs AS r ON r.seq = q.run;
 DROP TABLE requests;
-ALTER TABLE new_requests RENAME TO requests;
-CREATE INDEX requests_by_age ON requests (created_at);
+CREATE INDEX answers_by_age ON answers (created_at);
 
 CREATE VIEW message_texts AS SELECT seq, (
     SELECT group_concat(json_extract(part.value, '$.text'), char(10))

@@ -96,7 +96,7 @@ async def test_a_key_is_kept_for_a_day(tenant_dir: Path) -> None:
         assert await rig.front.call("chat.inject", note, key="k") == first
         clock.advance(0.001)
         assert await rig.front.call("chat.inject", note, key="k") != first
-        rows = rig.worker.services.sessions.read().execute("SELECT key FROM requests").fetchall()
+        rows = rig.worker.services.sessions.read().execute("SELECT key FROM answers").fetchall()
     assert rows == [("client:k",)]
 
 
