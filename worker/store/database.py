@@ -71,6 +71,7 @@ class Database:
         self._writer: apsw.Connection | None = None
         self._slow_reader: apsw.Connection | None = None
         self._slow_lane: Final = Lane("slow reader")
+        self._slow_reads_end = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -146,7 +147,11 @@ class Database:
             pragmas.apply(connection, pragmas.READER)
             self._slow_reader = connection
         until = time.monotonic() + SLOW_READ_SECONDS
-        connection.set_progress_handler(lambda: time.monotonic() > until, STEPS_BETWEEN_LOOKS)
+
+        def is_over() -> bool:
+            return self._slow_reads_end or time.monotonic() > until
+
+        connection.set_progress_handler(is_over, STEPS_BETWEEN_LOOKS)
         return operation(connection)
 
     def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
@@ -180,6 +185,7 @@ class Database:
             self._closed = True
             return
         self._start()
+        self._slow_reads_end = True  # whoever asked has gone, or has been refused
         self._slow_lane.close()
         if self._slow_reader is not None:
             self._slow_reader.close()

@@ -40,7 +40,7 @@ class Lane:
             GatewayError: UNAVAILABLE: too much waits already, or it is the end.
         """
         if self._closed:
-            raise GatewayError(ErrorCode.UNAVAILABLE, "the worker is being stopped; try again")
+            raise _stopping()
         if self._waiting >= WAITING_MAX:
             raise GatewayError(ErrorCode.UNAVAILABLE, "too much waits already; try again")
         loop = asyncio.get_running_loop()
@@ -56,7 +56,7 @@ class Lane:
         return await future
 
     def close(self) -> None:
-        """Finish what is there and take nothing more."""
+        """Finish what was begun, refuse what waits, and take nothing more."""
         self._closed = True
         if self._thread is not None:
             self._queue.put(None)
@@ -65,8 +65,11 @@ class Lane:
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         while (work := self._queue.get()) is not None:
-            result, error = None, None
-            if not work.future.cancelled():
+            result: Any = None
+            error: Exception | None = None
+            if self._closed:
+                error = _stopping()
+            elif not work.future.cancelled():
                 try:
                     result = work.do()
                 except Exception as raised:  # noqa: BLE001 - the thread outlives every piece of work
@@ -84,3 +87,7 @@ class Lane:
             future.set_result(result)
         else:
             future.set_exception(error)
+
+
+def _stopping() -> GatewayError:
+    return GatewayError(ErrorCode.UNAVAILABLE, "the worker is being stopped; try again")

@@ -202,6 +202,20 @@ async def test_the_loop_goes_on_while_something_slow_is_read(
             await slow
 
 
+async def test_a_slow_read_does_not_hold_up_the_end(
+    tenant_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "SLOW_READ_SECONDS", 1e6)
+    async with running_worker() as rig:
+        await note(rig.front, KEY, "word")
+        store = rig.worker.services.sessions
+        slow = asyncio.create_task(store.read_slowly(lambda c: c.execute(ENDLESS).get))
+        await asyncio.sleep(0)
+        assert await rig.drain() == 0
+        with pytest.raises(GatewayError):
+            await slow
+
+
 async def test_searching_listings_are_not_the_loops(
     tenant_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
