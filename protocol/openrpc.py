@@ -7,7 +7,8 @@ import msgspec
 from protocol.errors import ErrorCode
 from protocol.methods import METHODS, Method
 
-_REFERENCE = "#/components/schemas/{name}"
+_PREFIX = "#/components/schemas/"
+_REFERENCE = _PREFIX + "{name}"
 
 
 def document(version: str) -> dict[str, Any]:
@@ -24,8 +25,8 @@ def document(version: str) -> dict[str, Any]:
         "openrpc": "1.3.2",
         "info": {"title": "OpenClawMU gateway", "version": version},
         "methods": [
-            _describe(method, components[method.params.__name__], result)
-            for method, (_, result) in zip(methods, pairs, strict=True)
+            _describe(method, components[params["$ref"].removeprefix(_PREFIX)], result)
+            for method, (params, result) in zip(methods, pairs, strict=True)
         ],
         "components": {
             "schemas": components,
@@ -52,4 +53,5 @@ def _describe(method: Method, params: dict[str, Any], result: dict[str, Any]) ->
         "x-idempotent": method.idempotent,
         "x-streams": method.streams,
         "x-timeout-seconds": method.timeout_seconds,
+        "x-answered-by": method.answered_by,
     }

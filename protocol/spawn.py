@@ -55,6 +55,8 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator has to know, such as isolation that was switched off; part of `/readyz`."""
     jail: bytes
     """How the front is confined; its meaning is the privileged side's."""
+    supervised: frozenset[str] = frozenset()
+    """The methods of tenants that are not for their workers; asked as `tenant.request`."""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +136,19 @@ class ControlRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     query: str
     body: bytes
     idempotency_key: str | None = None
+
+
+class TenantRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Parameters of `tenant.request`: a call of a tenant that the supervisor answers.
+
+    `tenant` and `scopes` are what the front granted to the token that was presented; `params` are
+    as the client sent them.
+    """
+
+    tenant: str
+    scopes: Annotated[int, msgspec.Meta(ge=0, le=limits.SCOPE_BITS_MAX)]
+    method: str
+    params: bytes
 
 
 class ControlResponse(msgspec.Struct, frozen=True, kw_only=True):

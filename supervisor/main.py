@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
@@ -16,10 +17,12 @@ import msgspec
 
 from protocol import aio, frames, limits
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
+from protocol.methods import answered_by
 from protocol.spawn import (
     ControlRequest,
     FrontSettings,
     FrontSpec,
+    TenantRequest,
     TenantsUpdate,
     WakeParams,
     WorkerSettings,
@@ -39,6 +42,7 @@ from supervisor.reception import front_settings, listen, stage_certificate, url_
 from supervisor.reconcile import Wanted
 from supervisor.reload import Reloaded, Reloader
 from supervisor.state import StateError, StateLock, StateRoot
+from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import TenantDesk, unix_ms
 from supervisor.version import VERSION
 from supervisor.workers import Workers
@@ -99,6 +103,7 @@ class Supervisor:
         self._reloader: Final = Reloader(config, read, self, log, self._notifier)
         self._actions: Final = Actions(self._desk, self._disk, self, self._workers)
         self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
+        self._tenant_requests: Final = TenantRequests(self._actions, time.monotonic)
         settle = self._workers.reconcile
         self._fronts: Final = Keeper("front", self._start_front, settle, self._spawn_task, log)
         self._zygotes: Final = Keeper("zygote", self._start_zygote, settle, self._spawn_task, log)
@@ -257,6 +262,7 @@ class Supervisor:
             version=VERSION,
             notices=self._isolation.notices(),
             jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root, *readable)),
+            supervised=answered_by("supervisor"),
         )
 
     async def tell_front(self, *changes: TenantsUpdate | FrontSettings) -> None:
@@ -294,6 +300,8 @@ class Supervisor:
             case "control.request":
                 request = _decode(call.params, ControlRequest)
                 return msgspec.json.encode(await self._control.answer(request))
+            case "tenant.request":
+                return await self._tenant_requests.answer(_decode(call.params, TenantRequest))
             case _:
                 raise GatewayError(ErrorCode.METHOD_NOT_FOUND, "the supervisor has no such method")
 

@@ -8,10 +8,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from protocol import limits
+from protocol import limits, params
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods import METHODS, Method, Params, Scope
-from worker import params
+from protocol.methods import METHODS, Method, Scope, answered_by
 from worker.services import Services
 from worker.sessions.feed import Stream
 
@@ -55,13 +54,20 @@ class Deferred(NamedTuple):
     run: Callable[[], Coroutine[Any, Any, bytes]]
 
 
+class Later(NamedTuple):
+    """What a plain handler gives when a call turns out to take its time: what is left to do."""
+
+    work: Callable[[], Coroutine[Any, Any, Any]]
+
+
 _bindings: Final[dict[str, Binding]] = {}
 
 
 def handles(method: Method) -> Callable[[H], H]:
     """Bind a handler to the declaration of its method.
 
-    A plain function answers at once and must be quick; a coroutine function gets a task.
+    A plain function answers at once and must be quick, or gives `Later`; a coroutine function gets
+    a task.
 
     Raises:
         ValueError: the method has a handler: a mistake in our own code.
@@ -78,14 +84,17 @@ def handles(method: Method) -> Callable[[H], H]:
 
 
 def check_complete() -> None:
-    """Fail unless every declared method has a handler, and every handler a declaration.
+    """Fail unless every method that is ours has a handler, and every handler a declaration.
 
     Raises:
         LookupError: naming the methods.
     """
-    lacking = sorted(METHODS.keys() - _bindings.keys())
+    mine = answered_by("worker")
+    lacking = sorted(mine - _bindings.keys())
     unknown = sorted(
-        name for name, binding in _bindings.items() if METHODS.get(name) is not binding.method
+        name
+        for name, binding in _bindings.items()
+        if name not in mine or METHODS[name] is not binding.method
     )
     if lacking or unknown:
         raise LookupError(f"methods without a handler: {lacking}; not declared: {unknown}")
@@ -115,8 +124,11 @@ def start(
     decoded = params.decode(name, binding.decoder, body)
     context = CallContext(services, idempotency_key, stream if method.streams else None)
     if binding.is_async:
-        return Deferred(method, partial(_run, binding, context, decoded))
-    return encode(binding.handler(context, decoded))
+        return Deferred(method, partial(_run, method, partial(binding.handler, context, decoded)))
+    result = binding.handler(context, decoded)
+    if isinstance(result, Later):
+        return Deferred(method, partial(_run, method, result.work))
+    return encode(result)
 
 
 def _refuse_scope(needed: Scope) -> None:
@@ -124,15 +136,15 @@ def _refuse_scope(needed: Scope) -> None:
     raise GatewayError(ErrorCode.FORBIDDEN, f"missing scope: {name}", requiredScope=name)
 
 
-async def _run(binding: Binding, context: CallContext, decoded: Params) -> bytes:
-    seconds = binding.method.timeout_seconds
+async def _run(method: Method, work: Callable[[], Coroutine[Any, Any, Any]]) -> bytes:
+    seconds = method.timeout_seconds
     try:
         async with asyncio.timeout(seconds) as limit:
-            return encode(await binding.handler(context, decoded))
+            return encode(await work())
     except TimeoutError:
         if not limit.expired():
             raise
-        message = f"{binding.method.name} took longer than {seconds:.0f} s"
+        message = f"{method.name} took longer than {seconds:.0f} s"
         raise GatewayError(ErrorCode.TIMEOUT, message) from None
 
 

@@ -27,10 +27,13 @@ from worker import discover, dispatch, health, log
 from worker.agents.catalogue import CATALOGUE, Catalogue
 from worker.channels import webhook
 from worker.clock import Clock, SystemClock
+from worker.config import handlers as config_handlers
+from worker.config.overlay import OverlayFile
 from worker.links import CallsLink
 from worker.services import Services
-from worker.sessions import handlers, schema
+from worker.sessions import changes, handlers, reads, schema, talking
 from worker.sessions.pages import Pages
+from worker.sessions.purging import Purging
 from worker.sessions.turns import Turns
 from worker.store import pragmas
 from worker.store.database import Database
@@ -50,7 +53,7 @@ EXIT_CONFIGURATION: Final = 78
 _STANDARD_ERROR: Final = 2
 
 # Importing them is what binds the handlers.
-_HANDLERS: Final = (discover, handlers, health, webhook)
+_HANDLERS: Final = (changes, config_handlers, discover, handlers, health, talking, webhook)
 dispatch.check_complete()
 _spec_decoder: Final = msgspec.msgpack.Decoder(WorkerSpec)
 _settings_decoder: Final = msgspec.json.Decoder(WorkerSettings)
@@ -101,9 +104,20 @@ class Worker:
         self._stopped: Final[asyncio.Future[int]] = self._loop.create_future()
         self._directory: Final = Directory()
         self._sessions: Final = Database(schema.PATH, schema.MIGRATIONS, self._directory)
-        self._turns: Final = Turns(self._sessions, catalogue, clock, spec.generation, spec.living)
+        self._overlay: Final = OverlayFile(self._directory)
+        self._turns: Final = Turns(
+            self._sessions, catalogue, self._overlay, clock, spec.generation, spec.living
+        )
         self.services: Final = Services(
-            spec, clock, catalogue, self._sessions, self._turns, Pages(), clock.monotonic()
+            spec,
+            clock,
+            catalogue,
+            self._overlay,
+            self._sessions,
+            self._turns,
+            Pages(),
+            Purging(self._sessions),
+            clock.monotonic(),
         )
         self._idle_seconds = spec.idle_seconds
         self._idle_timer: asyncio.TimerHandle | None = None
@@ -138,6 +152,8 @@ class Worker:
         os.write(fds.ready, b"1")
         os.close(fds.ready)
         self._turns.resume()
+        if self._sessions.is_open and reads.has_deleted(self._sessions.read()):
+            self.services.purging.start()
         self._watch_idleness(self._loop.time())
         return await asyncio.shield(self._stopped)
 
@@ -252,7 +268,9 @@ class Worker:
             if self._front is not None:
                 await self._part(*self._front, deadline)
             self._close_channel()
+            self.services.purging.stop()
             await self._sessions.close()
+            self._overlay.close()
             self._directory.close()
         except Exception as error:  # noqa: BLE001 - it has to end all the same
             log.failure("drain failed", error)

@@ -5,7 +5,9 @@ from typing import NamedTuple
 from protocol.spawn import WorkerSpec
 from worker.agents.catalogue import Catalogue
 from worker.clock import Clock
+from worker.config.overlay import OverlayFile
 from worker.sessions.pages import Pages
+from worker.sessions.purging import Purging
 from worker.sessions.turns import Turns
 from worker.store.database import Database
 
@@ -16,7 +18,9 @@ class Services(NamedTuple):
     spec: WorkerSpec
     clock: Clock
     catalogue: Catalogue
+    overlay: OverlayFile
     sessions: Database
     turns: Turns
     pages: Pages
+    purging: Purging
     started_at: float

@@ -1,7 +1,25 @@
 """The catalogue of methods. Importing this package declares them all."""
 
-from protocol.methods import agent, channels, chat, health, rpc, sessions
-from protocol.methods.registry import ALL_SCOPES, METHODS, Method, Params, Result, Scope
+from protocol.methods import (
+    agent,
+    channels,
+    chat,
+    config,
+    health,
+    rpc,
+    session_changes,
+    sessions,
+    tenants,
+)
+from protocol.methods.registry import (
+    ALL_SCOPES,
+    METHODS,
+    Method,
+    Params,
+    Result,
+    Scope,
+    answered_by,
+)
 
 __all__ = [
     "ALL_SCOPES",
@@ -11,9 +29,13 @@ __all__ = [
     "Result",
     "Scope",
     "agent",
+    "answered_by",
     "channels",
     "chat",
+    "config",
     "health",
     "rpc",
+    "session_changes",
     "sessions",
+    "tenants",
 ]

@@ -1,14 +1,64 @@
-"""`agent.*`: turns of agents."""
+"""`agent` and `agent.wait`: turns of agents."""
 
 from typing import Annotated, Final, Literal
 
 import msgspec
 
+from protocol.methods.chat import (
+    IdempotencyKey,
+    Message,
+    MessageText,
+    RunId,
+    SendStatus,
+    SessionKey,
+    Usage,
+)
 from protocol.methods.registry import Params, Result, Scope, declare
+from protocol.methods.sessions import AgentId, Label
 
 WAIT_MS_DEFAULT: Final = 30_000
 WAIT_MS_MAX: Final = 540_000
-RunId = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class RunParams(Params, frozen=True, kw_only=True):
+    """Without `sessionKey` the agent's main session, `agent:<agent>:main`, made if needed.
+
+    `label` is for a session that is made. `deliver` would send the reply to where the session's
+    last message came from; no channel can do that yet, so that only false is taken.
+    """
+
+    message: MessageText
+    agent_id: AgentId | None = None
+    session_key: SessionKey | None = None
+    label: Label | None = None
+    deliver: bool = False
+    idempotency_key: IdempotencyKey | None = None
+
+
+class RunResult(Result, frozen=True, kw_only=True):
+    """`status` and what follows it are as with `sessions.send`; `acceptedAt` is Unix ms."""
+
+    run_id: str
+    session_key: str
+    accepted_at: int
+    status: SendStatus
+    message_seq: int
+    reply: Message | None = None
+    usage: Usage | None = None
+    error: str | None = None
+
+
+RUN: Final = declare(
+    "agent",
+    params=RunParams,
+    result=RunResult,
+    scope=Scope.WRITE,
+    spends=True,
+    idempotent=True,
+    streams=True,
+    timeout_seconds=300.0,
+    doc="Run a turn of an agent.",
+)
 
 
 class WaitParams(Params, frozen=True, kw_only=True):

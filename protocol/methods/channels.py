@@ -5,9 +5,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from protocol import limits
-from protocol.methods.chat import MessageText, Usage
+from protocol.methods.chat import IdempotencyKey, MessageText, Usage
 from protocol.methods.registry import Params, Result, Scope, declare
-from protocol.methods.sessions import IdempotencyKey
 from protocol.names import ACCOUNT_ID_PATTERN, TENANT_ID_PATTERN
 
 OutsideId = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,120}$(?!\n)")]

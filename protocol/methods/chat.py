@@ -9,7 +9,12 @@ from protocol.methods.registry import Params, Result, Scope, declare
 
 SessionKey = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.SESSION_KEY_CHARS_MAX)]
 MessageText = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MESSAGE_CHARS_MAX)]
-Role = Literal["user", "assistant", "tool"]
+IdempotencyKey = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=limits.IDEMPOTENCY_KEY_CHARS_MAX)
+]
+RunId = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Role = Literal["user", "assistant", "tool", "system"]
+SendStatus = Literal["started", "queued", "in_flight", "ok", "error", "interrupted"]
 
 
 class TextPart(Result, tag="text", tag_field="type", frozen=True, kw_only=True):
@@ -46,23 +51,31 @@ class Usage(Result, frozen=True, kw_only=True):
 
 
 class Message(Result, frozen=True, kw_only=True):
-    """One row of a transcript. `seq` grows within the session; `timestamp` is Unix ms."""
+    """One row of a transcript. `seq` grows within the session; `timestamp` is Unix ms.
+
+    Without `runId` it belongs to no turn: a note, or (`system`) the summary of a compaction.
+    """
 
     seq: int
     id: str
     role: Role
     content: list[Part]
     timestamp: int
-    run_id: str
+    run_id: str | None = None
+    label: str | None = None
     model: str | None = None
     usage: Usage | None = None
     stop_reason: str | None = None
 
 
 class HistoryParams(Params, frozen=True, kw_only=True):
-    """`before_seq` pages backwards: rows older than it."""
+    """`beforeSeq` pages backwards: rows older than it.
+
+    `sessionId` names an earlier transcript of the session, which was archived; see `sessions.get`.
+    """
 
     session_key: SessionKey
+    session_id: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=limits.HISTORY_MESSAGES_MAX)] = (
         limits.HISTORY_MESSAGES_DEFAULT
     )
@@ -92,7 +105,7 @@ class AbortParams(Params, frozen=True, kw_only=True):
     """Without `runId`: every turn of the session that runs or waits."""
 
     session_key: SessionKey
-    run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+    run_id: RunId | None = None
 
 
 class AbortResult(Result, frozen=True, kw_only=True):
@@ -110,4 +123,70 @@ ABORT: Final = declare(
     scope=Scope.WRITE,
     idempotent=True,
     doc="End turns of a session; what they said so far stays in the transcript.",
+)
+
+
+class SendParams(Params, frozen=True, kw_only=True):
+    """A turn in a session, which is made if there is none of this key."""
+
+    session_key: SessionKey
+    message: MessageText
+    idempotency_key: IdempotencyKey | None = None
+
+
+class SendResult(Result, frozen=True, kw_only=True):
+    """What became of the message.
+
+    Answered at once (`started`, `queued`, or for a repeated idempotency key `in_flight` or the
+    turn's final status); a caller that asked for a stream gets it at the end of the turn, with the
+    reply.
+    """
+
+    run_id: str
+    session_key: str
+    status: SendStatus
+    message_seq: int
+    reply: Message | None = None
+    usage: Usage | None = None
+    error: str | None = None
+
+
+SEND: Final = declare(
+    "chat.send",
+    params=SendParams,
+    result=SendResult,
+    scope=Scope.WRITE,
+    spends=True,
+    idempotent=True,
+    streams=True,
+    timeout_seconds=300.0,
+    doc="Send a message to a session, made if needed; a turn of its agent answers it.",
+)
+
+
+class InjectParams(Params, frozen=True, kw_only=True):
+    """A note for the transcript; later turns are told of it."""
+
+    session_key: SessionKey
+    message: MessageText
+    role: Literal["assistant", "system"] = "assistant"
+    label: Annotated[str, msgspec.Meta(max_length=limits.NOTE_LABEL_CHARS_MAX)] | None = None
+    idempotency_key: IdempotencyKey | None = None
+
+
+class InjectResult(Result, frozen=True, kw_only=True):
+    """The row that was added."""
+
+    ok: Literal[True]
+    message_id: str
+    message_seq: int
+
+
+INJECT: Final = declare(
+    "chat.inject",
+    params=InjectParams,
+    result=InjectResult,
+    scope=Scope.ADMIN,
+    idempotent=True,
+    doc="Add a note to a session's transcript without a turn.",
 )

@@ -1,7 +1,7 @@
 """How a method is declared, once: for the dispatcher, the OpenRPC document, docs and tests."""
 
 import enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,9 @@ class Scope(enum.IntFlag):
 
 
 ALL_SCOPES: Final = Scope.READ | Scope.WRITE | Scope.ADMIN
+
+
+AnsweredBy = Literal["worker", "supervisor"]
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -39,6 +42,7 @@ class Method(NamedTuple):
     idempotent: bool
     streams: bool
     timeout_seconds: float
+    answered_by: AnsweredBy = "worker"
 
 
 METHODS: Final[dict[str, Method]] = {}
@@ -55,8 +59,9 @@ def declare(  # noqa: PLR0913 - a declaration is its fields
     idempotent: bool = False,
     streams: bool = False,
     timeout_seconds: float = CALL_SECONDS_DEFAULT,
+    answered_by: AnsweredBy = "worker",
 ) -> Method:
-    """Declare a method; the handler in the worker is bound to it by name.
+    """Declare a method; its handler is bound to the declaration.
 
     Args:
         name: `<domain>.<verb>`, at most 64 characters.
@@ -68,6 +73,8 @@ def declare(  # noqa: PLR0913 - a declaration is its fields
         idempotent: Whether an idempotency key makes a repeat safe, or the method is safe by itself.
         streams: Whether a caller may ask for the answer in pieces.
         timeout_seconds: How long the caller waits at most.
+        answered_by: The tenant's own worker; or the supervisor, for what takes authority that a
+            worker has not.
 
     Raises:
         ValueError: the name is taken, or a field is out of its bounds: a mistake in our own code.
@@ -78,6 +85,13 @@ def declare(  # noqa: PLR0913 - a declaration is its fields
     if not 0 < timeout_seconds <= CALL_SECONDS_MAX or not doc.endswith("."):
         msg = f"{name}: a timeout within bounds and a sentence are needed"
         raise ValueError(msg)
-    method = Method(name, params, result, scope, doc, spends, idempotent, streams, timeout_seconds)
+    method = Method(
+        name, params, result, scope, doc, spends, idempotent, streams, timeout_seconds, answered_by
+    )
     METHODS[name] = method
     return method
+
+
+def answered_by(whom: AnsweredBy) -> frozenset[str]:
+    """Give the names of the declared methods that the worker, or the supervisor, answers."""
+    return frozenset(name for name, method in METHODS.items() if method.answered_by == whom)

@@ -5,15 +5,22 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from protocol import limits
-from protocol.methods.chat import Message, MessageText, SessionKey, Usage
+from protocol.methods.chat import (
+    AbortResult,
+    IdempotencyKey,
+    MessageText,
+    Role,
+    RunId,
+    SendResult,
+    SessionKey,
+)
 from protocol.methods.registry import Params, Result, Scope, declare
 from protocol.names import ACCOUNT_ID_PATTERN
 
 AgentId = Annotated[str, msgspec.Meta(pattern=ACCOUNT_ID_PATTERN, max_length=64)]
 Label = Annotated[str, msgspec.Meta(max_length=limits.LABEL_CHARS_MAX)]
-IdempotencyKey = Annotated[
-    str, msgspec.Meta(min_length=1, max_length=limits.IDEMPOTENCY_KEY_CHARS_MAX)
-]
+DisplayName = Annotated[str, msgspec.Meta(max_length=limits.DISPLAY_NAME_CHARS_MAX)]
+SessionId = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 RunStatus = Literal["queued", "running", "ok", "error", "interrupted"]
 
 
@@ -42,9 +49,7 @@ class CreateParams(Params, frozen=True, kw_only=True):
     key: SessionKey | None = None
     agent_id: AgentId | None = None
     label: Label | None = None
-    display_name: Annotated[str, msgspec.Meta(max_length=limits.DISPLAY_NAME_CHARS_MAX)] | None = (
-        None
-    )
+    display_name: DisplayName | None = None
     message: MessageText | None = None
     idempotency_key: IdempotencyKey | None = None
 
@@ -99,10 +104,19 @@ class GetParams(Params, frozen=True, kw_only=True):
     key: SessionKey
 
 
+class Archive(Result, frozen=True, kw_only=True):
+    """An earlier transcript of a session, or a part of one; `chat.history` reads it by its id."""
+
+    session_id: str
+    why: Literal["reset", "compact", "delete"]
+    archived_at: int
+
+
 class GetResult(Result, frozen=True, kw_only=True):
-    """The row, and the state of its newest turn if it had one."""
+    """The row, the state of its newest turn if it had one, and what is archived, newest first."""
 
     session: SessionRow
+    archives: list[Archive] = msgspec.field(default_factory=list)
     run_id: str | None = None
     run_status: RunStatus | None = None
 
@@ -113,23 +127,6 @@ class SendParams(Params, frozen=True, kw_only=True):
     key: SessionKey
     message: MessageText
     idempotency_key: IdempotencyKey | None = None
-
-
-class SendResult(Result, frozen=True, kw_only=True):
-    """What became of the message.
-
-    Answered at once (`started`, `queued`, or for a repeated idempotency key `in_flight` or the
-    turn's final status); a caller that asked for a stream gets it at the end of the turn, with the
-    reply.
-    """
-
-    run_id: str
-    session_key: str
-    status: Literal["started", "queued", "in_flight", "ok", "error", "interrupted"]
-    message_seq: int
-    reply: Message | None = None
-    usage: Usage | None = None
-    error: str | None = None
 
 
 class ChatDelta(Result, frozen=True, kw_only=True):
@@ -177,4 +174,138 @@ SEND: Final = declare(
     streams=True,
     timeout_seconds=300.0,
     doc="Send a message to a session; a turn of its agent answers it.",
+)
+
+
+class PreviewParams(Params, frozen=True, kw_only=True):
+    """The newest `limit` rows of each session, each cut at `maxChars`."""
+
+    keys: Annotated[
+        tuple[SessionKey, ...], msgspec.Meta(min_length=1, max_length=limits.PREVIEW_KEYS_MAX)
+    ]
+    limit: Annotated[int, msgspec.Meta(ge=1, le=limits.PREVIEW_ITEMS_MAX)] = 12
+    max_chars: Annotated[int, msgspec.Meta(ge=20, le=limits.PREVIEW_CHARS_MAX)] = 240
+
+
+class PreviewItem(Result, frozen=True, kw_only=True):
+    """One row's text."""
+
+    role: Role
+    text: str
+
+
+class Preview(Result, frozen=True, kw_only=True):
+    """One session's newest rows, oldest first."""
+
+    key: str
+    status: Literal["ok", "empty", "missing"]
+    items: list[PreviewItem]
+
+
+class PreviewResult(Result, frozen=True, kw_only=True):
+    """In the order of the keys."""
+
+    ts: int
+    previews: list[Preview]
+
+
+PREVIEW: Final = declare(
+    "sessions.preview",
+    params=PreviewParams,
+    result=PreviewResult,
+    scope=Scope.READ,
+    idempotent=True,
+    doc="Give the beginnings of the newest rows of several sessions.",
+)
+
+
+class ResolveParams(Params, frozen=True, kw_only=True):
+    """Exactly one of `key`, `sessionId` and `label`."""
+
+    key: SessionKey | None = None
+    session_id: SessionId | None = None
+    label: Label | None = None
+    agent_id: AgentId | None = None
+    allow_missing: bool = False
+
+
+class ResolveResult(Result, frozen=True, kw_only=True):
+    """`ok` is false, without a key, for what is missing and may be."""
+
+    ok: bool
+    key: str | None = None
+
+
+RESOLVE: Final = declare(
+    "sessions.resolve",
+    params=ResolveParams,
+    result=ResolveResult,
+    scope=Scope.READ,
+    idempotent=True,
+    doc="Find a session's key by the key itself, the session's id or its label.",
+)
+
+
+class AbortParams(Params, frozen=True, kw_only=True):
+    """Turns of one session, or one turn; with both, a turn of that session."""
+
+    key: SessionKey | None = None
+    run_id: RunId | None = None
+
+
+ABORT: Final = declare(
+    "sessions.abort",
+    params=AbortParams,
+    result=AbortResult,
+    scope=Scope.WRITE,
+    idempotent=True,
+    doc="End turns that run or wait; what they said so far stays in the transcript.",
+)
+
+
+class SearchParams(Params, frozen=True, kw_only=True):
+    """Words that all have to be there; `"in quotes"` one after the other; `begin*` as a beginning.
+
+    Nothing else has a meaning in a query. `cursor` is the `nextCursor` of the page before.
+    """
+
+    query: Annotated[str, msgspec.Meta(min_length=1, max_length=limits.SEARCH_QUERY_CHARS_MAX)]
+    limit: Annotated[int, msgspec.Meta(ge=1, le=limits.SEARCH_HITS_MAX)] = 25
+    cursor: Annotated[str, msgspec.Meta(pattern=r"^m[0-9]{1,16}$(?!\n)")] | None = None
+    agent_id: AgentId | None = None
+    key: SessionKey | None = None
+
+
+class SearchHit(Result, frozen=True, kw_only=True):
+    """A message, or a session by its label or display name.
+
+    `highlights` are the places of `snippet` that were found, as pairs of start and end, counted in
+    Unicode characters.
+    """
+
+    kind: Literal["session", "message"]
+    session_key: str
+    session_id: str
+    timestamp: int
+    snippet: str
+    highlights: list[tuple[int, int]]
+    message_id: str | None = None
+    seq: int | None = None
+    role: Role | None = None
+
+
+class SearchResult(Result, frozen=True, kw_only=True):
+    """Sessions first, on the first page only; then messages, newest first."""
+
+    results: list[SearchHit]
+    next_cursor: str | None = None
+
+
+SEARCH: Final = declare(
+    "sessions.search",
+    params=SearchParams,
+    result=SearchResult,
+    scope=Scope.READ,
+    idempotent=True,
+    doc="Search what was said, and the names of sessions.",
 )

@@ -19,6 +19,7 @@ from supervisor.front.connection import Connection
 from supervisor.front.head import host_name
 from supervisor.front.log import Log
 from supervisor.front.routes import Routes
+from supervisor.front.supervised import Supervised
 from supervisor.front.tenants import Tenant, unavailable
 from supervisor.front.throttle import Throttle
 from supervisor.tls import load, server_context
@@ -46,6 +47,7 @@ class Front:
         self._apply(spec.settings)
         self.throttle = Throttle()
         self.routes = Routes(self)
+        self.supervised = Supervised(spec.supervised, self.ask_supervisor, self.now)
         self.loaded = False
         self.draining = False
         self.bytes_in_flight = 0

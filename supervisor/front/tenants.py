@@ -16,6 +16,7 @@ from protocol.errors import (
 )
 from protocol.frames import Failure
 from protocol.spawn import TenantLoad, WakeParams
+from supervisor.front.supervised import Supervised
 
 RETRY_MS: Final = 1000
 
@@ -44,6 +45,7 @@ class Surroundings(Protocol):
     """What all tenants share."""
 
     bytes_in_flight: int
+    supervised: Supervised
 
     def now(self) -> float:
         """Monotonic seconds."""
@@ -119,8 +121,13 @@ class Tenant:
         """Send a call, or hold it until there is a worker.
 
         Raises:
-            GatewayError: RATE_LIMITED or UNAVAILABLE; nobody will answer this call.
+            GatewayError: RATE_LIMITED or UNAVAILABLE, or as `Supervised.start`; nobody will answer
+                this call.
         """
+        if call.method in self._around.supervised.methods:
+            call.credit = 0  # one answer, not a stream
+            self._around.supervised.start(self.name, call)
+            return
         end = self._end
         if end is not None and not end.closed:
             if end.link.calls_open >= limits.TENANT_CALLS_IN_FLIGHT_MAX:

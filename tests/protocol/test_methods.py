@@ -2,7 +2,10 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,9 +13,10 @@ import pytest
 
 from protocol import limits, openrpc
 from protocol.errors import ErrorCode
-from protocol.methods import ALL_SCOPES, METHODS, Method, Params, Result, Scope
+from protocol.methods import ALL_SCOPES, METHODS, Method, Params, Result, Scope, answered_by
 from protocol.methods.registry import declare
 
+ROOT = Path(__file__).parents[2]
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda m: m.name)
 
 
@@ -26,8 +30,11 @@ class NoParams(Params, frozen=True, kw_only=True):
 def test_the_catalogue_has_what_a_tenant_needs_first() -> None:
     assert METHODS.keys() >= {
         *("health", "rpc.discover", "channels.inbound", "chat.history", "chat.abort"),
-        "agent.wait",
-        *("sessions.create", "sessions.list", "sessions.get", "sessions.send"),
+        *("chat.send", "chat.inject", "agent", "agent.wait"),
+        *(f"sessions.{verb}" for verb in ("create", "list", "get", "preview", "resolve", "send")),
+        *(f"sessions.{verb}" for verb in ("patch", "reset", "delete", "compact", "abort")),
+        *("sessions.search", "config.get", "config.set", "config.patch", "config.schema"),
+        *("tenants.get", "tenants.rotate", "tenants.delete"),
     }
 
 
@@ -213,6 +220,34 @@ def test_every_parameter_is_described_and_marked_when_required(document: dict[st
             field.encode_name: field.required for field in fields
         }
         assert all(param["schema"] for param in described["params"])
+
+
+def test_every_description_is_of_the_methods_own_structs(document: dict[str, Any]) -> None:
+    """Many structs have one name in several domains."""
+    schemas = document["components"]["schemas"]
+    for described in document["methods"]:
+        method = METHODS[described["name"]]
+        assert described["x-answered-by"] == method.answered_by
+        if method.result != dict[str, Any]:
+            name = described["result"]["schema"]["$ref"].removeprefix("#/components/schemas/")
+            fields = msgspec.structs.fields(method.result)
+            assert set(schemas[name]["properties"]) - {"type"} == {
+                field.encode_name for field in fields
+            } - {"type"}, described["name"]
+
+
+def test_the_supervisor_answers_what_takes_its_authority() -> None:
+    assert answered_by("supervisor") == {"tenants.get", "tenants.rotate", "tenants.delete"}
+    assert answered_by("worker") == METHODS.keys() - answered_by("supervisor")
+
+
+def test_the_page_of_methods_is_made_of_these_declarations() -> None:
+    program = [sys.executable, str(ROOT / "scripts" / "methods_page.py")]
+    printed = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    assert (ROOT / "docs" / "methods.md").read_text() == printed, (
+        "run scripts/methods_page.py --write"
+    )
+    assert all(f"### `{name}`\n" in printed for name in METHODS)
 
 
 def test_every_reference_resolves(document: dict[str, Any]) -> None:

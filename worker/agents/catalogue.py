@@ -9,8 +9,12 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any, Final, NamedTuple
 
+from msgspec import UnsetType
+
+from protocol.methods.chat import TextPart
+from protocol.methods.config import AgentSection
 from worker.agents import providers, tools
-from worker.agents.model import ModelProvider
+from worker.agents.model import ModelProvider, PromptMessage
 from worker.agents.tool import Tool
 
 DEFAULT_MODEL: Final = "builtin/echo"
@@ -23,10 +27,28 @@ class Catalogue(NamedTuple):
     tools: Mapping[str, Tool]
     model: str
 
+    def configured(self, agent: AgentSection | UnsetType) -> "Catalogue":
+        """Give what agents can use under a tenant's configuration."""
+        if isinstance(agent, UnsetType):
+            return self
+        model, tools = self.model, self.tools
+        if not isinstance(agent.model, UnsetType):
+            model = agent.model
+        if not isinstance(agent.tools, UnsetType) and not isinstance(agent.tools.allow, UnsetType):
+            tools = {name: tools[name] for name in agent.tools.allow if name in tools}
+        return Catalogue(self.providers, tools, model)
+
     @property
     def provider(self) -> ModelProvider:
         """The provider of `model`."""
         return self.providers[self.model.split("/", 1)[0]]
+
+
+def system_prompt(agent: AgentSection | UnsetType) -> list[PromptMessage]:
+    """Give what the model is told before anything else under a tenant's configuration."""
+    if isinstance(agent, UnsetType) or isinstance(agent.system_prompt, UnsetType):
+        return []
+    return [PromptMessage("system", (TextPart(text=agent.system_prompt),))]
 
 
 def _each(package: ModuleType, attribute: str) -> Iterator[Any]:

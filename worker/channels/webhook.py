@@ -15,9 +15,10 @@ from protocol.methods.chat import TextPart
 from protocol.methods.sessions import RunStatus
 from worker.dispatch import CallContext, handles
 from worker.sessions import keys
+from worker.sessions.admissions import Admission, NewSession, NewTurn
 from worker.sessions.feed import TurnResult
+from worker.sessions.requests import Request
 from worker.sessions.watching import follow
-from worker.sessions.writes import Admission, NewSession, NewTurn
 
 DEFAULT_CHANNEL: Final = "webhook"
 REPLY_SECONDS: Final = 30.0
@@ -48,12 +49,13 @@ async def receive(call: CallContext, params: channels.InboundParams) -> channels
         str(uuid.uuid4()), names.DEFAULT_AGENT_ID, None, envelope.user.display_name, channel
     )
     turn = NewTurn(str(uuid.uuid4()), str(uuid.uuid4()), envelope.content.text)
-    fingerprint = keys.fingerprint(channels.INBOUND.name, key, turn.text)
+    # The same message may come again with another time of arrival.
+    fingerprint = keys.fingerprint(channels.INBOUND.name, (key, turn.text))
     request_keys = keys.given_by_client(call.idempotency_key, None)
     if envelope.message_id is not None:
         request_keys += (keys.given_by_channel(key, envelope.message_id),)
     admitted = await call.services.turns.admit(
-        Admission(key, new, turn, request_keys, fingerprint, now)
+        Admission(key, new, turn, Request(request_keys, fingerprint, now))
     )
     assert admitted.run is not None
     run_id = admitted.run.id

@@ -3,7 +3,7 @@
 Whoever asks may talk to another generation than the one that runs the turn.
 """
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import apsw
 
@@ -12,45 +12,52 @@ from protocol.errors import ErrorCode, GatewayError
 ABORTED: Final = "the turn was aborted by a client"
 
 
-class AbortedRun(NamedTuple):
-    """A turn that is to end. `owner` is the generation that runs it; None: it never started."""
-
-    id: str
-    owner: int | None
-
-
-def abort(connection: apsw.Connection, key: str, run_id: str | None, now: int) -> list[AbortedRun]:
-    """End the turns of a session that wait, and ask those that run them to end the others.
+def abort(
+    connection: apsw.Connection, key: str | None, run_id: str | None, now: int, *, key_field: str
+) -> list[str]:
+    """End turns that wait, and ask those that run turns to end them; gives which.
 
     Args:
         connection: The writer.
-        key: The session's key.
+        key: The session's key; None: whichever has the turn.
         run_id: Only this turn.
         now: Unix ms.
+        key_field: What the caller calls the key.
 
     Raises:
         GatewayError: NOT_FOUND: no such session, or no such turn in it.
     """
-    session = connection.execute("SELECT id FROM sessions WHERE key = ?", (key,)).fetchone()
-    if session is None:
-        raise GatewayError(ErrorCode.NOT_FOUND, "no such session", field="sessionKey")
-    which, bindings = "session = ?", list[Any](session)
+    which, bindings = "1", list[Any]()
+    if key is not None:
+        session = connection.execute("SELECT id FROM sessions WHERE key = ?", (key,)).fetchone()
+        if session is None:
+            raise GatewayError(ErrorCode.NOT_FOUND, "no such session", field=key_field)
+        which, bindings = "session = ?", list(session)
     if run_id is not None:
-        which, bindings = "session = ? AND id = ?", [*session, run_id]
+        which, bindings = f"{which} AND id = ?", [*bindings, run_id]
         if not connection.execute(f"SELECT 1 FROM runs WHERE {which}", bindings).fetchone():  # noqa: S608 - of our own conditions
-            raise GatewayError(ErrorCode.NOT_FOUND, "no such turn in the session", field="runId")
+            raise GatewayError(ErrorCode.NOT_FOUND, "no such turn", field="runId")
+    return _end(connection, which, bindings, now)
+
+
+def end_all(connection: apsw.Connection, session: int, now: int) -> list[str]:
+    """End every turn of a session's row, as `abort` does."""
+    return _end(connection, "session = ?", [session], now)
+
+
+def _end(connection: apsw.Connection, which: str, bindings: list[Any], now: int) -> list[str]:
     running = connection.execute(
-        f"UPDATE runs SET abort_requested_at = coalesce(abort_requested_at, ?)"  # noqa: S608 - as above
-        f" WHERE state = 'running' AND {which} RETURNING id, owner",
+        f"UPDATE runs SET abort_requested_at = coalesce(abort_requested_at, ?)"  # noqa: S608 - of our own conditions
+        f" WHERE state = 'running' AND {which} RETURNING id",
         (now, *bindings),
     ).fetchall()
     waiting = connection.execute(
         f"UPDATE runs SET state = 'interrupted', error = ?, abort_requested_at = ?, ended_at = ?"  # noqa: S608 - as above
-        f" WHERE state = 'queued' AND {which} RETURNING id, owner",
+        f" WHERE state = 'queued' AND {which} RETURNING id",
         (ABORTED, now, now, *bindings),
     ).fetchall()
     rows: list[Any] = [*running, *waiting]
-    return [AbortedRun(*row) for row in rows]
+    return [row[0] for row in rows]
 
 
 def asked_of(connection: apsw.Connection, owner: int) -> list[str]:

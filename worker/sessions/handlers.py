@@ -1,60 +1,61 @@
-"""The handlers of `sessions.*`, `chat.*` and `agent.*`."""
+"""The handlers of `sessions.*` that make sessions and look at them."""
 
-import asyncio
 import uuid
-from contextlib import suppress
-from typing import Final, Literal
 
 from protocol import names
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods import agent, chat, sessions
-from protocol.methods.sessions import RunStatus
-from worker.dispatch import CallContext, handles
-from worker.sessions import keys, reads
-from worker.sessions.feed import Feed, TurnResult
-from worker.sessions.pages import StoredListing
-from worker.sessions.watching import follow
-from worker.sessions.writes import Admission, AdmittedRun, NewSession, NewTurn
-
-SendStatus = Literal["started", "queued", "in_flight", "ok", "error", "interrupted"]
-_OUTCOMES: Final[dict[str, Literal["ok", "error", "interrupted"]]] = {
-    "ok": "ok",
-    "error": "error",
-    "interrupted": "interrupted",
-}
+from protocol.methods import sessions
+from worker.dispatch import CallContext, Later, handles
+from worker.sessions import keys, reads, requests, search
+from worker.sessions.admissions import Admission, NewSession, NewTurn
+from worker.sessions.pages import Page, StoredListing
 
 
-def _no_session(field: str) -> GatewayError:
+def no_session(field: str) -> GatewayError:
+    """Give the refusal of a session that is not there."""
     return GatewayError(ErrorCode.NOT_FOUND, "no such session", field=field)
+
+
+def agent_of(key: str | None, named: str | None, key_field: str) -> str:
+    """Give the agent that a key and a parameter `agentId` name together.
+
+    Raises:
+        GatewayError: INVALID_REQUEST: they differ, or the key is none. NOT_FOUND: no such agent.
+    """
+    if key is not None:
+        of_key = keys.agent_of(keys.checked(key, key_field))
+        if named not in (None, of_key):
+            message = f"{key_field} and agentId name different agents"
+            raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="agentId")
+        named = of_key
+    if named not in (None, names.DEFAULT_AGENT_ID):
+        field = "agentId" if key is None else key_field
+        raise GatewayError(ErrorCode.NOT_FOUND, "no such agent", field=field)
+    return names.DEFAULT_AGENT_ID
+
+
+def new_turn(message: str) -> NewTurn:
+    """Give a turn that answers this message."""
+    return NewTurn(str(uuid.uuid4()), str(uuid.uuid4()), message)
 
 
 @handles(sessions.CREATE)
 async def create(call: CallContext, params: sessions.CreateParams) -> sessions.CreateResult:
     """Make a session, or give the one that has this key; start its first turn."""
     services = call.services
-    agent_id = _agent(params)
-    key = params.key
-    request_keys = keys.given_by_client(call.idempotency_key, params.idempotency_key)
-    fingerprint = keys.fingerprint(
-        sessions.CREATE.name, key, agent_id, params.label, params.display_name, params.message
-    )
-    turn = None
-    if params.message is not None:
-        turn = _turn(params.message)
-    new = NewSession(str(uuid.uuid4()), agent_id, params.label, params.display_name, None)
+    agent_id = agent_of(params.key, params.agent_id, "key")
+    now = services.clock.now_ms()
     admitted = await services.turns.admit(
         Admission(
-            key or keys.for_dashboard(agent_id),
-            new,
-            turn,
-            request_keys,
-            fingerprint,
-            services.clock.now_ms(),
+            params.key or keys.for_dashboard(agent_id),
+            NewSession(str(uuid.uuid4()), agent_id, params.label, params.display_name, None),
+            None if params.message is None else new_turn(params.message),
+            requests.of_call(sessions.CREATE, params, call.idempotency_key, now),
         )
     )
     entry = reads.session(services.sessions.read(), admitted.key)
     if entry is None:
-        raise _no_session("key")
+        raise no_session("key")
     run = admitted.run
     return sessions.CreateResult(
         ok=True,
@@ -68,31 +69,27 @@ async def create(call: CallContext, params: sessions.CreateParams) -> sessions.C
     )
 
 
-def _agent(params: sessions.CreateParams) -> str:
-    named = params.agent_id
-    if params.key is not None:
-        of_key = keys.agent_of(keys.checked(params.key, "key"))
-        if named not in (None, of_key):
-            message = "key and agentId name different agents"
-            raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="agentId")
-        named = of_key
-    if named not in (None, names.DEFAULT_AGENT_ID):
-        field = "agentId" if params.key is None else "key"
-        raise GatewayError(ErrorCode.NOT_FOUND, "no such agent", field=field)
-    return names.DEFAULT_AGENT_ID
-
-
-def _turn(message: str) -> NewTurn:
-    return NewTurn(str(uuid.uuid4()), str(uuid.uuid4()), message)
-
-
 @handles(sessions.LIST)
-def list_sessions(call: CallContext, params: sessions.ListParams) -> StoredListing:
-    """List the sessions, newest first."""
+def list_sessions(call: CallContext, params: sessions.ListParams) -> StoredListing | Later:
+    """List the sessions, newest first; what takes a look at every session, in a thread."""
     services = call.services
     now = services.clock.now_ms()
+    if reads.is_slow(params):
+        return Later(lambda: _list_slowly(call, params, now))
     page = services.pages.get(services.sessions.read(), params, now)
-    model = services.catalogue.model
+    return _listing(call, page, now)
+
+
+async def _list_slowly(call: CallContext, params: sessions.ListParams, now: int) -> StoredListing:
+    page = await call.services.sessions.read_slowly(
+        lambda connection: Page.of(*reads.sessions(connection, params, now))
+    )
+    return _listing(call, page, now)
+
+
+def _listing(call: CallContext, page: Page, now: int) -> StoredListing:
+    services = call.services
+    model = services.catalogue.configured(services.overlay.last_seen.agent).model
     return StoredListing(
         ts=now,
         count=page.count,
@@ -104,99 +101,67 @@ def list_sessions(call: CallContext, params: sessions.ListParams) -> StoredListi
 
 @handles(sessions.GET)
 def get(call: CallContext, params: sessions.GetParams) -> sessions.GetResult:
-    """Give one session and how its newest turn stands."""
+    """Give one session, how its newest turn stands, and what is archived of it."""
     key = keys.checked(params.key, "key")
     reader = call.services.sessions.read()
     row = reads.session(reader, key)
     if row is None:
-        raise _no_session("key")
+        raise no_session("key")
     run_id, status = reads.newest_run(reader, key) or (None, None)
-    return sessions.GetResult(session=row, run_id=run_id, run_status=status)
+    return sessions.GetResult(
+        session=row, archives=reads.archives(reader, key), run_id=run_id, run_status=status
+    )
 
 
-@handles(sessions.SEND)
-async def send(call: CallContext, params: sessions.SendParams) -> sessions.SendResult:
-    """Accept a message; follow its turn if a stream was asked for."""
-    services = call.services
-    key = keys.checked(params.key, "key")
-    admitted = await services.turns.admit(
-        Admission(
-            key,
-            None,
-            _turn(params.message),
-            keys.given_by_client(call.idempotency_key, params.idempotency_key),
-            keys.fingerprint(sessions.SEND.name, key, params.message),
-            services.clock.now_ms(),
+@handles(sessions.RESOLVE)
+def resolve(call: CallContext, params: sessions.ResolveParams) -> sessions.ResolveResult:
+    """Find a session by one of its names."""
+    given = {
+        field: value
+        for field, value in (
+            ("key", params.key),
+            ("sessionId", params.session_id),
+            ("label", params.label),
         )
-    )
-    run = admitted.run
-    assert run is not None
-    if call.stream is not None:
-        return _result(key, run, await follow(call, run.id, key))
-    if admitted.repeated:
-        result = services.turns.feeds.stored(services.turns.feeds.row(run.id))
-        return _result(key, run, result, queued="in_flight")
-    return _result(key, run, TurnResult(run.state), running="started")
-
-
-def _result(
-    key: str,
-    run: AdmittedRun,
-    result: TurnResult,
-    *,
-    queued: Literal["queued", "in_flight"] = "queued",
-    running: Literal["started", "in_flight"] = "in_flight",
-) -> sessions.SendResult:
-    words: dict[RunStatus, SendStatus] = {
-        "queued": queued,
-        "running": running,
-        "ok": "ok",
-        "error": "error",
-        "interrupted": "interrupted",
+        if value is not None
     }
-    return sessions.SendResult(
-        run_id=run.id,
-        session_key=key,
-        status=words[result.state],
-        message_seq=run.message_seq,
-        reply=result.reply,
-        usage=result.usage,
-        error=result.error,
+    if len(given) != 1:
+        message = "give exactly one of key, sessionId and label"
+        raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="key")
+    ((field, value),) = given.items()
+    if field == "key":
+        keys.checked(value, field)
+    found = reads.resolve(call.services.sessions.read(), reads.RESOLVED_BY[field], value)
+    if params.agent_id is not None:
+        found = [row for row in found if row.agent_id == params.agent_id]
+    if len(found) > 1:
+        message = "more than one session has this label; name it by its key"
+        raise GatewayError(ErrorCode.CONFLICT, message, field=field)
+    if found:
+        return sessions.ResolveResult(ok=True, key=found[0].key)
+    if params.allow_missing:
+        return sessions.ResolveResult(ok=False)
+    raise no_session(field)
+
+
+@handles(sessions.PREVIEW)
+async def preview(call: CallContext, params: sessions.PreviewParams) -> sessions.PreviewResult:
+    """Give the beginnings of the newest rows of sessions."""
+    for index, key in enumerate(params.keys):
+        keys.checked(key, f"keys[{index}]")
+    now = call.services.clock.now_ms()
+    previews = await call.services.sessions.read_slowly(
+        lambda connection: search.previews(connection, params)
     )
+    return sessions.PreviewResult(ts=now, previews=previews)
 
 
-@handles(chat.HISTORY)
-def history(call: CallContext, params: chat.HistoryParams) -> reads.StoredHistory:
-    """Give the newest rows of a transcript."""
-    key = keys.checked(params.session_key, "sessionKey")
-    found = reads.history(call.services.sessions.read(), key, params.limit, params.before_seq)
-    if found is None:
-        raise _no_session("sessionKey")
-    return found
-
-
-@handles(chat.ABORT)
-async def abort(call: CallContext, params: chat.AbortParams) -> chat.AbortResult:
-    """End turns of a session, whichever generation runs them."""
-    key = keys.checked(params.session_key, "sessionKey")
-    run_ids = await call.services.turns.abort(key, params.run_id)
-    return chat.AbortResult(ok=True, aborted=bool(run_ids), run_ids=run_ids)
-
-
-@handles(agent.WAIT)
-async def wait(call: CallContext, params: agent.WaitParams) -> agent.WaitResult:
-    """Wait for the end of a turn, whichever generation runs it."""
-    feeds = call.services.turns.feeds
-    feed = feeds.observe(params.run_id)
-    if isinstance(feed, Feed):
-        with suppress(TimeoutError):
-            async with asyncio.timeout(params.timeout_ms / 1000):
-                await feed.wait()
-    run = feeds.row(params.run_id)
-    return agent.WaitResult(
-        run_id=run.id,
-        status=_OUTCOMES.get(run.state, "timeout"),
-        started_at=run.started_at,
-        ended_at=run.ended_at,
-        error=run.error,
+@handles(sessions.SEARCH)
+async def find(call: CallContext, params: sessions.SearchParams) -> sessions.SearchResult:
+    """Search messages and names."""
+    if params.key is not None:
+        keys.checked(params.key, "key")
+    match = search.expression(params.query)
+    return await call.services.sessions.read_slowly(
+        lambda connection: search.search(connection, params, match)
     )

@@ -98,6 +98,11 @@ def field_of(request_key: str) -> str:
     return "envelope.message_id" if request_key.startswith(_BY_CHANNEL) else "idempotencyKey"
 
 
-def fingerprint(*facts: str | None) -> bytes:
-    """Give a hash (SHA-256) that tells whether two requests ask for the same."""
-    return hashlib.sha256(msgspec.msgpack.encode(facts)).digest()
+def fingerprint(method: str, asked: object) -> bytes:
+    """Give a hash (SHA-256) that tells whether two requests ask for the same.
+
+    Args:
+        method: A method's name.
+        asked: What of the request counts: whatever msgspec encodes.
+    """
+    return hashlib.sha256(msgspec.msgpack.encode((method, asked))).digest()

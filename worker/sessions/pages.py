@@ -5,13 +5,13 @@ A caller that polls its list costs the front and one look at a counter. The coun
 another generation of the worker included.
 """
 
-from typing import Final
+from typing import Final, Self
 
 import apsw
 import msgspec
 
 from protocol.methods.registry import Result
-from protocol.methods.sessions import ListDefaults, ListParams
+from protocol.methods.sessions import ListDefaults, ListParams, SessionRow
 from worker.sessions import reads
 
 PAGES_MAX: Final = 8
@@ -26,6 +26,11 @@ class Page(msgspec.Struct, frozen=True):
     rows: msgspec.Raw
     count: int
     total: int
+
+    @classmethod
+    def of(cls, rows: list[SessionRow], total: int) -> Self:
+        """Make one of what `reads.sessions` gives."""
+        return cls(msgspec.Raw(_encode(rows)), len(rows), total)
 
 
 class StoredListing(Result, frozen=True, kw_only=True):
@@ -53,8 +58,7 @@ class Pages:
             self._pages.clear()
         page = self._pages.get(params)
         if page is None:
-            rows, total = reads.sessions(connection, params, now)
-            page = Page(msgspec.Raw(_encode(rows)), len(rows), total)
+            page = Page.of(*reads.sessions(connection, params, now))
             # What is listed by the time of day goes out of date without a write.
             if params.active_minutes is None and len(page.rows) <= PAGE_BYTES_MAX:
                 if len(self._pages) >= PAGES_MAX:

@@ -1,7 +1,7 @@
 """What is read from the sessions' database, in the event loop's thread: short queries only."""
 
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import apsw
 import msgspec
@@ -9,11 +9,12 @@ import msgspec
 from protocol import limits
 from protocol.methods.chat import Message, Part, Role, Usage
 from protocol.methods.registry import Result
-from protocol.methods.sessions import ListParams, RunStatus, SessionRow
+from protocol.methods.sessions import Archive, ListParams, RunStatus, SessionRow
 from worker.agents.model import PromptMessage
 
 CONTEXT_MESSAGES_MAX: Final = 200
 CONTEXT_BYTES_MAX: Final = 1024 * 1024
+OFFSET_QUICK: Final = 1000
 
 _parts_decoder: Final = msgspec.json.Decoder(list[Part])
 
@@ -22,9 +23,9 @@ SELECT key, session_id, agent_id, created_at, updated_at, label, display_name, c
     input_tokens, output_tokens, preview
 FROM sessions"""
 _MESSAGE: Final = """
-SELECT m.seq, m.id, m.role, m.content, m.timestamp, r.id, m.model, m.input_tokens,
+SELECT m.seq, m.id, m.role, m.content, m.timestamp, r.id, m.label, m.model, m.input_tokens,
     m.output_tokens, m.stop_reason
-FROM messages AS m JOIN runs AS r ON r.seq = m.run"""
+FROM messages AS m LEFT JOIN runs AS r ON r.seq = m.run"""
 
 
 class Run(NamedTuple):
@@ -56,7 +57,8 @@ class StoredMessage(Result, frozen=True, kw_only=True):
     role: Role
     content: msgspec.Raw
     timestamp: int
-    run_id: str
+    run_id: str | None = None
+    label: str | None = None
     model: str | None = None
     usage: Usage | None = None
     stop_reason: str | None = None
@@ -77,11 +79,25 @@ def session(connection: apsw.Connection, key: str) -> SessionRow | None:
     return None if row is None else _session_row(row, preview=True)
 
 
+RESOLVED_BY: Final[dict[str, Literal["key", "session_id", "label"]]] = {
+    "key": "key",
+    "sessionId": "session_id",
+    "label": "label",
+}
+"""The columns by which a session can be found."""
+
+
+def is_slow(params: ListParams) -> bool:
+    """Say whether a listing takes a look at every session there is, or nearly so."""
+    by_look = params.search is not None or params.agent_id is not None
+    return by_look or params.offset > OFFSET_QUICK
+
+
 def sessions(
     connection: apsw.Connection, params: ListParams, now: int
 ) -> tuple[list[SessionRow], int]:
     """Give a page of sessions, newest first, and how many match in all."""
-    conditions: list[str] = []
+    conditions = ["archived_at IS NULL"]
     bindings: list[Any] = []
     if params.agent_id is not None:
         conditions.append("agent_id = ?")
@@ -95,7 +111,7 @@ def sessions(
     if params.search is not None:
         conditions.append("instr(search, ?) > 0")
         bindings.append(params.search.casefold())
-    where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+    where = f" WHERE {' AND '.join(conditions)}"
     page = connection.execute(
         f"{_SESSION}{where} ORDER BY updated_at DESC, id DESC LIMIT ? OFFSET ?",
         (*bindings, params.limit, params.offset),
@@ -103,10 +119,19 @@ def sessions(
     preview = params.include_last_message
     rows = [_session_row(row, preview=preview) for row in page]
     total = len(rows)
-    if params.offset or total == params.limit:
+    if len(conditions) == 1:
+        total = _count(connection)
+    elif params.offset or total == params.limit:
         count = f"SELECT count(*) FROM sessions{where}"  # noqa: S608 - of our own conditions
         total = connection.execute(count, bindings).get
     return rows, total
+
+
+def _count(connection: apsw.Connection) -> int:
+    # Counting a whole table takes no look at its rows; of the archived there are few.
+    archived = "SELECT count(*) FROM sessions WHERE archived_at IS NOT NULL"
+    everything: int = connection.execute("SELECT count(*) FROM sessions").get
+    return everything - int(connection.execute(archived).get)
 
 
 def _session_row(row: tuple[Any, ...], *, preview: bool) -> SessionRow:
@@ -128,6 +153,26 @@ def _session_row(row: tuple[Any, ...], *, preview: bool) -> SessionRow:
     )
 
 
+def archives(connection: apsw.Connection, key: str) -> list[Archive]:
+    """Give what is archived of a session, newest first, `ARCHIVES_SHOWN_MAX` at most."""
+    rows: list[Any] = connection.execute(
+        "SELECT session_id, archived_why, archived_at FROM sessions WHERE archived_key = ?"
+        " AND archived_at IS NOT NULL AND archived_why <> 'purge' ORDER BY id DESC LIMIT ?",
+        (key, limits.ARCHIVES_SHOWN_MAX),
+    ).fetchall()
+    return [Archive(session_id=id_, why=why, archived_at=at) for id_, why, at in rows]
+
+
+def resolve(
+    connection: apsw.Connection, column: Literal["key", "session_id", "label"], value: str
+) -> list[SessionRow]:
+    """Give the sessions that have this key, id or label; two at most."""
+    rows = connection.execute(
+        f"{_SESSION} WHERE {column} = ? AND archived_at IS NULL LIMIT 2", (value,)
+    )
+    return [_session_row(row, preview=False) for row in rows]
+
+
 def newest_run(connection: apsw.Connection, key: str) -> tuple[str, RunStatus] | None:
     """Give id and state of a session's newest turn."""
     row = connection.execute(
@@ -141,8 +186,8 @@ def newest_run(connection: apsw.Connection, key: str) -> tuple[str, RunStatus] |
 def run(connection: apsw.Connection, run_id: str) -> Run | None:
     """Give a turn by its id."""
     row = connection.execute(
-        """SELECT r.seq, r.id, s.key, r.state, r.owner, r.message_seq, r.reply_seq,
-            r.input_tokens, r.output_tokens, r.error, r.started_at, r.ended_at
+        """SELECT r.seq, r.id, coalesce(s.archived_key, s.key), r.state, r.owner, r.message_seq,
+            r.reply_seq, r.input_tokens, r.output_tokens, r.error, r.started_at, r.ended_at
         FROM runs AS r JOIN sessions AS s ON s.id = r.session WHERE r.id = ?""",
         (run_id,),
     ).fetchone()
@@ -165,9 +210,10 @@ def message(connection: apsw.Connection, seq: int) -> Message | None:
         content=_parts_decoder.decode(row[3]),
         timestamp=row[4],
         run_id=row[5],
-        model=row[6],
-        usage=_usage(row[7], row[8]),
-        stop_reason=row[9],
+        label=row[6],
+        model=row[7],
+        usage=_usage(row[8], row[9]),
+        stop_reason=row[10],
     )
 
 
@@ -178,18 +224,26 @@ def _usage(input_tokens: int | None, output_tokens: int | None) -> Usage | None:
 
 
 def history(
-    connection: apsw.Connection, key: str, limit: int, before_seq: int | None
+    connection: apsw.Connection,
+    key: str,
+    session_id: str | None,
+    limit: int,
+    before_seq: int | None,
 ) -> StoredHistory | None:
     """Give the newest rows of a session's transcript, at most `HISTORY_BYTES_MAX` of content.
 
     Args:
         connection: The reader.
         key: The session's key.
+        session_id: One of its archived transcripts instead of the present one.
         limit: How many rows at most.
         before_seq: Only rows older than this one.
     """
     found = connection.execute(
-        "SELECT id, session_id FROM sessions WHERE key = ?", (key,)
+        "SELECT id, session_id FROM sessions WHERE (key = ?1 AND ?2 IN (session_id, ''))"
+        " OR (archived_key = ?1 AND archived_at IS NOT NULL AND session_id = ?2"
+        " AND archived_why <> 'purge')",
+        (key, session_id or ""),
     ).fetchone()
     if found is None:
         return None
@@ -219,39 +273,55 @@ def _stored_message(row: tuple[Any, ...]) -> StoredMessage:
         content=msgspec.Raw(row[3]),
         timestamp=row[4],
         run_id=row[5],
-        model=row[6],
-        usage=_usage(row[7], row[8]),
-        stop_reason=row[9],
+        label=row[6],
+        model=row[7],
+        usage=_usage(row[8], row[9]),
+        stop_reason=row[10],
     )
+
+
+class _PromptRow(NamedTuple):
+    """A row of a prompt; they are told in this order. `turn` is the turn that it comes with."""
+
+    turn: int
+    seq: int
+    role: Role
+    content: bytes
 
 
 def prompt(connection: apsw.Connection, session_row: int, run_seq: int) -> list[PromptMessage]:
     """Give what the model of a turn is told: the transcript up to that turn's own message.
 
     Messages of later turns may have been written before the answers of earlier ones, so the order
-    is that of the turns. Over `CONTEXT_MESSAGES_MAX` or `CONTEXT_BYTES_MAX` the oldest are left
-    out, to the next message of the user.
+    is that of the turns; notes come with the turn before them. Over `CONTEXT_MESSAGES_MAX` or
+    `CONTEXT_BYTES_MAX` the oldest are left out, to the next message of the user or note.
     """
     kept = sorted(_newest(connection, session_row, run_seq))
-    while len(kept) > 1 and kept[0][2] != "user":
+    while len(kept) > 1 and kept[0].role not in ("user", "system"):
         del kept[0]
-    return [PromptMessage(role, tuple(_parts_decoder.decode(text))) for _, _, role, text in kept]
+    return [PromptMessage(row.role, tuple(_parts_decoder.decode(row.content))) for row in kept]
 
 
-def _newest(
-    connection: apsw.Connection, session_row: int, run_seq: int
-) -> Iterator[tuple[int, int, Role, bytes]]:
+def _newest(connection: apsw.Connection, session_row: int, run_seq: int) -> Iterator[_PromptRow]:
     rows = connection.execute(
-        """SELECT run, seq, role, content FROM messages WHERE session = ? AND run <= ?
-        ORDER BY seq DESC LIMIT ?""",
+        """SELECT run, seq, role, content FROM messages WHERE session = ?1 AND
+            (run <= ?2 OR run IS NULL AND seq < (SELECT message_seq FROM runs WHERE seq = ?2))
+        ORDER BY seq DESC LIMIT ?3""",
         (session_row, run_seq, CONTEXT_MESSAGES_MAX),
     )
     size = 0
+    notes: list[tuple[int, Role, bytes]] = []
     for run_of_row, seq, role, content in rows:
         size += len(content)
         if size > CONTEXT_BYTES_MAX and run_of_row != run_seq:
-            return
-        yield run_of_row, seq, role, content
+            break
+        if run_of_row is None:
+            notes.append((seq, role, content))
+            continue
+        yield from (_PromptRow(run_of_row, *note) for note in notes)
+        notes.clear()
+        yield _PromptRow(run_of_row, seq, role, content)
+    yield from (_PromptRow(0, *note) for note in notes)
 
 
 class Counts(NamedTuple):
@@ -265,7 +335,7 @@ class Counts(NamedTuple):
 def counts(connection: apsw.Connection) -> Counts:
     """Count sessions and the turns that run or wait."""
     return Counts(
-        connection.execute("SELECT count(*) FROM sessions").get,
+        _count(connection),
         connection.execute("SELECT count(*) FROM runs WHERE state = 'running'").get,
         connection.execute("SELECT count(*) FROM runs WHERE state = 'queued'").get,
     )
@@ -278,6 +348,12 @@ def has_open(connection: apsw.Connection) -> bool:
         " SELECT 1 FROM runs WHERE state = 'queued' LIMIT 1"
     ).fetchone()
     return row is not None
+
+
+def has_deleted(connection: apsw.Connection) -> bool:
+    """Say whether something that was deleted has not been removed yet."""
+    row = connection.execute("SELECT 1 FROM sessions WHERE archived_why = 'purge' LIMIT 1")
+    return row.fetchone() is not None
 
 
 def queued_sessions(connection: apsw.Connection, at_most: int) -> list[int]:

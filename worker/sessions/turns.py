@@ -6,6 +6,7 @@ only by claiming its row. What is kept here is only what this process is doing.
 """
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Final
@@ -15,11 +16,12 @@ import apsw
 from protocol import limits
 from protocol.errors import GatewayError
 from worker import log, refusal
-from worker.agents.catalogue import Catalogue
+from worker.agents.catalogue import Catalogue, system_prompt
 from worker.agents.run import AgentRun
 from worker.agents.tool import ToolContext
 from worker.clock import Clock
-from worker.sessions import aborts, reads, writes
+from worker.config.overlay import OverlayFile
+from worker.sessions import aborts, admissions, reads, writes
 from worker.sessions.feed import Feed, TurnResult
 from worker.sessions.feeds import LOOK_SECONDS, Feeds
 from worker.store.database import Database
@@ -41,7 +43,8 @@ class Turns:
 
     Args:
         database: Where the rows are.
-        catalogue: What agents use.
+        catalogue: What agents use, unless the tenant's configuration says otherwise.
+        overlay: That configuration.
         clock: For leases and rows.
         generation: Our own number.
         living: The generations that were alive at our start.
@@ -51,12 +54,14 @@ class Turns:
         self,
         database: Database,
         catalogue: Catalogue,
+        overlay: OverlayFile,
         clock: Clock,
         generation: int,
         living: tuple[int, ...],
     ) -> None:
         self._database: Final = database
         self._catalogue: Final = catalogue
+        self._overlay: Final = overlay
         self._clock: Final = clock
         self._generation: Final = generation
         self._living: Final = tuple(other for other in living if other != generation)
@@ -133,17 +138,17 @@ class Turns:
 
     # New turns.
 
-    async def admit(self, admission: writes.Admission) -> writes.Admitted:
+    async def admit(self, admission: admissions.Admission) -> admissions.Admitted:
         """Write a request down and start its turn, or let that wait.
 
         Once this has been called the request is written, whether or not the caller goes on.
 
         Raises:
-            GatewayError: as `writes.admit`, or the storage refused.
+            GatewayError: as `admissions.admit`, or the storage refused.
         """
         starts = admission.turn is not None and not self._waiting and self._has_room()
         lease = self._lease() if starts else None
-        future = self._database.submit(partial(writes.admit, admission=admission, lease=lease))
+        future = self._database.submit(partial(admissions.admit, admission=admission, lease=lease))
         self._starting += starts
         future.add_done_callback(partial(self._on_admitted, reserved=starts))
         return await asyncio.shield(future)
@@ -156,7 +161,9 @@ class Turns:
         expires_at = self._clock.now_ms() + round(LEASE_SECONDS * 1000)
         return writes.Lease(self._generation, expires_at)
 
-    def _on_admitted(self, future: "asyncio.Future[writes.Admitted]", *, reserved: bool) -> None:
+    def _on_admitted(
+        self, future: "asyncio.Future[admissions.Admitted]", *, reserved: bool
+    ) -> None:
         self._starting -= reserved
         if future.exception() is None:
             admitted = future.result()
@@ -244,9 +251,15 @@ class Turns:
             self._pump()
 
     async def _answer(self, run: writes.ClaimedRun, feed: Feed) -> writes.Ending:
+        settings = (await self._overlay.current()).overlay.agent
         prompt = reads.prompt(self._database.read(), run.session, run.seq)
         context = ToolContext(run.session_key, run.id, self._clock)
-        agent = AgentRun(self._catalogue, prompt, context, feed.add)
+        agent = AgentRun(
+            self._catalogue.configured(settings),
+            [*system_prompt(settings), *prompt],
+            context,
+            feed.add,
+        )
         if self._aborting:
             self._cuts.setdefault(run.id, STOPPING)
         if run.id in self._cuts:
@@ -315,23 +328,14 @@ class Turns:
 
     # Cutting off.
 
-    async def abort(self, key: str, run_id: str | None) -> list[str]:
-        """Have the turns of a session that run or wait end now, or one of them; gives which.
+    def end_aborted(self, run_ids: Iterable[str]) -> None:
+        """Cut off those of these turns that run here: their rows say so already.
 
-        The generation that runs one hears of it through its row.
-
-        Raises:
-            GatewayError: NOT_FOUND: no such session, or the turn is none of its; or the storage
-                refused.
+        The generation that runs another one hears of it through its row.
         """
-        now = self._clock.now_ms()
-        operation = partial(aborts.abort, key=key, run_id=run_id, now=now)
-        aborted = await self._database.write(operation)
-        for run in aborted:
-            if run.owner == self._generation:
-                self._cut(run.id, aborts.ABORTED)
+        for run_id in run_ids:
+            self._cut(run_id, aborts.ABORTED)
         self.feeds.look()
-        return [run.id for run in aborted]
 
     def _cut(self, run_id: str, reason: str) -> None:
         if run_id in self._running and run_id not in self._cuts:

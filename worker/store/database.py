@@ -1,5 +1,7 @@
 """One database: a reader in the event loop's thread, and a writer's thread that commits in groups.
 
+What may take long to read has a connection and a thread of its own, and an end.
+
 A commit with `synchronous=FULL` costs a wait for the disk, however little it holds. So the writer
 takes every operation that has come in the meantime, runs each in a savepoint of one transaction,
 commits once, and only then tells who waits. An operation that fails undoes its own savepoint.
@@ -8,8 +10,10 @@ commits once, and only then tells who waits. An operation that fails undoes its 
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -20,11 +24,14 @@ from worker import log
 from worker.store import pragmas
 from worker.store.errors import StoreDamagedError, is_damage, is_refusal, storage_error
 from worker.store.files import Directory
+from worker.store.lane import Lane
 from worker.store.migrations import migrate
 
 OPERATIONS_WAITING_MAX: Final = 1024
 GROUP_MAX: Final = 256
 CHECKPOINT_MILLISECONDS: Final = 1000
+SLOW_READ_SECONDS: Final = 5.0
+STEPS_BETWEEN_LOOKS: Final = 20_000
 
 T = TypeVar("T")
 Operation = Callable[[apsw.Connection], T]
@@ -63,6 +70,9 @@ class Database:
         self._directory: Final = directory
         self._reader: apsw.Connection | None = None
         self._writer: apsw.Connection | None = None
+        self._slow_reader: apsw.Connection | None = None
+        self._slow_lane: Final = Lane("slow reader")
+        self._slow_reads_end = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
@@ -117,6 +127,36 @@ class Database:
             assert self._reader is not None
         return self._reader
 
+    async def read_slowly(self, operation: Operation[T]) -> T:
+        """Give the result of reads that may take long, done in a thread, `SLOW_READ_SECONDS` each.
+
+        Raises:
+            GatewayError: TIMEOUT: they took longer; or the storage refused, or too much waits.
+        """
+        if self._reader is None:
+            self._open_for_call()
+        try:
+            return await self._slow_lane.run(partial(self._read_slowly, operation))
+        except apsw.InterruptError as error:
+            message = f"it took longer than {SLOW_READ_SECONDS:.0f} s; ask for less"
+            raise GatewayError(ErrorCode.TIMEOUT, message) from error
+        except apsw.Error as error:
+            raise storage_error(error) or error from error
+
+    def _read_slowly(self, operation: Operation[T]) -> T:
+        connection = self._slow_reader
+        if connection is None:
+            connection = apsw.Connection(self._path, flags=_OPEN)
+            pragmas.apply(connection, pragmas.READER)
+            self._slow_reader = connection
+        until = time.monotonic() + SLOW_READ_SECONDS
+
+        def is_over() -> bool:
+            return self._slow_reads_end or time.monotonic() > until
+
+        connection.set_progress_handler(is_over, STEPS_BETWEEN_LOOKS)
+        return operation(connection)
+
     def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
         """Have an operation run and committed; its future is done when it is on disk.
 
@@ -148,6 +188,10 @@ class Database:
             self._closed = True
             return
         self._start()
+        self._slow_reads_end = True  # whoever asked has gone, or has been refused
+        self._slow_lane.close()
+        if self._slow_reader is not None:
+            self._slow_reader.close()
         done = self.submit(_checkpoint)
         self._closed = True
         try:

@@ -7,6 +7,7 @@ directory. Nothing is looked at first and opened afterwards, so nothing can be s
 
 import ctypes
 import errno
+import fcntl
 import os
 import secrets
 import stat
@@ -132,6 +133,20 @@ class Directory:
             os.fsync(parent)
         finally:
             os.close(parent)
+
+    @contextmanager
+    def lock(self, path: str) -> Iterator[None]:
+        """Hold a lock that other generations of the worker respect; the file is made as needed.
+
+        Blocks: for a thread other than the event loop's.
+        """
+        check_path(path)
+        descriptor = _open_beneath(self._descriptor, path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
     def make_directory(self, path: str) -> None:
         """Make a directory, on disk when this returns; one that is there is left as it is.

@@ -210,7 +210,9 @@ class Front:
         self._opened: list[Client | Worker] = []
         self._generation = 0
 
-    async def start(self, limits: dict[str, Any], settings: FrontSettings) -> None:
+    async def start(
+        self, limits: dict[str, Any], settings: FrontSettings, supervised: frozenset[str]
+    ) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         ours, theirs = socket.socketpair()
@@ -226,7 +228,13 @@ class Front:
                 cwd=REPOSITORY,
             )
         spec = msgspec.msgpack.encode(
-            FrontSpec(settings=settings, version="1.2.3", notices=NOTICES, jail=b"")
+            FrontSpec(
+                settings=settings,
+                version="1.2.3",
+                notices=NOTICES,
+                jail=b"",
+                supervised=supervised,
+            )
         )
         descriptors.send(self._channel, spec, [self._listener.fileno()])
         self.end = await aio.attach(
@@ -391,10 +399,12 @@ async def running(
     settings: dict[str, Any] | None = None,
     tenants: Iterable[TenantAccess] = BOTH,
     complete: bool = True,
+    supervised: frozenset[str] = frozenset(),
 ) -> AsyncIterator[Front]:
     """A front that knows `tenants`."""
     front = Front()
-    await front.start(limits or {}, msgspec.structs.replace(SETTINGS, **(settings or {})))
+    chosen = msgspec.structs.replace(SETTINGS, **(settings or {}))
+    await front.start(limits or {}, chosen, supervised)
     try:
         await front.update(TenantsUpdate(known=list(tenants), complete=complete))
         yield front

@@ -14,6 +14,7 @@ from supervisor.front.auth import TokenTable
 from supervisor.front.exchange import Request
 from supervisor.front.intake import Intake
 from supervisor.front.routes import Routes
+from supervisor.front.supervised import Supervised
 from supervisor.front.tenants import Tenant
 from tests.supervisor.front.harness import ACME, access, request, rpc
 
@@ -32,6 +33,7 @@ class Surroundings:
         self.bytes_in_flight = 0
         self.control_calls = 0
         self.clock = 1000.0
+        self.supervised = Supervised(frozenset(), self.ask_supervisor, self.now)
         self.acme = Tenant("acme", self)
         self.tokens.put(self.acme, access("acme", ACME))
 

@@ -15,7 +15,8 @@ from tests.worker.harness import (
     catalogue_of,
     running_worker,
 )
-from worker.sessions import writes
+from worker.sessions import requests
+from worker.sessions.admissions import Admission, NewTurn
 
 KEY = "agent:main:main"
 
@@ -126,7 +127,9 @@ async def test_cancel_stops_watching_and_not_the_turn(tenant_dir: Path) -> None:
 async def test_cancel_while_it_is_being_written_does_not_lose_the_turn(tenant_dir: Path) -> None:
     async with running_worker() as rig:
         await rig.front.call("sessions.create", {"key": KEY})
-        admission = writes.Admission(KEY, None, writes.NewTurn("run", "message", "hi"), (), b"", 1)
+        admission = Admission(
+            KEY, None, NewTurn("run", "message", "hi"), requests.Request((), b"", 1)
+        )
         task = asyncio.create_task(rig.worker.services.turns.admit(admission))
         await asyncio.sleep(0)
         task.cancel()
@@ -241,7 +244,7 @@ async def test_old_keys_are_forgotten(tenant_dir: Path) -> None:
     async with running_worker(clock=clock) as rig:
         await rig.front.call("sessions.create", {"key": KEY})
         first = await rig.front.call("sessions.send", message("x"), key="k")
-        clock.advance(writes.REQUESTS_KEPT_MS / 1000 - 1)
+        clock.advance(requests.KEPT_MS / 1000 - 1)
         await rig.front.call("sessions.create", {}, key="other")
         assert (await rig.front.call("sessions.send", message("x"), key="k"))["runId"] == first[
             "runId"

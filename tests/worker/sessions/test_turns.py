@@ -23,7 +23,8 @@ from tests.worker.harness import (
     running_worker,
 )
 from worker.agents.model import ModelEvent, ModelRequest, TextDelta
-from worker.sessions import schema, turns, writes
+from worker.sessions import admissions, schema, turns, writes
+from worker.sessions.requests import Request
 
 KEY = "agent:main:main"
 
@@ -333,12 +334,13 @@ async def test_two_generations_never_run_one_turn_twice(tenant_dir: Path) -> Non
 
 def test_the_index_itself_forbids_two_running_turns(tenant_dir: Path) -> None:
     connection = apsw.Connection(":memory:")
-    connection.execute(schema.MIGRATIONS[0])
-    new = writes.NewSession("id", "main", None, None, None)
+    for script in schema.MIGRATIONS:
+        connection.execute(script)
+    new = admissions.NewSession("id", "main", None, None, None)
     for name in ("one", "two"):
-        turn = writes.NewTurn(f"run {name}", f"message {name}", "x")
-        admission = writes.Admission(KEY, new, turn, (), b"", 1)
-        writes.admit(connection, admission, writes.Lease(1, 100))
+        turn = admissions.NewTurn(f"run {name}", f"message {name}", "x")
+        admission = admissions.Admission(KEY, new, turn, Request((), b"", 1))
+        admissions.admit(connection, admission, writes.Lease(1, 100))
     with pytest.raises(apsw.ConstraintError):
         connection.execute(
             "UPDATE runs SET state = 'running', owner = 1, lease_expires_at = 1"

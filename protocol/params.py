@@ -10,11 +10,12 @@ from protocol.methods.registry import Params
 
 NAME_CHARS_SHOWN: Final = 64
 REASON_CHARS_SHOWN: Final = 300
+UNKNOWN_FIELD: Final = "unknown field"
 
 P = TypeVar("P", bound=Params)
 
 # What msgspec writes: "Expected `int`, got `str` - at `$.limit`".
-_PATH: Final = re.compile(r"(?P<reason>.*) - at `(?:key in )?\$\.?(?P<path>.*)`", re.DOTALL)
+_PATH: Final = re.compile(r"(?P<reason>.*) - at (?:`key` in )?`\$\.?(?P<path>.*)`", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(?P<name>\w+)`")
 _NUL_IN_JSON: Final = b"\\u0000"
@@ -48,19 +49,23 @@ def printable(text: str, at_most: int) -> str:
 
 
 def _invalid(method: str, problem: str) -> GatewayError:
-    found = _PATH.fullmatch(problem)
-    reason, path = (found["reason"], found["path"]) if found else (problem, "")
-    if not path and reason.startswith("Expected `object`, got"):
+    path, reason = explain(problem)
+    if not path and reason.startswith("expected object, got"):
         message = "params must be an object (by name)"
         return GatewayError(ErrorCode.INVALID_REQUEST, message, field="params")
-    if unknown := _UNKNOWN.fullmatch(reason):
-        path, reason = _below(path, unknown["name"]), "unknown field"
-    elif missing := _MISSING.fullmatch(reason):
-        path, reason = _below(path, missing["name"]), "required, but missing"
-    else:
-        reason = reason.replace("`", "")
-        reason = reason[:1].lower() + reason[1:]
     return _refusal(method, path, reason)
+
+
+def explain(problem: str) -> tuple[str, str]:
+    """Give the path that msgspec's text of a `ValidationError` names, and what is wrong there."""
+    found = _PATH.fullmatch(problem)
+    reason, path = (found["reason"], found["path"]) if found else (problem, "")
+    if unknown := _UNKNOWN.fullmatch(reason):
+        return _below(path, unknown["name"]), UNKNOWN_FIELD
+    if missing := _MISSING.fullmatch(reason):
+        return _below(path, missing["name"]), "required, but missing"
+    reason = reason.replace("`", "")
+    return path, reason[:1].lower() + reason[1:]
 
 
 def _below(path: str, name: str) -> str:

@@ -1,0 +1,125 @@
+"""Every method through the real gateway: HTTP, front, worker or supervisor, and back."""
+
+import http.client
+import json
+from contextlib import closing
+from typing import Any
+
+import jsonschema_rs
+import msgspec
+
+from protocol.methods import METHODS
+from tests.e2e.gateway import Gateway
+from tests.methods import ALL, SESSION_KEY, example
+
+# What takes away what the others need comes last.
+LAST = ("sessions.delete", "tenants.rotate", "tenants.delete")
+
+
+class Document:
+    """What `rpc.discover` says of the methods."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._components = document["components"]
+        self._methods = {method["name"]: method for method in document["methods"]}
+
+    def check(self, method: str, params: dict[str, Any], result: Any) -> None:
+        """Hold a call and its result against it."""
+        described = self._methods[method]
+        schemas = {param["name"]: param["schema"] for param in described["params"]}
+        required = {param["name"] for param in described["params"] if param["required"]}
+        assert required <= params.keys() <= schemas.keys()
+        for name, value in params.items():
+            self._validate(schemas[name], value)
+        self._validate(described["result"]["schema"], result)
+
+    def _validate(self, schema: dict[str, Any], value: Any) -> None:
+        jsonschema_rs.validate({**schema, "components": self._components}, value)
+
+
+def result_of(gateway: Gateway, token: str, method: str, params: dict[str, Any]) -> Any:
+    """The result, which is what the method is declared to give."""
+    reply = gateway.rpc_reply(token, method, params)
+    assert reply.status == 200, (method, reply.body)
+    result = reply.json["result"]
+    declared = msgspec.convert(result, METHODS[method].result)
+    assert json.loads(msgspec.json.encode(declared)) == result, method
+    return result
+
+
+def test_every_method_answers_what_it_declares(gateway: Gateway) -> None:
+    token = gateway.create("acme")
+    document = Document(gateway.rpc(token, "rpc.discover"))
+    made = gateway.rpc(token, "sessions.create", key=SESSION_KEY, label="x", message="hello")
+    gateway.rpc(token, "agent.wait", runId=made["runId"])
+    # Optional parameters without which nothing can be asked for.
+    given = {
+        "agent.wait": {"runId": made["runId"]},
+        "chat.inject": {"message": "a note"},
+        "sessions.abort": {"runId": made["runId"]},
+        "sessions.patch": {"label": "y"},
+        "sessions.resolve": {"key": SESSION_KEY},
+        "tenants.delete": {"confirm": "acme"},
+    }
+    for method in sorted(
+        ALL, key=lambda name: (name in LAST, LAST.index(name) if name in LAST else 0)
+    ):
+        params = example(METHODS[method], **given.get(method, {}))
+        result = result_of(gateway, token, method, params)
+        document.check(method, params, result)
+        token = result.get("token", token)
+    assert not (gateway.state_dir / "tenants" / "acme").exists()
+    assert gateway.rpc_reply(token, "health", {}).status == 401
+
+
+def test_a_tenant_rotates_its_own_token_and_the_old_one_is_cut_off(gateway: Gateway) -> None:
+    old, other = gateway.create("acme"), gateway.create("globex")
+    # On a connection that is kept: the answer still comes there, the next request is refused.
+    with closing(http.client.HTTPConnection(gateway.address)) as kept:
+        headers = {"Authorization": f"Bearer {old}", "Content-Type": "application/json"}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tenants.rotate", "params": {}}
+        kept.request("POST", "/rpc", json.dumps(call), headers)
+        new = json.loads(kept.getresponse().read())["result"]["token"]
+    assert gateway.rpc_reply(old, "health", {}).status == 401
+    assert gateway.rpc(new, "tenants.get")["tenantId"] == "acme"
+    assert gateway.rpc_reply(other, "health", {}).status == 200
+    audit = (gateway.state_dir / "audit.jsonl").read_text()
+    assert '"tenant:acme"' in audit
+    assert new not in audit
+
+
+def test_a_tenant_deletes_itself_and_nobody_else(gateway: Gateway) -> None:
+    acme, globex = gateway.create("acme"), gateway.create("globex")
+    gateway.inbound(acme, "a secret of acme")
+    for params, status in (
+        ({}, 400),
+        ({"confirm": "acme"}, 400),
+        ({"confirm": "acme", "tenantId": "acme"}, 403),
+    ):
+        assert gateway.rpc_reply(globex, "tenants.delete", params).status == status
+    assert gateway.rpc(acme, "tenants.get")["tenantId"] == "acme"
+    assert gateway.rpc(acme, "tenants.delete", confirm="acme")["deleted"]
+    assert not (gateway.state_dir / "tenants" / "acme").exists()
+    assert "openclaw: worker acme" not in gateway.processes()
+    assert gateway.rpc_reply(acme, "health", {}).status == 401
+    assert gateway.rpc_reply(globex, "health", {}).status == 200
+
+
+def test_asking_the_supervisor_wakes_no_worker(gateway: Gateway) -> None:
+    token = gateway.create("acme")
+    gateway.rpc(token, "tenants.get")
+    assert "openclaw: worker acme" not in gateway.processes()
+
+
+def test_configuration_and_search_work_in_the_jail_and_outlive_it(gateway: Gateway) -> None:
+    token = gateway.create("acme")
+    raw = "skills: {entries: {maps: {apiKey: hunter2}}}"
+    gateway.rpc(token, "config.set", raw=raw)
+    gateway.rpc(token, "chat.send", sessionKey=SESSION_KEY, message="the zebra crosses")
+    assert gateway.openclaw("tenants", "restart", "acme").returncode == 0
+    found = gateway.rpc(token, "sessions.search", query="zebra")["results"]
+    assert {hit["sessionKey"] for hit in found} == {SESSION_KEY}
+    got = gateway.rpc(token, "config.get")
+    assert "hunter2" not in str(got)
+    assert "hunter2" in (gateway.state_dir / "tenants/acme/config.yaml").read_text()
+    assert "hunter2" not in (gateway.state_dir / "gateway.log").read_text()

@@ -1,0 +1,160 @@
+"""Every method with every scope and with another tenant's ids, made from the declarations.
+
+Each method is asked of what answers it in the gateway: a worker behind a link, or the supervisor's
+handlers over a real registry.
+"""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+import pytest
+
+from protocol.errors import ErrorCode, GatewayError
+from protocol.methods import ALL_SCOPES, METHODS, Scope
+from protocol.spawn import TenantRequest
+from supervisor.config import Config
+from supervisor.registry import Quota
+from supervisor.state import StateRoot
+from supervisor.tenant_requests import TenantRequests
+from supervisor.tenants import TenantDesk
+from tests.methods import ALL, example, ids_of
+from tests.supervisor.desk_actions import DeskActions
+from tests.worker.harness import Front, running_worker
+
+TENANTS = ("acme", "globex")
+
+
+class Tenant(Protocol):
+    """One tenant of a gateway, as the front sees it."""
+
+    async def ask(self, method: str, params: object, scopes: int) -> Any:
+        """Give the result, or raise the refusal."""
+
+
+class Both:
+    """A worker of the tenant, and the supervisor."""
+
+    def __init__(self, tenant: str, front: Front, supervisor: TenantRequests) -> None:
+        self._tenant = tenant
+        self._front = front
+        self._supervisor = supervisor
+
+    async def ask(self, method: str, params: object, scopes: int = int(ALL_SCOPES)) -> Any:
+        if METHODS[method].answered_by == "worker":
+            return await self._front.call(method, params, scopes=scopes)
+        body = msgspec.json.encode(params)
+        request = TenantRequest(tenant=self._tenant, scopes=scopes, method=method, params=body)
+        return msgspec.json.decode(await self._supervisor.answer(request))
+
+
+@pytest.fixture
+def supervisor(state_dir: Path) -> Iterator[TenantRequests]:
+    state = StateRoot(state_dir / "state")
+    state.prepare()
+    desk = TenantDesk(state, Config(), now_ms=lambda: 0)
+    for tenant in TENANTS:
+        desk.create(tenant, actor="test", quota=Quota())
+    yield TenantRequests(DeskActions(desk), lambda: 0.0)
+    desk.close()
+
+
+@asynccontextmanager
+async def tenant(
+    name: str, root: Path, supervisor: TenantRequests, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Both]:
+    """One tenant, working in a directory of its own."""
+    directory = root / name
+    directory.mkdir(mode=0o700)
+    monkeypatch.chdir(directory)
+    async with running_worker(tenant=name) as rig:
+        yield Both(name, rig.front, supervisor)
+
+
+@pytest.mark.parametrize("method", ALL)
+async def test_every_method_needs_its_scope_and_no_other(
+    method: str, state_dir: Path, supervisor: TenantRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needed = METHODS[method].scope
+    params = example(METHODS[method], confirm="acme")
+    async with tenant("acme", state_dir, supervisor, monkeypatch) as acme:
+        for scopes in (0, *(int(scope) for scope in Scope), int(ALL_SCOPES & ~needed)):
+            if scopes & needed:
+                continue
+            with pytest.raises(GatewayError) as refused:
+                await acme.ask(method, params, scopes)
+            assert refused.value.code is ErrorCode.FORBIDDEN
+            assert refused.value.message == f"missing scope: {needed.name}"
+            assert refused.value.details == {"requiredScope": needed.name}
+        assert await code_of(acme.ask(method, params, int(needed))) is not ErrorCode.FORBIDDEN
+
+
+async def code_of(asking: Awaitable[Any]) -> ErrorCode | None:
+    """What is refused with; None: it is not."""
+    try:
+        await asking
+    except GatewayError as error:
+        return error.code
+    return None
+
+
+async def things_of(acme: Both) -> dict[str, Any]:
+    """Make one of everything that has an id; gives the ids by the names of parameters."""
+    made = await acme.ask("sessions.create", {"key": "agent:main:mine", "message": "hi"})
+    await acme.ask("agent.wait", {"runId": made["runId"]})
+    return {
+        "key": made["key"],
+        "keys": [made["key"]],
+        "sessionKey": made["key"],
+        "sessionId": made["sessionId"],
+        "runId": made["runId"],
+        "tenantId": "acme",
+    }
+
+
+# What a method makes has an id, a number and a time of its own.
+NEW_EACH_TIME = re.compile(
+    r'[0-9a-f]{8}-[0-9a-f-]{27}|\b1[0-9]{12}\b|(?<="messageSeq":)\d+|(?<="durationMs":)[\d.e-]+'
+)
+ABSENT = {
+    "key": "agent:main:none",
+    "keys": ["agent:main:none"],
+    "sessionKey": "agent:main:none",
+    "sessionId": "00000000-0000-4000-8000-000000000000",
+    "runId": "00000000-0000-4000-8000-000000000000",
+    "tenantId": "nobody",
+}
+
+
+@pytest.mark.parametrize("method", [name for name in ALL if ids_of(METHODS[name])])
+async def test_another_tenants_ids_are_as_absent_ones(
+    method: str, state_dir: Path, supervisor: TenantRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with tenant("acme", state_dir, supervisor, monkeypatch) as acme:
+        theirs = await things_of(acme)
+        async with tenant("globex", state_dir, supervisor, monkeypatch) as globex:
+            for name in ids_of(METHODS[method]):
+                assert name in theirs, f"{method}: what is a {name}? Make one in things_of"
+                answers = [
+                    await outcome(globex, method, name, things) for things in (theirs, ABSENT)
+                ]
+                assert answers[0] == answers[1], name
+
+
+async def outcome(globex: Both, method: str, name: str, things: dict[str, Any]) -> Any:
+    """What globex is told, with the id itself and what always differs taken out."""
+    declared = METHODS[method]
+    params = example(declared, **{name: things[name]}, confirm="globex")
+    if method == "sessions.resolve":
+        params = {name: things[name]}
+    try:
+        said = await globex.ask(method, params)
+    except GatewayError as error:
+        return error.code, error.message, error.details
+    text = msgspec.json.encode(said).decode()
+    for own in things[name] if isinstance(things[name], list) else [things[name]]:
+        text = text.replace(own, "<id>")
+    return NEW_EACH_TIME.sub("<new>", text)

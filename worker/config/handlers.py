@@ -1,0 +1,117 @@
+"""The handlers of `config.*`."""
+
+from typing import Any, Final
+
+import msgspec
+
+from protocol import documents, params
+from protocol.errors import ErrorCode, GatewayError
+from protocol.methods import config
+from protocol.methods.config import Overlay
+from worker.agents.catalogue import Catalogue
+from worker.config.overlay import PATH, Loaded, overlay_of
+from worker.config.secrets import redacted, restored
+from worker.dispatch import CallContext, handles
+
+_SCHEMA: Final = msgspec.json.schema(Overlay)
+_HINTS: Final = {".".join(path): {"sensitive": True} for path in config.SECRETS}
+
+
+@handles(config.GET)
+async def get(call: CallContext, _params: config.GetParams) -> config.GetResult:
+    """Give the configuration without its secrets."""
+    loaded = await call.services.overlay.current()
+    tree = redacted(loaded.tree)
+    return config.GetResult(
+        path=PATH,
+        exists=loaded.exists,
+        valid=not loaded.issues,
+        hash=loaded.hash,
+        raw=documents.render(tree),
+        config=tree,
+        issues=list(loaded.issues),
+    )
+
+
+@handles(config.SET)
+async def replace(call: CallContext, wanted: config.SetParams) -> config.WriteResult:
+    """Write the whole configuration."""
+    catalogue = call.services.catalogue
+
+    def change(before: Loaded) -> Overlay:
+        return _checked(restored(_parsed(wanted.raw), before.tree), catalogue)
+
+    return _written(await call.services.overlay.write(change, wanted.base_hash))
+
+
+@handles(config.PATCH)
+async def patch(call: CallContext, wanted: config.PatchParams) -> config.WriteResult:
+    """Change keys of the configuration."""
+    catalogue = call.services.catalogue
+
+    def change(before: Loaded) -> Overlay:
+        if before.issues:
+            message = "the present configuration cannot be used; write a whole one (config.set)"
+            raise GatewayError(ErrorCode.CONFLICT, message, issues=list(before.issues))
+        return _checked(restored(_merged(before.tree, _parsed(wanted.raw)), before.tree), catalogue)
+
+    return _written(await call.services.overlay.write(change, wanted.base_hash))
+
+
+@handles(config.SCHEMA)
+def schema(_call: CallContext, _params: config.SchemaParams) -> config.SchemaResult:
+    """Give the schema of the overlay."""
+    return config.SchemaResult(schema=_SCHEMA, ui_hints=_HINTS)
+
+
+def _written(loaded: Loaded) -> config.WriteResult:
+    return config.WriteResult(ok=True, path=PATH, hash=loaded.hash, config=redacted(loaded.tree))
+
+
+def _parsed(raw: str) -> Any:
+    try:
+        tree = documents.parse(raw.encode("utf-8", "surrogatepass"))
+    except documents.DocumentError as error:
+        why = params.printable(str(error), params.REASON_CHARS_SHOWN)
+        message = f"raw is neither YAML nor JSON: {why}"
+        raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="raw") from None
+    if not isinstance(tree, dict):
+        message = "raw must hold an object"
+        raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="raw")
+    return tree
+
+
+def _merged(target: Any, patch_: Any) -> Any:
+    """Apply a JSON merge patch: RFC 7396, section 2."""
+    if not isinstance(patch_, dict):
+        return patch_
+    merged = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch_.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = _merged(merged.get(name), value)
+    return merged
+
+
+def _checked(tree: Any, catalogue: Catalogue) -> Overlay:
+    """Give the overlay, if what it names is there.
+
+    Raises:
+        GatewayError: INVALID_REQUEST, naming the key.
+    """
+    overlay = overlay_of(tree)
+    agent = overlay.agent
+    if agent is msgspec.UNSET:
+        return overlay
+    if agent.model is not msgspec.UNSET and agent.model.split("/", 1)[0] not in catalogue.providers:
+        _refuse("agent.model", f"no such provider; there are: {', '.join(catalogue.providers)}")
+    if agent.tools is not msgspec.UNSET and agent.tools.allow is not msgspec.UNSET:
+        unknown = [name for name in agent.tools.allow if name not in catalogue.tools]
+        if unknown:
+            _refuse("agent.tools.allow", f"no such tool: {unknown[0]}")
+    return overlay
+
+
+def _refuse(key: str, why: str) -> None:
+    raise GatewayError(ErrorCode.INVALID_REQUEST, f"{key}: {why}", field=f"raw.{key}")
