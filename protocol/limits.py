@@ -63,6 +63,9 @@ BEARER_CHARS_MAX: Final = 512
 
 # JSON-RPC.
 RPC_ID_CHARS_MAX: Final = 256
+BATCH_MEMBERS_MAX: Final = 50
+# What the front keeps of a batch's answers until the last one is there.
+BATCH_ANSWER_BYTES_MAX: Final = 16 * MIB
 JSON_INTEGER_ABS_MAX: Final = 2**53
 
 # What waits in the front for a worker that is starting.
