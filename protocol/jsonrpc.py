@@ -90,12 +90,6 @@ def decode_batch(body: bytes) -> list[bytes]:
     return found
 
 
-def invalid_field(error: msgspec.ValidationError) -> str:
-    """Give the name of the member that a decoder did not take; empty for the whole."""
-    named = _FIELD.search(str(error))
-    return named.group(1)[:_FIELD_CHARS_MAX] if named else ""
-
-
 def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
     try:
         return decoder.decode(body)
@@ -103,7 +97,8 @@ def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
         message = f"request: {error}"
         if decoder is _members_decoder:
             message = f"a batch has at most {limits.BATCH_MEMBERS_MAX} requests"
-        field = invalid_field(error)
+        named = _FIELD.search(str(error))
+        field = named.group(1)[:_FIELD_CHARS_MAX] if named else ""
         raise GatewayError(ErrorCode.MALFORMED_REQUEST, message, field=field) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise GatewayError(ErrorCode.PARSE_ERROR, f"the body is no JSON: {error}") from error

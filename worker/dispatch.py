@@ -8,10 +8,9 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
-from protocol import limits
+from protocol import limits, params
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import METHODS, Method, Params, Scope
-from worker import params
 from worker.services import Services
 from worker.sessions.feed import Stream
 

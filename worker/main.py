@@ -25,6 +25,8 @@ from worker import discover, dispatch, health, log
 from worker.agents.catalogue import CATALOGUE, Catalogue
 from worker.channels import webhook
 from worker.clock import Clock, SystemClock
+from worker.events import handlers as event_handlers
+from worker.events.bus import Events
 from worker.links import CallsLink
 from worker.services import Services
 from worker.sessions import handlers, schema
@@ -47,7 +49,7 @@ EXIT_CONFIGURATION: Final = 78
 _STANDARD_ERROR: Final = 2
 
 # Importing them is what binds the handlers.
-_HANDLERS: Final = (discover, handlers, health, webhook)
+_HANDLERS: Final = (discover, event_handlers, handlers, health, webhook)
 dispatch.check_complete()
 _spec_decoder: Final = msgspec.msgpack.Decoder(WorkerSpec)
 _STOPPING: Final = GatewayError(ErrorCode.UNAVAILABLE, "the worker is being stopped; try again")
@@ -94,9 +96,12 @@ class Worker:
         self._stopped: Final[asyncio.Future[int]] = self._loop.create_future()
         self._directory: Final = Directory()
         self._sessions: Final = Database(schema.PATH, schema.MIGRATIONS, self._directory)
-        self._turns: Final = Turns(self._sessions, catalogue, clock, spec.generation, spec.living)
+        events = Events(clock, spec.generation)
+        self._turns: Final = Turns(
+            self._sessions, catalogue, clock, events, spec.generation, spec.living
+        )
         self.services: Final = Services(
-            spec, clock, catalogue, self._sessions, self._turns, Pages(), clock.monotonic()
+            spec, clock, catalogue, self._sessions, self._turns, Pages(), events, clock.monotonic()
         )
         self._supervisor: LinkEnd | None = None
         self._channel: socket.socket | None = None
@@ -212,7 +217,7 @@ class Worker:
         link = CallsLink(self.services)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         try:
-            end = await attach(sock, REQUESTS, link)
+            end = await attach(sock, REQUESTS | {frames.Event}, link)
         except OSError as error:
             log.failure("front link not made", error)
             sock.close()
@@ -232,6 +237,7 @@ class Worker:
             for _ in range(TURNS_OF_THE_LOOP):
                 await asyncio.sleep(0)
             await asyncio.gather(*self._meetings)
+            self.services.events.close()
             await self._turns.drain(seconds)
             if self._front is not None:
                 await self._part(*self._front, deadline)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 from protocol.spawn import WorkerSpec
 from worker.agents.catalogue import Catalogue
 from worker.clock import Clock
+from worker.events.bus import Events
 from worker.sessions.pages import Pages
 from worker.sessions.turns import Turns
 from worker.store.database import Database
@@ -19,4 +20,5 @@ class Services(NamedTuple):
     sessions: Database
     turns: Turns
     pages: Pages
+    events: Events
     started_at: float

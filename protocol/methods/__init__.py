@@ -1,6 +1,6 @@
 """The catalogue of methods. Importing this package declares them all."""
 
-from protocol.methods import agent, channels, chat, health, rpc, sessions
+from protocol.methods import agent, channels, chat, events, health, rpc, sessions
 from protocol.methods.registry import ALL_SCOPES, METHODS, Method, Params, Result, Scope
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "agent",
     "channels",
     "chat",
+    "events",
     "health",
     "rpc",
     "sessions",

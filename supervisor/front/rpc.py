@@ -7,7 +7,7 @@ import msgspec
 from protocol import jsonrpc
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.front.batch import Batch, StartCall
-from supervisor.front.calls import TenantCall
+from supervisor.front.calls import Envelope, TenantCall
 from supervisor.front.exchange import Client, Request
 
 
@@ -81,12 +81,14 @@ def forward(
     client: Client, request: Request, call: jsonrpc.Request, *, streams: bool = False
 ) -> None:
     """Send a call to its tenant's worker; of a notification the client hears no more than that."""
-    params = bytes(call.params)
-    if isinstance(call.id, msgspec.UnsetType):
-        TenantCall(client, request, _notification, call.method, params).start()
-    else:
-        tenant_call = TenantCall(client, request, RpcEnvelope(call.id), call.method, params)
-        tenant_call.start(streams=streams)
+    envelope = envelope_of(call)
+    tenant_call = TenantCall(client, request, envelope, call.method, bytes(call.params))
+    tenant_call.start(streams=streams and envelope is not _notification)
+
+
+def envelope_of(call: jsonrpc.Request) -> Envelope:
+    """Give how the answer to a call is written."""
+    return _notification if isinstance(call.id, msgspec.UnsetType) else RpcEnvelope(call.id)
 
 
 def refusal(error: GatewayError) -> bytes:

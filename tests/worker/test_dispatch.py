@@ -348,8 +348,10 @@ async def test_results_are_what_the_declarations_say(tenant_dir: Path) -> None:
         ("chat.history", {"sessionKey": KEY}),
         ("agent.wait", {"runId": ""}),
         ("chat.abort", {"sessionKey": KEY}),
+        ("events.poll", {}),
     ]
-    assert {name for name, _ in calls} == METHODS.keys()
+    of_websockets = {"events.subscribe", "events.unsubscribe"}
+    assert {name for name, _ in calls} | of_websockets == METHODS.keys()
     async with running_worker() as rig:
         run_id = ""
         for name, params in calls:
@@ -360,3 +362,5 @@ async def test_results_are_what_the_declarations_say(tenant_dir: Path) -> None:
             assert msgspec.to_builtins(decoded) == result, name
             if name == "sessions.send":
                 await rig.front.finished(result["runId"], KEY)
+        for name in of_websockets:
+            assert (await rig.front.refused(name)).code is ErrorCode.INVALID_REQUEST
