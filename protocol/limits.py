@@ -68,8 +68,8 @@ BATCH_MEMBERS_MAX: Final = 50
 BATCH_ANSWER_BYTES_MAX: Final = 16 * MIB
 JSON_INTEGER_ABS_MAX: Final = 2**53
 
-# WebSockets. Those of one tenant are fewer than there are, so that none takes every place.
-SOCKETS_MAX: Final = 8192
+# WebSockets. They are connections too, and leave some for others; so do those of one tenant.
+SOCKETS_MAX: Final = 6144
 SOCKETS_PER_TENANT_MAX: Final = 2048
 SOCKET_MESSAGE_BYTES_MAX: Final = HTTP_BODY_BYTES_MAX
 SOCKET_FRAGMENTS_MAX: Final = 1024

@@ -58,12 +58,10 @@ class Front:
         self.drained: Final = asyncio.Event()
         self._tenants: dict[str, Tenant] = {}
         self._holding: set[Tenant] = set()
-        # A quarter of the descriptors is for links to workers.
+        # The other half of the descriptors is for links to workers.
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._connections_max: Final = min(limits.HTTP_CONNECTIONS_MAX, descriptors // 4)
-        self.sockets: Final = Sockets(
-            min(limits.SOCKETS_MAX, descriptors // 2), self._check_drained
-        )
+        self._connections_max: Final = min(limits.HTTP_CONNECTIONS_MAX, descriptors // 2)
+        self.sockets: Final = Sockets(limits.SOCKETS_MAX, self._check_drained)
         self._connections: set[Connection] = set()
         self._expected: set[Connection] = set()
         self._refused: set[Connection] = set()
@@ -96,7 +94,7 @@ class Front:
         return True
 
     def _take_place(self, address: str) -> bool:
-        taken = len(self._connections) + len(self._expected)
+        taken = len(self._connections) + len(self._expected) + len(self.sockets)
         has_room = not self.draining and taken < self._connections_max
         return has_room and self._places.take(address)
 
