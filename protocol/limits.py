@@ -91,6 +91,10 @@ EVENTS_PER_SECOND: Final = 2000
 EVENTS_BURST: Final = 4000
 EVENT_BYTES_PER_SECOND: Final = 8 * MIB
 EVENT_BYTES_BURST: Final = 16 * MIB
+# What the front does for the listeners of one tenant; a big event counts as several deliveries.
+EVENT_DELIVERIES_PER_SECOND: Final = 20_000
+EVENT_DELIVERIES_BURST: Final = 40_000
+EVENT_DELIVERY_BYTES: Final = 4 * KIB
 # What a worker keeps for those who poll, and how long after the last of them.
 EVENTS_KEPT_MAX: Final = 4096
 EVENTS_KEPT_BYTES_MAX: Final = 4 * MIB

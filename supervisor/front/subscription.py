@@ -53,6 +53,11 @@ class Event:
         self._session_key: str | msgspec.UnsetType | None = msgspec.UNSET
 
     @property
+    def size(self) -> int:
+        """About how many bytes it has."""
+        return len(self._tail)
+
+    @property
     def session_key(self) -> str | None:
         """The session it is about, if it is about one."""
         if self._session_key is msgspec.UNSET:

@@ -16,12 +16,14 @@ from protocol.errors import (
 )
 from protocol.frames import Event as EventFrame
 from protocol.frames import Failure
+from protocol.pace import Pace
 from protocol.spawn import TenantLoad, WakeParams
 from supervisor.front.subscription import RESET, Event
 
 RETRY_MS: Final = 1000
 # What an earlier worker still had to tell does not come any more.
 _EVENTS_MISSED: Final = Event(RESET, b'{"payload":{"reason":"another worker"}}')
+_EVENTS_DROPPED: Final = Event(RESET, b'{"payload":{"reason":"events were dropped"}}')
 
 
 class Pending(Protocol):
@@ -89,6 +91,10 @@ class Tenant:
         self._bytes = 0
         self._wake: object | None = None
         self._listeners: dict[Listener, None] = {}
+        self._events_missed = False
+        self._deliveries: Final = Pace(
+            limits.EVENT_DELIVERIES_PER_SECOND, limits.EVENT_DELIVERIES_BURST
+        )
 
     @property
     def has_link(self) -> bool:
@@ -218,7 +224,17 @@ class Tenant:
                 self._tell_listening()
 
     def publish(self, event: Event) -> None:
-        """Tell every listener."""
+        """Tell every listener; not more than a tenant may cost those who share the front."""
+        cost = len(self._listeners) * (1 + event.size // limits.EVENT_DELIVERY_BYTES)
+        if not self._deliveries.take(self._around.now(), cost):
+            self._events_missed = True
+            return
+        if self._events_missed:
+            self._events_missed = False
+            self._deliver(_EVENTS_DROPPED)
+        self._deliver(event)
+
+    def _deliver(self, event: Event) -> None:
         for listener in tuple(self._listeners):
             listener.on_event(event)
 
@@ -260,7 +276,7 @@ class Tenant:
         if self._listeners:
             self._tell_listening()
             if not is_first:
-                self.publish(_EVENTS_MISSED)
+                self._deliver(_EVENTS_MISSED)
         held, self._held, self._held_bytes = self._held, deque(), 0
         for call in held:
             try:
@@ -286,7 +302,7 @@ class Tenant:
         """Forget a link that has ended; its calls in flight have heard of it."""
         if self._end is end:
             self._end = None
-            self.publish(_EVENTS_MISSED)
+            self._deliver(_EVENTS_MISSED)
 
 
 def unavailable(reason: str, retry_ms: int = RETRY_MS) -> GatewayError:

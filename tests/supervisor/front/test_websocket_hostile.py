@@ -181,6 +181,32 @@ async def test_events_for_one_who_does_not_read_are_dropped_and_the_gap_shows() 
         assert len(seqs) < count
 
 
+async def test_many_listeners_of_one_tenant_cost_the_others_no_more_than_a_bound() -> None:
+    bounds = {"EVENT_DELIVERIES_PER_SECOND": 0.001, "EVENT_DELIVERIES_BURST": 7}
+    async with running(limits=bounds) as front:
+        worker, other = await front.worker(), await front.worker("globex")
+        clients = [await open_socket(front) for _ in range(3)]
+        for client in clients:
+            await client.subscribe()
+        theirs = await open_socket(front, token=GLOBEX)
+        await theirs.subscribe()
+        for each in (worker, other):
+            assert await soon(each.listening.get())
+        for number in range(4):
+            worker.event("chat", {"n": number})
+        # Two events for three are six; the seventh is one for one after two have left.
+        for client in clients:
+            numbers = [(await client.receive()).json["params"]["payload"]["n"] for _ in range(2)]
+            assert numbers == [0, 1]
+        other.event("chat", {"own": 1})
+        assert (await theirs.receive()).json["params"]["payload"] == {"own": 1}
+        for client in clients[1:]:
+            await client.ask(message("events.unsubscribe"))
+        worker.event("chat", {"n": 5})
+        events = [(await clients[0].receive()).json["params"] for _ in range(2)]
+        assert [event["event"] for event in events] == ["events.reset", "chat"]
+
+
 async def test_a_slow_reader_costs_bounded_memory() -> None:
     async with running() as front:
         worker = await front.worker()
