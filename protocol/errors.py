@@ -37,6 +37,7 @@ class ErrorCode(Enum):
     PAYLOAD_TOO_LARGE = ErrorKind(-32013, 413, retryable=False)
     TARGET_TOO_LONG = ErrorKind(-32014, 414, retryable=False)
     UNSUPPORTED_MEDIA_TYPE = ErrorKind(-32015, 415, retryable=False)
+    UPGRADE_REQUIRED = ErrorKind(-32026, 426, retryable=False)
     RATE_LIMITED = ErrorKind(-32029, 429, retryable=True)
     QUOTA_EXCEEDED = ErrorKind(-32030, 429, retryable=True)
     HEADERS_TOO_LARGE = ErrorKind(-32031, 431, retryable=False)

@@ -83,7 +83,12 @@ class Cancel(_Frame, frozen=True, tag=7):
 
 
 class Event(_Frame, frozen=True, tag=8):
-    """Something happened; nobody answers. `body` is JSON."""
+    """Something happened; nobody answers. `body` is JSON.
+
+    From a worker to the front it is an event of the tenant's (`protocol.methods.events`): an object
+    with `cursor` and `payload`. The front tells a worker by the topic `listen` whether anybody
+    wants them: `true` or `false`.
+    """
 
     topic: Annotated[str, msgspec.Meta(max_length=limits.METHOD_NAME_CHARS_MAX)]
     body: bytes

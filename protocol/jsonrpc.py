@@ -5,7 +5,7 @@ one wins, here and in the worker, since both are decoded by msgspec.
 """
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -24,10 +24,33 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False)
     id: RequestId | msgspec.UnsetType = msgspec.UNSET
 
 
+class StreamableRequest(Request, frozen=True, forbid_unknown_fields=True, gc=False):
+    """A request object on a WebSocket; `stream` asks for the answer in pieces, then the whole."""
+
+    stream: bool = False
+
+
+# As a struct that is an array, so that the element after the last allowed one ends the decoding; a
+# list would first be decoded to its end, however many members it has.
+_Members: Final[Any] = msgspec.defstruct(
+    "_Members",
+    [
+        (f"member_{index}", msgspec.Raw, msgspec.field(default=msgspec.Raw()))
+        for index in range(limits.BATCH_MEMBERS_MAX)
+    ],
+    array_like=True,
+    forbid_unknown_fields=True,
+    gc=False,
+)
+
 # How msgspec names a member: "… at `$.id`", "… required field `method`".
 _FIELD: Final = re.compile(r"(?:at `\$\.?|field `)([^`]*)`")
 _decoder: Final = msgspec.json.Decoder(Request)
+_streamable_decoder: Final = msgspec.json.Decoder(StreamableRequest)
+_members_decoder: Final = msgspec.json.Decoder(_Members)
 _encode: Final = msgspec.json.Encoder().encode
+_BLANKS: Final = b" \t\n\r"
+_FIELD_CHARS_MAX: Final = 64
 
 
 def decode_request(body: bytes) -> Request:
@@ -37,16 +60,46 @@ def decode_request(body: bytes) -> Request:
         GatewayError: PARSE_ERROR for what is no JSON, MALFORMED_REQUEST for JSON that is no single
             request object; the message names the member.
     """
+    call: Request = _decode(_decoder, body)
+    return call
+
+
+def decode_streamable(body: bytes) -> StreamableRequest:
+    """Read one request object as it may come on a WebSocket. Raises as `decode_request`."""
+    call: StreamableRequest = _decode(_streamable_decoder, body)
+    return call
+
+
+def is_batch(body: bytes) -> bool:
+    """Say whether a message that may be JSON would be an array."""
+    return body.lstrip(_BLANKS)[:1] == b"["
+
+
+def decode_batch(body: bytes) -> list[bytes]:
+    """Read the array of a batch; its members are JSON, and not looked into.
+
+    Raises:
+        GatewayError: PARSE_ERROR for what is no JSON, MALFORMED_REQUEST for an array without
+            members, or with too many.
+    """
+    members = _decode(_members_decoder, body)
+    # No value of JSON is empty, so that an empty one is where the array ended.
+    found = [bytes(raw) for raw in msgspec.structs.astuple(members) if memoryview(raw).nbytes]
+    if not found:
+        raise GatewayError(ErrorCode.MALFORMED_REQUEST, "a batch has at least one request")
+    return found
+
+
+def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
     try:
-        return _decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
-        if body.lstrip()[:1] == b"[":
-            msg = "batches are not supported; send one request object"
-            raise GatewayError(ErrorCode.MALFORMED_REQUEST, msg) from error
-        named = _FIELD.search(str(error))
-        field = named.group(1) if named else ""
         message = f"request: {error}"
-        raise GatewayError(ErrorCode.MALFORMED_REQUEST, message, field=field[:64]) from error
+        if decoder is _members_decoder:
+            message = f"a batch has at most {limits.BATCH_MEMBERS_MAX} requests"
+        named = _FIELD.search(str(error))
+        field = named.group(1)[:_FIELD_CHARS_MAX] if named else ""
+        raise GatewayError(ErrorCode.MALFORMED_REQUEST, message, field=field) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise GatewayError(ErrorCode.PARSE_ERROR, f"the body is no JSON: {error}") from error
     except RecursionError as error:

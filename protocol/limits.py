@@ -63,7 +63,45 @@ BEARER_CHARS_MAX: Final = 512
 
 # JSON-RPC.
 RPC_ID_CHARS_MAX: Final = 256
+BATCH_MEMBERS_MAX: Final = 50
+# What the front keeps of a batch's answers until the last one is there.
+BATCH_ANSWER_BYTES_MAX: Final = 16 * MIB
 JSON_INTEGER_ABS_MAX: Final = 2**53
+
+# WebSockets. They are connections too, and leave some for others; so do those of one tenant.
+SOCKETS_MAX: Final = 6144
+SOCKETS_PER_TENANT_MAX: Final = 2048
+SOCKET_MESSAGE_BYTES_MAX: Final = HTTP_BODY_BYTES_MAX
+SOCKET_FRAGMENTS_MAX: Final = 1024
+SOCKET_CALLS_MAX: Final = 128
+# Of a message that is not complete this much is not counted against its tenant.
+SOCKET_UNCOUNTED_BYTES: Final = 4 * KIB
+SOCKET_MESSAGE_SECONDS: Final = 60.0
+SOCKET_PING_SECONDS: Final = 30.0
+SOCKET_PONG_SECONDS: Final = 20.0
+# What a client has not taken: events above the one are dropped, answers above the other end it.
+SOCKET_EVENT_BUFFER_BYTES_MAX: Final = 512 * KIB
+SOCKET_ANSWER_BUFFER_BYTES_MAX: Final = 16 * MIB
+# How long a client that was cut off has for the reason.
+SOCKET_CUT_SECONDS: Final = 0.5
+
+# Events. A worker sends no more than this; one that sends twice as much breaks its link.
+EVENT_BYTES_MAX: Final = 256 * KIB
+EVENTS_PER_SECOND: Final = 2000
+EVENTS_BURST: Final = 4000
+EVENT_BYTES_PER_SECOND: Final = 8 * MIB
+EVENT_BYTES_BURST: Final = 16 * MIB
+# What the front does for the listeners of one tenant; a big event counts as several deliveries.
+EVENT_DELIVERIES_PER_SECOND: Final = 20_000
+EVENT_DELIVERIES_BURST: Final = 40_000
+EVENT_DELIVERY_BYTES: Final = 4 * KIB
+# What a worker keeps for those who poll, and how long after the last of them.
+EVENTS_KEPT_MAX: Final = 4096
+EVENTS_KEPT_BYTES_MAX: Final = 4 * MIB
+EVENTS_KEPT_SECONDS: Final = 120.0
+EVENTS_POLL_MAX: Final = 1000
+EVENTS_POLL_DEFAULT: Final = 100
+EVENTS_WAIT_MS_MAX: Final = 25_000
 
 # What waits in the front for a worker that is starting.
 HOLD_CALLS_MAX: Final = 256

@@ -11,6 +11,7 @@ from protocol import frames
 from protocol.aio import LinkEnd
 from protocol.errors import ErrorCode, GatewayError
 from worker import dispatch, log, refusal
+from worker.events.bus import Push
 from worker.services import Services
 
 # For what only has to be handed over once waiting is over.
@@ -63,6 +64,7 @@ class CallsLink:
         self._draining_backlog: asyncio.Task[None] | None = None
         self._changed: Final = asyncio.Event()
         self._closed: Final = asyncio.Event()
+        self._push: Push = _nowhere
         self.last_call_at = 0.0
         """When the newest call came, by the event loop's clock."""
 
@@ -147,13 +149,19 @@ class CallsLink:
     def on_notice(
         self, end: LinkEnd, frame: frames.Event | frames.Drain | frames.Drained | frames.Pong
     ) -> None:
-        """See `LinkHandler`. The front has nothing to notify a worker of."""
+        """See `LinkHandler`. The front says whether somebody listens to events."""
+        if isinstance(frame, frames.Event) and frame.topic == "listen":
+            self._services.events.unlisten(self._push)
+            self._push = partial(_push_event, end)
+            if frame.body == b"true":
+                self._services.events.listen(self._push)
 
     def on_closed(self, end: LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`. Turns that were accepted go on."""
         if reason is not None:
             log.failure("link broken", reason)
         self._abort(end, _GONE)
+        self._services.events.unlisten(self._push)
         self._closed.set()
 
     # Inside.
@@ -215,3 +223,16 @@ class CallsLink:
     def _refuse(self, end: LinkEnd, call_id: int, error: GatewayError) -> None:
         if end.link.is_serving(call_id):
             end.fail(call_id, error)
+
+
+def _push_event(end: LinkEnd, name: str, body: bytes) -> bool:
+    """Send an event on; not to a peer that reads more slowly than we answer."""
+    if end.closed or end.congested:
+        return False
+    end.link.send(frames.Event(name, body))
+    end.flush()
+    return True
+
+
+def _nowhere(_name: str, _body: bytes) -> bool:
+    return False

@@ -29,6 +29,8 @@ from worker.channels import webhook
 from worker.clock import Clock, SystemClock
 from worker.config import handlers as config_handlers
 from worker.config.overlay import OverlayFile
+from worker.events import handlers as event_handlers
+from worker.events.bus import Events
 from worker.links import CallsLink
 from worker.services import Services
 from worker.sessions import changes, handlers, reads, schema, talking
@@ -53,7 +55,10 @@ EXIT_CONFIGURATION: Final = 78
 _STANDARD_ERROR: Final = 2
 
 # Importing them is what binds the handlers.
-_HANDLERS: Final = (changes, config_handlers, discover, handlers, health, talking, webhook)
+_HANDLERS: Final = (
+    *(changes, config_handlers, discover, event_handlers),
+    *(handlers, health, talking, webhook),
+)
 dispatch.check_complete()
 _spec_decoder: Final = msgspec.msgpack.Decoder(WorkerSpec)
 _settings_decoder: Final = msgspec.json.Decoder(WorkerSettings)
@@ -105,8 +110,9 @@ class Worker:
         self._directory: Final = Directory()
         self._sessions: Final = Database(schema.PATH, schema.MIGRATIONS, self._directory)
         self._overlay: Final = OverlayFile(self._directory)
+        events = Events(clock, spec.generation)
         self._turns: Final = Turns(
-            self._sessions, catalogue, self._overlay, clock, spec.generation, spec.living
+            self._sessions, catalogue, self._overlay, clock, events, spec.generation, spec.living
         )
         self.services: Final = Services(
             spec,
@@ -117,6 +123,7 @@ class Worker:
             self._turns,
             Pages(),
             Purging(self._sessions),
+            events,
             clock.monotonic(),
         )
         self._idle_seconds = spec.idle_seconds
@@ -244,7 +251,7 @@ class Worker:
         link = CallsLink(self.services)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor)
         try:
-            end = await attach(sock, REQUESTS, link)
+            end = await attach(sock, REQUESTS | {frames.Event}, link)
         except OSError as error:
             log.failure("front link not made", error)
             sock.close()
@@ -264,6 +271,7 @@ class Worker:
             for _ in range(TURNS_OF_THE_LOOP):
                 await asyncio.sleep(0)
             await asyncio.gather(*self._meetings)
+            self.services.events.close()
             await self._turns.drain(seconds)
             if self._front is not None:
                 await self._part(*self._front, deadline)

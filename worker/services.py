@@ -6,6 +6,7 @@ from protocol.spawn import WorkerSpec
 from worker.agents.catalogue import Catalogue
 from worker.clock import Clock
 from worker.config.overlay import OverlayFile
+from worker.events.bus import Events
 from worker.sessions.pages import Pages
 from worker.sessions.purging import Purging
 from worker.sessions.turns import Turns
@@ -23,4 +24,5 @@ class Services(NamedTuple):
     turns: Turns
     pages: Pages
     purging: Purging
+    events: Events
     started_at: float

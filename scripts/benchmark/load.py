@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, cast
@@ -109,6 +110,16 @@ def run(
         percentile(latencies, 99) * 1000,
         failures,
     )
+
+
+def summary(rounds: list[Load]) -> dict[str, float]:
+    """Give the median round."""
+    return {
+        "requests_per_second": round(statistics.median(r.requests_per_second for r in rounds)),
+        "p50_ms": round(statistics.median(r.p50_ms for r in rounds), 3),
+        "p99_ms": round(statistics.median(r.p99_ms for r in rounds), 3),
+        "failures": sum(r.failures for r in rounds),
+    }
 
 
 def percentile(values: list[float], percent: float) -> float:

@@ -21,7 +21,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.benchmark import fleet, load
+from scripts.benchmark import fleet, load, sockets
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
 
@@ -38,12 +38,15 @@ def main() -> None:
     parser.add_argument("--parked", type=int, default=50, help="tenants that sleep and are woken")
     parser.add_argument("--registered", type=int, default=10_000, help="tenants at a start")
     parser.add_argument("--awake", type=int, default=200, help="tenants that are served in turn")
+    parser.add_argument("--sockets", type=int, default=5000, help="WebSockets that stay idle")
     options = parser.parse_args()
     state_dir = make_state_dir()
     try:
         with Gateway(state_dir) as gateway:
             figures = {
                 "forward": forward(gateway, options.rounds, options.seconds),
+                "websocket": sockets.against_http(gateway, options.rounds, options.seconds),
+                "idle_websockets": sockets.idle(gateway, options.sockets),
                 "cold_start": cold_start(gateway, options.workers),
                 "memory": memory(gateway, options.workers),
             }
@@ -73,8 +76,8 @@ def forward(gateway: Gateway, rounds: int, seconds: float) -> dict[str, Any]:
                 ours.append(load.run((host, int(port)), [request], connections, seconds))
                 bare.append(load.run(("127.0.0.1", baseline_port), [request], connections, seconds))
             figures[f"connections_{connections}"] = {
-                "gateway": summary(ours),
-                "bare_forwarder": summary(bare),
+                "gateway": load.summary(ours),
+                "bare_forwarder": load.summary(bare),
                 "rate_ratio": round(
                     statistics.median(
                         one.requests_per_second / other.requests_per_second
@@ -99,16 +102,6 @@ def baseline(answer: bytes) -> Iterator[int]:
                 yield int(process.stdout.readline())
             finally:
                 process.terminate()
-
-
-def summary(rounds: list[load.Load]) -> dict[str, float]:
-    """Give the median round."""
-    return {
-        "requests_per_second": round(statistics.median(r.requests_per_second for r in rounds)),
-        "p50_ms": round(statistics.median(r.p50_ms for r in rounds), 3),
-        "p99_ms": round(statistics.median(r.p99_ms for r in rounds), 3),
-        "failures": sum(r.failures for r in rounds),
-    }
 
 
 def cold_start(gateway: Gateway, workers: int) -> dict[str, Any]:

@@ -59,6 +59,10 @@ class TokenTable:
         """Say whether a tenant is in the table."""
         return tenant in self._digests
 
+    def digests(self, tenant: str) -> tuple[bytes, ...]:
+        """Give the digests of a tenant's tokens."""
+        return self._digests.get(tenant, ())
+
     def holds(self, grant: Grant) -> bool:
         """Say whether a grant given earlier is still good."""
         return grant.enabled and self._grants.get(grant.digest) == grant

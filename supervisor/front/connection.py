@@ -8,6 +8,7 @@ Nothing that happens here may escape: callers are other connections' and workers
 """
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 from typing import Final, Protocol, cast
 
@@ -15,7 +16,7 @@ from protocol import limits, names
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.front import intake, origins, response
 from supervisor.front.addresses import Proxies
-from supervisor.front.exchange import LateAnswer, Request, Work
+from supervisor.front.exchange import LateAnswer, Request, Successor, Work
 from supervisor.front.intake import Intake
 from supervisor.front.log import Log
 from supervisor.front.taking import Taking
@@ -45,7 +46,7 @@ class House(intake.Door, Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """Implements `exchange.Client`.
+    """Implements `exchange.Caller`.
 
     Three deadlines, in monotonic seconds, are looked at by one common timer: for what the client
     has to send, for what it waits for, and for what it has to take.
@@ -229,6 +230,22 @@ class Connection(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)
 
+    # exchange.Caller
+
+    def switch(self, head: bytes, successor: Callable[[asyncio.Transport], Successor]) -> None:
+        """See `Caller`. From here on this connection is the successor's."""
+        if self._request is None or self._over:
+            return
+        self._over = True
+        self._transport.write(head)
+        heir = successor(self._transport)
+        self._house.leave(self, self._address)
+        self._transport.set_protocol(heir)
+        if not self._reading:
+            self._transport.resume_reading()
+        if self._intake.upgraded:
+            heir.data_received(bytes(self._intake.upgraded))
+
     # For the house.
 
     def tick(self, now: float) -> None:
@@ -278,7 +295,10 @@ class Connection(asyncio.Protocol):
             data = memoryview(data)
             incoming.feed(data[:appetite])
             data = data[appetite:]
-        if data:
+        if data and incoming.upgraded is not None:
+            # No more of it comes until the request has had its turn.
+            incoming.upgraded += data
+        elif data:
             incoming.cut = True
             self._unread_bytes += len(data)
 
@@ -294,6 +314,7 @@ class Connection(asyncio.Protocol):
         incoming = self._intake
         full = (
             self._stash is not None
+            or incoming.upgraded is not None
             or len(incoming.ready) >= limits.HTTP_PIPELINED_REQUESTS_MAX
             or self._unread_bytes > limits.HTTP_DISCARD_BYTES_MAX
         )
@@ -385,7 +406,9 @@ class Connection(asyncio.Protocol):
         """
         self._over = True
         self._read_deadline = inf
-        unread = self._intake.cut or self._intake.receiving or self._stash is not None
+        incoming = self._intake
+        unread = incoming.cut or incoming.receiving or self._stash is not None
+        unread = unread or incoming.upgraded is not None
         if unread and self._transport.can_write_eof():
             if not self._reading:
                 self._transport.resume_reading()

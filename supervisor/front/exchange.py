@@ -1,5 +1,6 @@
 """What a route sees: a complete request, and the client that waits for its answer."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
@@ -30,6 +31,7 @@ class Asked:
         "route",
         "secret",
         "tokens_version",
+        "upgrade",
         "verb",
         "wants_events",
     )
@@ -47,6 +49,18 @@ class Asked:
         self.origin = b""
         self.forwarded = b""
         self.wants_events = False
+        self.upgrade: Upgrade | None = None
+
+
+class Upgrade(NamedTuple):
+    """What a client that wants to speak WebSocket has said (RFC 6455, section 4.1).
+
+    `protocols` are the subprotocols it offers, without the one that carries its token.
+    """
+
+    key: bytes
+    version: bytes
+    protocols: tuple[str, ...]
 
 
 class Request:
@@ -114,19 +128,33 @@ class Client(Protocol):
         """End the stream; the client's next request is in turn then."""
 
 
+class Caller(Client, Protocol):
+    """The client of a request that came by itself, on a connection that is its own."""
+
+    def switch(self, head: bytes, successor: Callable[[asyncio.Transport], "Successor"]) -> None:
+        """Answer with this head, and give the connection to who speaks another protocol on it."""
+
+
+class Successor(asyncio.Protocol):
+    """Who takes a connection over; its first bytes may have come with the request."""
+
+    __slots__ = ()
+
+
 class Route(NamedTuple):
     """What is served at a path.
 
     `credential` is what the caller must present: a tenant's token, a bearer secret that somebody
-    else judges, or nothing.
+    else judges, or nothing. `upgrades`: a client may ask for another protocol there.
     """
 
     verbs: tuple[str, ...]
-    start: Callable[[Client, Request], None]
+    start: Callable[[Caller, Request], None]
     refusal: Callable[[GatewayError], bytes]
     credential: Literal["token", "secret", "none"]
     body_bytes_max: int = 0
     takes_query: bool = False
+    upgrades: bool = False
 
 
 class LateAnswer:

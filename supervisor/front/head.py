@@ -17,11 +17,16 @@ _KEPT: Final = frozenset(
         b"host",
         b"idempotency-key",
         b"origin",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"sec-websocket-version",
         b"transfer-encoding",
+        b"upgrade",
         b"x-forwarded-for",
     }
 )
-_LISTS: Final = frozenset({b"accept", b"x-forwarded-for"})
+# Given more than once they are one list (RFC 9110, section 5.3).
+_LISTS: Final = frozenset({b"accept", b"sec-websocket-protocol", b"upgrade", b"x-forwarded-for"})
 _HOST: Final = re.compile(rb"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})?\Z")
 _BEARER: Final = re.compile(
     rb"bearer +([\x21-\x7e]{1,%d})\Z" % limits.BEARER_CHARS_MAX, re.IGNORECASE

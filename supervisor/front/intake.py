@@ -12,7 +12,7 @@ import httptools
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.front import origins, response
+from supervisor.front import origins, response, upgrade
 from supervisor.front.auth import TokenTable
 from supervisor.front.exchange import Asked, Request, Route
 from supervisor.front.head import Head, bearer_secret, host_name, malformed, too_large
@@ -47,6 +47,7 @@ class Intake:
         closed: Nothing more is read from this client; the last of `ready` is its last answer.
         cut: There was more to read when it was closed.
         continue_due: The client waits for leave to send its body.
+        upgraded: What came after a request to change the protocol, the last of `ready`.
     """
 
     def __init__(self, door: Door) -> None:
@@ -57,6 +58,7 @@ class Intake:
         self.closed = False
         self.cut = False
         self.continue_due = False
+        self.upgraded: bytearray | None = None
         self._door: Final = door
         self._head: Final = Head()
         self._request: Request | None = None
@@ -88,8 +90,8 @@ class Intake:
         head.heard = False
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._end(malformed("no protocol upgrade is served here"))
+        except httptools.HttpParserUpgrade as change:
+            self._change_protocol(data[change.args[0] :])
         except httptools.HttpParserError as error:
             cause = error.__context__
             if isinstance(cause, GatewayError):
@@ -208,12 +210,19 @@ class Intake:
         self.closed = True
         self.ready.append(request)
 
+    def _change_protocol(self, rest: bytes | memoryview) -> None:
+        """What follows a request with `Upgrade` is no HTTP, whatever is answered."""
+        if not self.closed:
+            self.ready[-1].keep_alive = False
+            self.closed = True
+            self.upgraded = bytearray(rest)
+
     def _judge(self, verb: bytes, version: str) -> Request:
         head = self._head
-        if self._parser.should_upgrade():
-            raise malformed("no protocol upgrade is served here")
         asked = Asked(verb.decode("ascii"), head.check_target(), old_version=version == "1.0")
         asked.forwarded = head.fields.get(b"x-forwarded-for", b"")
+        if self._parser.should_upgrade():
+            upgrade.check(asked, head, served=self._door.routes.upgrade(asked.path))
         request = Request(asked)
         host = head.fields.get(b"host")
         # HTTP/1.0 knows no Host; a browser, which could be led here, always sends one.
@@ -253,7 +262,7 @@ class Intake:
             msg = "no query is taken here"
             raise GatewayError(ErrorCode.INVALID_REQUEST, msg, field="query")
         if route.credential != "none":
-            asked.secret = bearer_secret(head.fields.get(b"authorization"))
+            asked.secret = asked.secret or bearer_secret(head.fields.get(b"authorization"))
             if route.credential == "token":
                 self._authenticate(asked)
             elif not asked.secret:

@@ -8,16 +8,17 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from protocol import aio, descriptors, frames
-from protocol.errors import ErrorCode, GatewayError
+from protocol import aio, descriptors, frames, limits
+from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from protocol.link import ANSWERS, LIVENESS, REQUESTS
+from protocol.pace import Pace
 from protocol.spawn import LinkLost, WorkerLink
 from supervisor.front.service import Front
+from supervisor.front.subscription import Event
 from supervisor.front.tenants import Tenant
 
 FROM_SUPERVISOR: Final = REQUESTS | ANSWERS | LIVENESS | {frames.Drain, frames.Event}
-# No events: nobody can subscribe to them yet, and a flood of them would cost the front its time.
-FROM_WORKER: Final = ANSWERS
+FROM_WORKER: Final = ANSWERS | {frames.Event}
 
 Notice = frames.Event | frames.Drain | frames.Drained | frames.Pong
 
@@ -74,6 +75,8 @@ class TenantLink:
         self._front: Final = front
         self._tenant: Final = tenant
         self._generation: Final = generation
+        self._events: Final = Pace(limits.EVENTS_PER_SECOND * 2, limits.EVENTS_BURST * 2)
+        self._bytes: Final = Pace(limits.EVENT_BYTES_PER_SECOND * 2, limits.EVENT_BYTES_BURST * 2)
 
     def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
         """See `LinkHandler`."""
@@ -88,7 +91,14 @@ class TenantLink:
         self._refuse(call_id)
 
     def on_notice(self, end: aio.LinkEnd, frame: Notice) -> None:
-        """See `LinkHandler`. Nobody can subscribe to events yet."""
+        """See `LinkHandler`. Those of the link's tenant hear of it, and nobody else."""
+        if not isinstance(frame, frames.Event):
+            self._refuse(frame)
+        now = self._front.now()
+        if not (self._events.take(now) and self._bytes.take(now, len(frame.body))):
+            reason = "more events than a worker may send"
+            raise RemoteProtocolError(reason)
+        self._tenant.publish(Event(frame.topic, frame.body))
 
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`. The supervisor hears of it: the worker may still live."""

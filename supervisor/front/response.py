@@ -18,6 +18,8 @@ CLOSE: Final = b"Connection: close\r\n"
 CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
+# RFC 9110, section 15.5.22, and RFC 6455, section 4.2.2.
+_UPGRADE: Final = b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 _COMMON: Final = b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
 _JSON: Final = b"Content-Type: application/json\r\n"
 _EVENTS: Final = b"Content-Type: text/event-stream\r\n"
@@ -121,6 +123,8 @@ def error_headers(error: GatewayError) -> bytes:
         return b"WWW-Authenticate: Bearer\r\n"
     if status == HTTPStatus.METHOD_NOT_ALLOWED:
         return allow(error.details.get("allowed"))
+    if status == HTTPStatus.UPGRADE_REQUIRED:
+        return _UPGRADE
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         return b"Retry-After: %d\r\n" % _retry_seconds(error.details.get("retryAfterMs"))
     return b""

@@ -9,10 +9,12 @@ from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import is_account_id
 from supervisor.front import control, response, rpc, webhook
+from supervisor.front.entrance import entrance
 from supervisor.front.exchange import Client, Request, Route
+from supervisor.front.websocket import Hall
 
 
-class State(control.Supervisor, Protocol):
+class State(control.Supervisor, Hall, Protocol):
     """What the probes tell and the control plane needs."""
 
     @property
@@ -50,6 +52,7 @@ class Routes:
 
         self._exact: Final = {
             "/rpc": Route(("POST",), rpc.start, rpc.refusal, "token", limits.HTTP_BODY_BYTES_MAX),
+            "/ws": Route(("GET",), entrance(state), response.error_body, "token", upgrades=True),
             "/healthz": _probe(live),
             "/readyz": _probe(ready),
         }
@@ -69,6 +72,11 @@ class Routes:
             limits.HTTP_CONTROL_BODY_BYTES_MAX,
             takes_query=True,
         )
+
+    def upgrade(self, path: str) -> bool:
+        """Say whether a client may ask for another protocol at `path`."""
+        route = self._exact.get(path)
+        return route is not None and route.upgrades
 
     def find(self, path: str) -> Route:
         """Give what is served at `path`.

@@ -1,4 +1,4 @@
-"""`POST /rpc`: JSON-RPC 2.0, one call a request. The front reads the envelope only."""
+"""JSON-RPC 2.0: one call or a batch in a message. The front reads the envelopes only."""
 
 from typing import Final
 
@@ -6,7 +6,8 @@ import msgspec
 
 from protocol import jsonrpc
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.front.calls import TenantCall
+from supervisor.front.batch import Batch, StartCall
+from supervisor.front.calls import Envelope, TenantCall
 from supervisor.front.exchange import Client, Request
 
 
@@ -47,20 +48,47 @@ _notification: Final = NotificationEnvelope()
 
 
 def start(client: Client, request: Request) -> None:
-    """Forward the call in the request's body."""
+    """Begin what is in the body of `POST /rpc`."""
+    body, request.body = request.body, b""
     try:
-        check_encoding(request.body)
-        call = jsonrpc.decode_request(request.body)
+        check_encoding(body)
+        if jsonrpc.is_batch(body):
+            begin_batch(client, request, body, forward)
+            return
+        call = jsonrpc.decode_request(body)
     except GatewayError as error:
         client.refuse(error)
         return
-    request.body = b""
-    params = bytes(call.params)
-    if isinstance(call.id, msgspec.UnsetType):
-        TenantCall(client, request, _notification, call.method, params).start()
-    else:
-        tenant_call = TenantCall(client, request, RpcEnvelope(call.id), call.method, params)
-        tenant_call.start(streams=request.asked.wants_events)
+    forward(client, request, call, streams=request.asked.wants_events)
+
+
+def begin_batch(client: Client, request: Request, body: bytes, start_call: StartCall) -> None:
+    """Begin the calls of a batch.
+
+    Raises:
+        GatewayError: it is no batch; no call has begun.
+    """
+    members = jsonrpc.decode_batch(body)
+    asked = request.asked
+    if asked.idempotency_key is not None:
+        msg = "idempotency-key: names one call; in a batch give each its idempotencyKey in params"
+        raise GatewayError(ErrorCode.INVALID_REQUEST, msg, field="Idempotency-Key")
+    assert asked.grant is not None
+    Batch(client, asked.grant.tenant).start(request, members, start_call)
+
+
+def forward(
+    client: Client, request: Request, call: jsonrpc.Request, *, streams: bool = False
+) -> None:
+    """Send a call to its tenant's worker; of a notification the client hears no more than that."""
+    envelope = envelope_of(call)
+    tenant_call = TenantCall(client, request, envelope, call.method, bytes(call.params))
+    tenant_call.start(streams=streams and envelope is not _notification)
+
+
+def envelope_of(call: jsonrpc.Request) -> Envelope:
+    """Give how the answer to a call is written."""
+    return _notification if isinstance(call.id, msgspec.UnsetType) else RpcEnvelope(call.id)
 
 
 def refusal(error: GatewayError) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from websockets.frames import CloseCode
 
 from protocol import limits
 from protocol.aio import LinkEnd, OnReply
@@ -19,6 +20,7 @@ from supervisor.front.connection import Connection
 from supervisor.front.head import host_name
 from supervisor.front.log import Log
 from supervisor.front.routes import Routes
+from supervisor.front.sockets import Sockets
 from supervisor.front.supervised import Supervised
 from supervisor.front.tenants import Tenant, unavailable
 from supervisor.front.throttle import Throttle
@@ -61,6 +63,7 @@ class Front:
         # The other half of the descriptors is for links to workers.
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._connections_max: Final = min(limits.HTTP_CONNECTIONS_MAX, descriptors // 2)
+        self.sockets: Final = Sockets(limits.SOCKETS_MAX, self._check_drained)
         self._connections: set[Connection] = set()
         self._expected: set[Connection] = set()
         self._refused: set[Connection] = set()
@@ -93,7 +96,7 @@ class Front:
         return True
 
     def _take_place(self, address: str) -> bool:
-        taken = len(self._connections) + len(self._expected)
+        taken = len(self._connections) + len(self._expected) + len(self.sockets)
         has_room = not self.draining and taken < self._connections_max
         return has_room and self._places.take(address)
 
@@ -164,8 +167,11 @@ class Front:
         Raises:
             GatewayError: INVALID_REQUEST: it cannot be read. What came before the fault holds.
         """
+        touched: set[bytes] = set()
         try:
             change = msgspec.json.decode(params, type=TenantsUpdate)
+            for name in (*(access.tenant for access in change.known), *change.gone):
+                touched.update(self.tokens.digests(name))
             for access in change.known:
                 tenant = self.tenant(access.tenant)
                 self.tokens.put(tenant, access)
@@ -175,6 +181,7 @@ class Front:
             msg = f"tenants.update: {error}"
             raise GatewayError(ErrorCode.INVALID_REQUEST, msg) from error
         self.tokens.remove(change.gone)
+        self.sockets.cut_stale(touched, self.tokens)
         for name in change.gone:
             gone = self._tenants.get(name)
             if gone is not None:
@@ -244,12 +251,14 @@ class Front:
         self.log.info("drain", seconds=seconds, connections=len(self._connections))
         for connection in list(self._connections):
             connection.drain()
+        for socket in self.sockets:
+            socket.drain()
         self._check_drained()
 
     # Inside.
 
     def _check_drained(self) -> None:
-        if self.draining and not self._connections and not self._expected:
+        if self.draining and not (self._connections or self._expected or self.sockets):
             self.drained.set()
 
     def _tick(self) -> None:
@@ -258,6 +267,7 @@ class Front:
         now = self.now()
         for connection in (*self._connections, *self._refused):
             connection.tick(now)
+        self.sockets.tick(now)
         for tenant in list(self._holding):
             tenant.expire_held(now)
         if now >= self._drain_deadline:
@@ -268,4 +278,9 @@ class Front:
                     connection.abort()
                 else:
                     connection.cut(error)
+            for socket in self.sockets:
+                if self._was_cut:
+                    socket.abort()
+                else:
+                    socket.close(CloseCode.GOING_AWAY, error.message, cut=True)
             self._was_cut = True

@@ -22,6 +22,8 @@ class Taking:
         deadline: When it has to have taken something, in monotonic seconds.
     """
 
+    __slots__ = ("_buffer", "_charged", "_left", "deadline", "paused")
+
     def __init__(self, buffer: Buffer) -> None:
         self.paused = False
         self.deadline = inf
@@ -56,7 +58,8 @@ class Taking:
         """Count what the client does not take against its tenant until it does."""
         if self.paused:
             tenant.charge(count)
-            self._charged = (tenant, count)
+            before = 0 if self._charged is None else self._charged[1]
+            self._charged = (tenant, before + count)
 
     def forget(self) -> None:
         """It has been taken, or will never be."""

@@ -14,11 +14,17 @@ from protocol.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
+from protocol.frames import Event as EventFrame
 from protocol.frames import Failure
+from protocol.pace import Pace
 from protocol.spawn import TenantLoad, WakeParams
+from supervisor.front.subscription import RESET, Event
 from supervisor.front.supervised import Supervised
 
 RETRY_MS: Final = 1000
+# What an earlier worker still had to tell does not come any more.
+_EVENTS_MISSED: Final = Event(RESET, b'{"payload":{"reason":"another worker"}}')
+_EVENTS_DROPPED: Final = Event(RESET, b'{"payload":{"reason":"events were dropped"}}')
 
 
 class Pending(Protocol):
@@ -39,6 +45,13 @@ class Pending(Protocol):
 
     def fail(self, error: GatewayError) -> None:
         """It will not be sent."""
+
+
+class Listener(Protocol):
+    """Who wants to hear of events."""
+
+    def on_event(self, event: Event) -> None:
+        """One has come."""
 
 
 class Surroundings(Protocol):
@@ -79,6 +92,11 @@ class Tenant:
         self._held_bytes = 0
         self._bytes = 0
         self._wake: object | None = None
+        self._listeners: dict[Listener, None] = {}
+        self._events_missed = False
+        self._deliveries: Final = Pace(
+            limits.EVENT_DELIVERIES_PER_SECOND, limits.EVENT_DELIVERIES_BURST
+        )
 
     @property
     def has_link(self) -> bool:
@@ -197,6 +215,42 @@ class Tenant:
     def _note_holding(self) -> None:
         self._around.holding(self, holds=bool(self._held))
 
+    # Events. A worker sends them only while somebody listens.
+
+    def listen(self, listener: Listener) -> None:
+        """Have a listener hear of events."""
+        self._listeners[listener] = None
+        if len(self._listeners) == 1:
+            self._tell_listening()
+
+    def unlisten(self, listener: Listener) -> None:
+        """Have it hear of no more."""
+        if listener in self._listeners:
+            del self._listeners[listener]
+            if not self._listeners:
+                self._tell_listening()
+
+    def publish(self, event: Event) -> None:
+        """Tell every listener; not more than a tenant may cost those who share the front."""
+        cost = len(self._listeners) * (1 + event.size // limits.EVENT_DELIVERY_BYTES)
+        if not self._deliveries.take(self._around.now(), cost):
+            self._events_missed = True
+            return
+        if self._events_missed:
+            self._events_missed = False
+            self._deliver(_EVENTS_DROPPED)
+        self._deliver(event)
+
+    def _deliver(self, event: Event) -> None:
+        for listener in tuple(self._listeners):
+            listener.on_event(event)
+
+    def _tell_listening(self) -> None:
+        end = self._end
+        if end is not None and not end.closed:
+            end.link.send(EventFrame("listen", b"true" if self._listeners else b"false"))
+            end.flush()
+
     # The worker.
 
     def _ask_wake(self) -> None:
@@ -223,8 +277,13 @@ class Tenant:
             return
         if self._end is not None:
             self._end.finish_after_calls()
+        is_first = self._generation < 0
         self._end, self._generation = end, generation
         self._wake = None
+        if self._listeners:
+            self._tell_listening()
+            if not is_first:
+                self._deliver(_EVENTS_MISSED)
         held, self._held, self._held_bytes = self._held, deque(), 0
         for call in held:
             try:
@@ -250,6 +309,7 @@ class Tenant:
         """Forget a link that has ended; its calls in flight have heard of it."""
         if self._end is end:
             self._end = None
+            self._deliver(_EVENTS_MISSED)
 
 
 def unavailable(reason: str, retry_ms: int = RETRY_MS) -> GatewayError:

@@ -10,7 +10,7 @@ import atheris
 import msgspec
 
 with atheris.instrument_imports(include=["protocol"]):
-    from protocol import frames, jsonrpc
+    from protocol import frames, jsonrpc, limits
     from protocol.aio import failure_error
     from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 
@@ -45,8 +45,21 @@ def decode(body: bytes) -> jsonrpc.Request | GatewayError:
         return error
 
 
+def check_batch(body: bytes) -> None:
+    """Take a client's body as a batch: each member is JSON by itself."""
+    try:
+        members = jsonrpc.decode_batch(body)
+    except GatewayError:
+        return
+    assert 0 < len(members) <= limits.BATCH_MEMBERS_MAX
+    for member in members:
+        decode(member)
+
+
 def check_body(body: bytes) -> None:
     """Take a client's body."""
+    if jsonrpc.is_batch(body):
+        check_batch(body)
     call = decode(body)
     if isinstance(call, GatewayError):
         assert call.code in (ErrorCode.PARSE_ERROR, ErrorCode.MALFORMED_REQUEST)

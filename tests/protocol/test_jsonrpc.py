@@ -193,10 +193,45 @@ def test_what_is_no_object(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b" \n[1]", b'[{"jsonrpc":"2.0","method":"m","id":1}]'])
-def test_batches_are_refused_by_name(body: bytes) -> None:
-    error = refused(body)
+def test_a_batch_is_no_single_request(body: bytes) -> None:
+    assert jsonrpc.is_batch(body)
+    assert refused(body).code is ErrorCode.MALFORMED_REQUEST
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'"["', b"\x0b[1]", b"\xc2\xa0[1]"])
+def test_what_is_no_batch(body: bytes) -> None:
+    assert not jsonrpc.is_batch(body)
+
+
+def batch_refusal(body: bytes) -> GatewayError:
+    with pytest.raises(GatewayError) as caught:
+        jsonrpc.decode_batch(body)
+    return caught.value
+
+
+def test_the_members_of_a_batch_are_not_looked_into() -> None:
+    body = b' [ 1 , {"a" : [] },"x" ,null] '
+    assert jsonrpc.decode_batch(body) == [b"1", b'{"a" : [] }', b'"x"', b"null"]
+
+
+def test_the_bounds_of_a_batch() -> None:
+    most = limits.BATCH_MEMBERS_MAX
+    assert len(jsonrpc.decode_batch(b"[" + b"1," * (most - 1) + b"1]")) == most
+    error = batch_refusal(b"[" + b"1," * most + b"1]")
     assert error.code is ErrorCode.MALFORMED_REQUEST
-    assert "batch" in error.message
+    assert str(most) in error.message
+    assert batch_refusal(b"[ ]").code is ErrorCode.MALFORMED_REQUEST
+
+
+@pytest.mark.parametrize("body", [b"[", b"[1,]", b"[1", b'[{"jsonrpc":"2.0","method"]', b"[1] 2"])
+def test_a_batch_that_is_no_json(body: bytes) -> None:
+    assert batch_refusal(body).code is ErrorCode.PARSE_ERROR
+
+
+def test_only_a_streamable_request_knows_stream() -> None:
+    body = b'{"jsonrpc":"2.0","method":"m","id":1,"stream":true}'
+    assert jsonrpc.decode_streamable(body).stream
+    assert refused(body).code is ErrorCode.MALFORMED_REQUEST
 
 
 def test_a_refusal_does_not_give_back_a_megabyte() -> None:

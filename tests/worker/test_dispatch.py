@@ -364,8 +364,10 @@ async def test_results_are_what_the_declarations_say(tenant_dir: Path) -> None:
         ("config.patch", {"raw": "agent: {systemPrompt: be kind}"}),
         ("config.get", {}),
         ("config.schema", {}),
+        ("events.poll", {}),
     ]
-    assert {name for name, _ in calls} == answered_by("worker")
+    of_websockets = {"events.subscribe", "events.unsubscribe"}
+    assert {name for name, _ in calls} | of_websockets == answered_by("worker")
     async with running_worker() as rig:
         run_id = ""
         for name, params in calls:
@@ -376,3 +378,5 @@ async def test_results_are_what_the_declarations_say(tenant_dir: Path) -> None:
             assert msgspec.json.decode(msgspec.json.encode(decoded)) == result, name
             if name in ("sessions.send", "chat.send"):
                 await rig.front.finished(result["runId"], KEY)
+        for name in of_websockets:
+            assert (await rig.front.refused(name)).code is ErrorCode.INVALID_REQUEST

@@ -9,6 +9,7 @@ import msgspec
 
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import Method, Params, session_changes
+from protocol.methods.events import SessionChange
 from protocol.methods.session_changes import (
     CompactParams,
     DeleteParams,
@@ -16,6 +17,7 @@ from protocol.methods.session_changes import (
     ResetParams,
 )
 from worker.dispatch import CallContext, handles
+from worker.events.turn import session_changed
 from worker.sessions import keys, requests, transcripts
 
 
@@ -24,8 +26,11 @@ async def _change(
     method: Method,
     params: Params,
     act: Callable[[apsw.Connection, int], Any],
+    *,
+    key: str,
+    what: SessionChange,
 ) -> msgspec.Raw:
-    """Do it once, and have the turns that it ended cut off."""
+    """Do it once, have the turns that it ended cut off, and tell those who listen."""
     services = call.services
     now = services.clock.now_ms()
     request = requests.of_call(method, params, call.idempotency_key, now)
@@ -33,13 +38,15 @@ async def _change(
         partial(requests.once, request=request, act=lambda connection: act(connection, now))
     )
     services.turns.end_aborted(getattr(outcome.fresh, "run_ids", ()))
+    if outcome.fresh is not None:
+        session_changed(services.events, services.clock, key, what)
     return msgspec.Raw(outcome.answer)
 
 
 @handles(session_changes.PATCH)
 async def patch(call: CallContext, params: PatchParams) -> msgspec.Raw:
     """Change a session's names."""
-    keys.checked(params.key, "key")
+    key = keys.checked(params.key, "key")
     if params.label is msgspec.UNSET and params.display_name is msgspec.UNSET:
         message = "nothing to change: give label or displayName"
         raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="label")
@@ -48,6 +55,8 @@ async def patch(call: CallContext, params: PatchParams) -> msgspec.Raw:
         session_changes.PATCH,
         params,
         lambda connection, _now: transcripts.patch(connection, params),
+        key=key,
+        what="patched",
     )
 
 
@@ -60,18 +69,22 @@ async def reset(call: CallContext, params: ResetParams) -> msgspec.Raw:
         session_changes.RESET,
         params,
         lambda connection, now: transcripts.reset(connection, key, now),
+        key=key,
+        what="reset",
     )
 
 
 @handles(session_changes.DELETE)
 async def delete(call: CallContext, params: DeleteParams) -> msgspec.Raw:
     """Delete a session."""
-    keys.checked(params.key, "key")
+    key = keys.checked(params.key, "key")
     answer = await _change(
         call,
         session_changes.DELETE,
         params,
         lambda connection, now: transcripts.delete(connection, params, now),
+        key=key,
+        what="deleted",
     )
     if params.delete_transcript:
         call.services.purging.start()
@@ -87,4 +100,6 @@ async def compact(call: CallContext, params: CompactParams) -> msgspec.Raw:
         session_changes.COMPACT,
         params,
         lambda connection, now: transcripts.compact(connection, key, params.max_lines, now),
+        key=key,
+        what="compacted",
     )

@@ -13,6 +13,7 @@ from protocol.methods import agent, chat, sessions
 from protocol.methods.chat import SendStatus
 from protocol.methods.sessions import RunStatus
 from worker.dispatch import CallContext, handles
+from worker.events.turn import session_changed
 from worker.sessions import aborts, keys, reads, requests, transcripts
 from worker.sessions.admissions import Admission, AdmittedRun, NewSession
 from worker.sessions.feed import Feed, TurnResult
@@ -127,11 +128,14 @@ def history(call: CallContext, params: chat.HistoryParams) -> reads.StoredHistor
 @handles(chat.INJECT)
 async def inject(call: CallContext, params: chat.InjectParams) -> msgspec.Raw:
     """Add a note to a transcript."""
-    keys.checked(params.session_key, "sessionKey")
-    now = call.services.clock.now_ms()
+    key = keys.checked(params.session_key, "sessionKey")
+    services = call.services
+    now = services.clock.now_ms()
     request = requests.of_call(chat.INJECT, params, call.idempotency_key, now)
     act = partial(transcripts.inject, params=params, now=now)
-    outcome = await call.services.sessions.write(partial(requests.once, request=request, act=act))
+    outcome = await services.sessions.write(partial(requests.once, request=request, act=act))
+    if outcome.fresh is not None:
+        session_changed(services.events, services.clock, key, "injected")
     return msgspec.Raw(outcome.answer)
 
 

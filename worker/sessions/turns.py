@@ -15,12 +15,15 @@ import apsw
 
 from protocol import limits
 from protocol.errors import GatewayError
+from protocol.methods.events import SessionChange
 from worker import log, refusal
 from worker.agents.catalogue import Catalogue, system_prompt
 from worker.agents.run import AgentRun
 from worker.agents.tool import ToolContext
 from worker.clock import Clock
 from worker.config.overlay import OverlayFile
+from worker.events.bus import Events
+from worker.events.turn import TurnEvents, session_changed
 from worker.sessions import aborts, admissions, reads, writes
 from worker.sessions.feed import Feed, TurnResult
 from worker.sessions.feeds import LOOK_SECONDS, Feeds
@@ -46,6 +49,7 @@ class Turns:
         catalogue: What agents use, unless the tenant's configuration says otherwise.
         overlay: That configuration.
         clock: For leases and rows.
+        events: Where turns are told of.
         generation: Our own number.
         living: The generations that were alive at our start.
     """
@@ -56,6 +60,7 @@ class Turns:
         catalogue: Catalogue,
         overlay: OverlayFile,
         clock: Clock,
+        events: Events,
         generation: int,
         living: tuple[int, ...],
     ) -> None:
@@ -63,6 +68,7 @@ class Turns:
         self._catalogue: Final = catalogue
         self._overlay: Final = overlay
         self._clock: Final = clock
+        self._events: Final = events
         self._generation: Final = generation
         self._living: Final = tuple(other for other in living if other != generation)
         self._running: Final[dict[str, asyncio.Task[None]]] = {}
@@ -168,6 +174,9 @@ class Turns:
         if future.exception() is None:
             admitted = future.result()
             run = admitted.run
+            if admitted.created or (run is not None and not admitted.repeated):
+                reason: SessionChange = "created" if admitted.created else "message"
+                session_changed(self._events, self._clock, admitted.key, reason)
             if run is not None and not admitted.repeated:
                 if run.state == "running":
                     key = admitted.key
@@ -236,12 +245,15 @@ class Turns:
 
     async def _run(self, run: writes.ClaimedRun, feed: Feed) -> None:
         more = False
+        told = TurnEvents(self._events, self._clock, run.id, run.session_key)
         try:
-            ending = await self._answer(run, feed)
+            told.started()
+            ending = await self._answer(run, feed, told)
             result, more = await self._end(run, ending)
+            told.ended(result)
             feed.finish(result)
         except Exception as error:  # noqa: BLE001 - whatever it is, the session must go on
-            more = await self._settle(run, feed, error)
+            more = await self._settle(run, feed, told, error)
         finally:
             del self._running[run.id]
             self._cuts.pop(run.id, None)
@@ -250,7 +262,11 @@ class Turns:
                 self._waiting[run.session] = None
             self._pump()
 
-    async def _answer(self, run: writes.ClaimedRun, feed: Feed) -> writes.Ending:
+    async def _answer(self, run: writes.ClaimedRun, feed: Feed, told: TurnEvents) -> writes.Ending:
+        def take(text: str) -> None:
+            feed.add(text)
+            told.text(text)
+
         settings = (await self._overlay.current()).overlay.agent
         prompt = reads.prompt(self._database.read(), run.session, run.seq)
         context = ToolContext(run.session_key, run.id, self._clock)
@@ -258,7 +274,7 @@ class Turns:
             self._catalogue.configured(settings),
             [*system_prompt(settings), *prompt],
             context,
-            feed.add,
+            take,
         )
         if self._aborting:
             self._cuts.setdefault(run.id, STOPPING)
@@ -285,12 +301,15 @@ class Turns:
             reply = reads.message(self._database.read(), ended.reply_seq)
         return TurnResult(ending.state, reply, ending.usage, ending.error), ended.more
 
-    async def _settle(self, run: writes.ClaimedRun, feed: Feed, error: Exception) -> bool:
+    async def _settle(
+        self, run: writes.ClaimedRun, feed: Feed, told: TurnEvents, error: Exception
+    ) -> bool:
         """Give up a turn whose end cannot be written: tell the watchers now, the rows when it can.
 
         Says whether other turns wait in the session. Until then none of them starts.
         """
         answer = refusal.of(error, run=run.id)
+        told.ended(answer)
         feed.finish(answer)
         ending = writes.Ending("error", error=answer.message)
         while True:

@@ -60,6 +60,7 @@ class Worker:
         self.calls: asyncio.Queue[frames.Call] = asyncio.Queue()
         self.cancelled: asyncio.Queue[int] = asyncio.Queue()
         self.credited: asyncio.Queue[int] = asyncio.Queue()
+        self.listening: asyncio.Queue[bool] = asyncio.Queue()
         self.closed = asyncio.Event()
         self.echo = False
         self.served = 0
@@ -96,7 +97,14 @@ class Worker:
         self.credited.put_nowait(call_id)
 
     def on_notice(self, end: aio.LinkEnd, frame: frames.Frame) -> None:
-        pass
+        assert isinstance(frame, frames.Event)
+        assert frame.topic == "listen"
+        self.listening.put_nowait(json.loads(frame.body))
+
+    def event(self, name: str, payload: Any, cursor: str = "1-1-1") -> None:
+        body = json.dumps({"cursor": cursor, "payload": payload}).encode()
+        self.end.link.send(frames.Event(name, body))
+        self.end.flush()
 
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
         self.closed.set()
@@ -343,7 +351,7 @@ class Front:
     ) -> Worker:
         worker = Worker()
         worker.echo = echo
-        accepts = REQUESTS
+        accepts = REQUESTS | {frames.Event}
         worker.end = await aio.attach(self.give_link(tenant, generation), accepts, worker)
         self._opened.append(worker)
         return worker

@@ -3,6 +3,7 @@
 Run as `python -m tests.supervisor.front.program <limits as JSON> <link> <channel>`.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -19,6 +20,8 @@ def _trap(event: str, args: tuple[object, ...]) -> None:
 
 
 def _run() -> int:
+    # Declarations are checked against the real bounds.
+    importlib.import_module("protocol.methods")
     for name, value in json.loads(sys.argv[1]).items():
         if not hasattr(limits, name):
             raise AttributeError(name)

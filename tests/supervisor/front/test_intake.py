@@ -13,7 +13,9 @@ from protocol.errors import ErrorCode
 from supervisor.front.auth import TokenTable
 from supervisor.front.exchange import Request
 from supervisor.front.intake import Intake
+from supervisor.front.log import Log
 from supervisor.front.routes import Routes
+from supervisor.front.sockets import Sockets
 from supervisor.front.supervised import Supervised
 from supervisor.front.tenants import Tenant
 from tests.supervisor.front.harness import ACME, access, request, rpc
@@ -27,6 +29,9 @@ class Surroundings:
         self.routes = Routes(self)
         self.hosts = frozenset({"localhost"})
         self.origins = frozenset({"https://app.example"})
+        self.sockets = Sockets(1, lambda: None)
+        self.log = Log()
+        self.draining = False
         self.loaded = True
         self.condition = "ready"
         self.notices: tuple[str, ...] = ()

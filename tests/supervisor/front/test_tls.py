@@ -19,6 +19,7 @@ from tests.supervisor.front.harness import (
     running,
     soon,
 )
+from tests.supervisor.front.raw_socket import CLOSE, RawSocket, frame, message, upgrade
 
 
 @pytest.fixture
@@ -52,6 +53,22 @@ async def test_requests_over_tls_are_served(staged: Path) -> None:
         assert (await client.response()).status == 200
         assert await client.at_end()
         await client.close()
+
+
+async def test_a_websocket_over_tls(staged: Path) -> None:
+    async with running(settings={"tls_directory": str(staged)}) as front:
+        await front.worker(echo=True)
+        client = await _connect(front, _trust(paths.FIRST))
+        await client.send(upgrade() + message("m", 0))
+        assert (await client.head()).status == 101
+        opened = RawSocket(client)
+        assert (await opened.receive()).json["id"] == 0
+        for number, text in enumerate(("x", "y" * 500_000)):
+            answer = await opened.ask(message("m", number, params={"text": text}))
+            assert answer["result"] == {"text": text}
+        await opened.send(frame(b"", CLOSE))
+        assert (await opened.receive()).opcode == CLOSE
+        assert await client.at_end()
 
 
 async def test_a_renewed_certificate_is_used_without_a_pause(staged: Path) -> None:

@@ -44,7 +44,11 @@ FAULTS = {
     "a chunk without credit": codec.encode(frames.Chunk(1, b"{}")),
     "the end of no stream": codec.encode(frames.End(1, b"{}")),
     "a cancel": codec.encode(frames.Cancel(1)),
-    "an event": codec.encode(frames.Event("chat", b"{}")),
+    "an event that is no object": codec.encode(frames.Event("chat", b"[]")),
+    "an event over its bound": codec.encode(
+        frames.Event("chat", b"{%b}" % (b" " * limits.EVENT_BYTES_MAX))
+    ),
+    "a flood of events": codec.encode(frames.Event("chat", b"{}")) * limits.EVENTS_BURST * 3,
     "a ping": codec.encode(frames.Ping(1)),
     "an answer twice": codec.encode(frames.Result(1, b'"ok"')) * 2,
     "details that are no object": codec.encode(frames.Failure(1, "NOT_FOUND", "x", b"[]")),

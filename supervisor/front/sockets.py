@@ -1,0 +1,120 @@
+"""All WebSockets of one front, by the token that opened each."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Protocol
+
+from websockets.frames import CloseCode
+
+from protocol import limits
+from protocol.errors import ErrorCode, GatewayError
+from supervisor.front.auth import Grant, TokenTable
+from supervisor.front.tenants import RETRY_MS, Tenant, unavailable
+
+LOOK_SECONDS: Final = 1.0
+
+
+class Socket(Protocol):
+    """One WebSocket, as the table sees it."""
+
+    @property
+    def grant(self) -> Grant:
+        """By which token it was opened."""
+
+    def tick(self, now: float) -> None:
+        """Act on the deadlines that have passed."""
+
+    def drain(self) -> None:
+        """Close the connection, now if nothing is asked, else with the last answer."""
+
+    def close(self, code: CloseCode, reason: str, *, cut: bool = False) -> None:
+        """Close the connection."""
+
+    def abort(self) -> None:
+        """Close the connection and lose what has not been sent."""
+
+
+class Sockets:
+    """See the module.
+
+    Args:
+        most: How many there may be.
+        on_left: Told when one has left.
+    """
+
+    def __init__(self, most: int, on_left: Callable[[], None]) -> None:
+        self._on_left: Final = on_left
+        self._most: Final = most
+        self._all: dict[Socket, None] = {}
+        self._ending: dict[Socket, None] = {}
+        self._by_digest: dict[bytes, set[Socket]] = {}
+        self._counts: dict[Tenant, int] = {}
+        self._next_look = 0.0
+
+    def __len__(self) -> int:
+        """How many there are, those that end included."""
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Socket]:
+        """Those there are now."""
+        return iter(list(self._all))
+
+    def check_room(self, tenant: Tenant) -> None:
+        """Refuse one more than there may be.
+
+        Raises:
+            GatewayError: RATE_LIMITED when the tenant, UNAVAILABLE when the front has too many.
+        """
+        if self._counts.get(tenant, 0) >= limits.SOCKETS_PER_TENANT_MAX:
+            msg = f"a tenant has at most {limits.SOCKETS_PER_TENANT_MAX} WebSockets"
+            raise GatewayError(ErrorCode.RATE_LIMITED, msg, retryAfterMs=RETRY_MS)
+        if len(self._all) >= self._most:
+            raise unavailable("the gateway has too many WebSockets")
+
+    def enter(self, socket: Socket) -> None:
+        """Take one in."""
+        grant = socket.grant
+        self._all[socket] = None
+        self._by_digest.setdefault(grant.digest, set()).add(socket)
+        self._counts[grant.tenant] = self._counts.get(grant.tenant, 0) + 1
+
+    def end(self, socket: Socket) -> None:
+        """One only has to hear that it is over."""
+        self._ending[socket] = None
+
+    def leave(self, socket: Socket) -> None:
+        """Forget one that is closed."""
+        if socket not in self._all:
+            return
+        del self._all[socket]
+        self._ending.pop(socket, None)
+        grant = socket.grant
+        same = self._by_digest[grant.digest]
+        same.discard(socket)
+        if not same:
+            del self._by_digest[grant.digest]
+        left = self._counts[grant.tenant] - 1
+        if left:
+            self._counts[grant.tenant] = left
+        else:
+            del self._counts[grant.tenant]
+        self._on_left()
+
+    def cut(self, digest: bytes, reason: str) -> None:
+        """Close all that this token opened; from now on they are neither heard nor answered."""
+        for socket in list(self._by_digest.get(digest, ())):
+            socket.close(CloseCode.POLICY_VIOLATION, reason, cut=True)
+
+    def cut_stale(self, digests: Iterable[bytes], tokens: TokenTable) -> None:
+        """Close those whose token no longer grants what it did when they were opened."""
+        for digest in digests:
+            if any(not tokens.holds(socket.grant) for socket in self._by_digest.get(digest, ())):
+                self.cut(digest, "the token is no longer valid")
+
+    def tick(self, now: float) -> None:
+        """Look at the deadlines: of those that end at once, of the others about once a second."""
+        for socket in list(self._ending):
+            socket.tick(now)
+        if now >= self._next_look:
+            self._next_look = now + LOOK_SECONDS
+            for socket in self:
+                socket.tick(now)

@@ -1,0 +1,1 @@
+"""What happens in the tenant, for those who listen."""
