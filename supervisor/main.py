@@ -5,13 +5,11 @@ It decides and never serves: one event loop that no request can block, one threa
 
 import asyncio
 import contextlib
-import functools
 import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Final, ParamSpec, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -20,24 +18,22 @@ from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.spawn import (
     ControlRequest,
     FrontSpec,
-    TenantAccess,
-    TenantLoad,
     TenantsUpdate,
     WakeParams,
 )
 from supervisor import isolation
+from supervisor.actions import Actions
 from supervisor.alerts import Alert, AlertCommand
 from supervisor.child import FIRST_DESCRIPTOR, Exit
 from supervisor.config import Config
 from supervisor.control import ControlPlane
+from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess
 from supervisor.logs import Log
 from supervisor.notify import Notifier
 from supervisor.reception import front_settings, listen, stage_certificate, url_of
-from supervisor.registry import Quota, Tenant
 from supervisor.state import StateError, StateLock, StateRoot
-from supervisor.status import TenantStatus
-from supervisor.tenants import CreatedTenant, TenantDesk, TenantView, unix_ms
+from supervisor.tenants import TenantDesk, unix_ms
 from supervisor.version import VERSION
 from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
@@ -48,11 +44,9 @@ from supervisor.zygote_process import ZygoteProcess
 GENERATIONS_PER_EPOCH: Final = 1 << 20
 FRONT_DRAIN_SECONDS: Final = 30.0
 WORKER_DRAIN_SECONDS: Final = 30.0
-DELETE_DRAIN_SECONDS: Final = 2.0
 RESPAWN_SECONDS_MIN: Final = 0.1
 RESPAWN_SECONDS_MAX: Final = 5.0
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -87,9 +81,8 @@ class Supervisor:
         self._alerts: Final = AlertCommand(config.alerts.command, log)
         self._notifier: Final = Notifier(os.environ)
         self._zygote_command: Final = zygote_command or zygote_program(FIRST_DESCRIPTOR)[1:]
-        self._disk: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="disk")
+        self._disk: Final = Disk("disk")
         self._desk: Final = TenantDesk(state, config)
-        self._rows: dict[str, Tenant] = {}
         self._front_lock = asyncio.Lock()
         self._stop_asked = asyncio.Event()
         self._stopping = False
@@ -97,7 +90,8 @@ class Supervisor:
         self._failure: BaseException | None = None
         self._generation = self._desk.registry.next_epoch() * GENERATIONS_PER_EPOCH
         self._workers: Final = Workers(self, log)
-        self._control: Final = ControlPlane(state.mint_admin_key(), self)
+        self._actions: Final = Actions(self._desk, self._disk, self, self._workers)
+        self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
         self._listener: socket.socket
         self.front: FrontProcess | None = None
         self.zygote: ZygoteProcess
@@ -124,9 +118,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
         try:
-            await self._on_disk(self._desk.recover)
-            for row in await self._on_disk(self._desk.registry.tenants):
-                self._rows[row.id] = row
+            await self._disk(self._desk.recover)
+            await self._actions.load()
             self._check_owner()
             await self._start_front()
             self._spawn_task(self._workers.watch())
@@ -144,7 +137,7 @@ class Supervisor:
             raise self._failure
 
     def _check_owner(self) -> None:
-        strangers = [row.id for row in self._rows.values() if row.uid is None]
+        strangers = [row.id for row in self._actions.rows.values() if row.uid is None]
         if os.geteuid() == 0 and strangers:
             msg = (
                 f"{self._root} was made by an ordinary user ({strangers[0]} has no uid of its "
@@ -173,8 +166,8 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listener.close()
-        await self._on_disk(self._desk.close)
-        self._disk.shutdown()
+        await self._disk(self._desk.close)
+        self._disk.close()
         self._log.info("gateway stopped")
 
     def _spawn_task(self, work: "asyncio._CoroutineLike[None]") -> None:
@@ -188,10 +181,6 @@ class Supervisor:
             self._log.critical("supervisor failed", exc_info=task.exception())
             self._failure = self._failure or task.exception()
             self._stop_asked.set()
-
-    async def _on_disk(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._disk, functools.partial(work, *args, **kwargs))
 
     # Zygote and front are replaced when they die.
 
@@ -241,8 +230,7 @@ class Supervisor:
                 self._front_ended,
                 self._log.bind(source="front"),
             )
-            tokens = await self._on_disk(self._desk.registry.token_digests)
-            await front.start([_access(row, tokens) for row in self._rows.values()])
+            await front.start(await self._actions.accesses())
             self.front = front
         self._workers.link_all()
 
@@ -262,7 +250,8 @@ class Supervisor:
             jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root, *readable)),
         )
 
-    async def _tell_front(self, change: TenantsUpdate) -> None:
+    async def tell_front(self, change: TenantsUpdate) -> None:
+        """See `supervisor.actions.Around`."""
         async with self._front_lock:
             if self.front is not None:
                 try:
@@ -300,12 +289,12 @@ class Supervisor:
 
     async def jail_of(self, tenant: str) -> JailSpec:
         """See `supervisor.surroundings.Surroundings`."""
-        row = self._rows.get(tenant)
+        row = self._actions.rows.get(tenant)
         if row is None or row.state != "enabled":
             raise GatewayError(ErrorCode.NOT_FOUND, f"no such tenant: {tenant}")
         directory = self._state.tenant_directory(tenant)
         if not directory.is_dir():
-            await self._on_disk(self._desk.ensure_directory, row)
+            await self._disk(self._desk.ensure_directory, row)
         return self._isolation.worker_jail(self._root, tenant, row.uid)
 
     def next_generation(self) -> int:
@@ -325,87 +314,6 @@ class Supervisor:
     def alert(self, tenant: str, reason: str) -> None:
         """See `supervisor.surroundings.Surroundings`."""
         self._alerts.send(Alert(tenant_id=tenant, state="failed", reason=reason, ts=unix_ms()))
-
-    # supervisor.control.TenantActions
-
-    async def create_tenant(
-        self, tenant: str, *, actor: str, display_name: str | None, quota: Quota
-    ) -> CreatedTenant:
-        """See `TenantActions`."""
-        created = await self._on_disk(
-            self._desk.create, tenant, actor=actor, display_name=display_name, quota=quota
-        )
-        await self._know(tenant)
-        return created
-
-    async def list_tenants(self) -> list[TenantView]:
-        """See `TenantActions`."""
-        return await self._on_disk(self._desk.list)
-
-    async def get_tenant(self, tenant: str) -> TenantView:
-        """See `TenantActions`."""
-        return await self._on_disk(self._desk.get, tenant)
-
-    async def rotate_token(self, tenant: str, *, actor: str) -> str:
-        """See `TenantActions`."""
-        token = await self._on_disk(self._desk.rotate, tenant, actor=actor)
-        await self._know(tenant)
-        return token
-
-    async def delete_tenant(self, tenant: str, *, actor: str) -> None:
-        """See `TenantActions`."""
-        await self._on_disk(self._desk.begin_delete, tenant, actor=actor)
-        self._rows.pop(tenant, None)
-        await self._tell_front(TenantsUpdate(gone=[tenant]))
-        await self._workers.forget(tenant, DELETE_DRAIN_SECONDS)
-        await self._on_disk(self._desk.finish_delete, tenant, actor=actor)
-
-    async def restart_tenant(self, tenant: str) -> TenantStatus:
-        """See `TenantActions`."""
-        view = await self.get_tenant(tenant)
-        if view.state != "enabled":
-            msg = f"the tenant is {view.state}; a restart is not possible now"
-            raise GatewayError(ErrorCode.CONFLICT, msg)
-        await self._workers.restart(tenant)
-        return (await self.status(tenant))[0]
-
-    async def suspend_tenant(self, tenant: str, *, actor: str) -> None:
-        """See `TenantActions`."""
-        await self._on_disk(self._desk.set_state, tenant, "suspended", actor=actor)
-        await self._know(tenant)
-        await self._workers.suspend(tenant)
-
-    async def resume_tenant(self, tenant: str, *, actor: str) -> None:
-        """See `TenantActions`."""
-        await self._on_disk(self._desk.set_state, tenant, "enabled", actor=actor)
-        self._workers.resume(tenant)
-        await self._know(tenant)
-
-    async def status(self, tenant: str | None) -> list[TenantStatus]:
-        """See `TenantActions`."""
-        if tenant is not None:
-            await self.get_tenant(tenant)
-        load: dict[str, TenantLoad] = {}
-        if self.front is not None:
-            with contextlib.suppress(LinkClosedError, TimeoutError):
-                load = await self.front.load()
-        return [
-            self._workers.status(row.id, row.state, load.get(row.id, TenantLoad()))
-            for row in sorted(self._rows.values(), key=lambda row: row.id)
-            if tenant in (None, row.id)
-        ]
-
-    async def _know(self, tenant: str) -> None:
-        row = await self._on_disk(self._desk.registry.get, tenant)
-        tokens = await self._on_disk(self._desk.registry.tokens_of, tenant)
-        self._rows[tenant] = row
-        await self._tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
-
-
-def _access(row: Tenant, tokens: dict[str, dict[str, int]]) -> TenantAccess:
-    return TenantAccess(
-        tenant=row.id, enabled=row.state == "enabled", tokens=tokens.get(row.id, {})
-    )
 
 
 def _decode(params: bytes, kind: type[T]) -> T:
