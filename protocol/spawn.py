@@ -76,12 +76,20 @@ class LinkLost(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class TokenGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """What a token gives inside its tenant, until `expires_at` (Unix ms) if there is an end."""
+
+    id: str
+    scopes: int
+    expires_at: int | None = None
+
+
 class TenantAccess(msgspec.Struct, frozen=True, kw_only=True):
-    """What the front knows of one tenant. `tokens` maps SHA-256 digests (hex) to scopes."""
+    """What the front knows of one tenant. `tokens` maps SHA-256 digests (hex) to what they give."""
 
     tenant: str
     enabled: bool
-    tokens: dict[str, int]
+    tokens: dict[str, TokenGrant]
 
 
 class TenantsUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,3 +146,5 @@ class ControlResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TENANTS_PER_UPDATE_MAX = 1000
+TOKENS_PER_UPDATE_MAX = 20_000
+"""Both together stay below the bound of a frame."""

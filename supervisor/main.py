@@ -26,14 +26,15 @@ from supervisor.actions import Actions
 from supervisor.alerts import Alert, AlertCommand
 from supervisor.child import FIRST_DESCRIPTOR, Exit
 from supervisor.config import Config
-from supervisor.control import ControlPlane
+from supervisor.control.plane import ControlPlane
 from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess
 from supervisor.logs import Log
+from supervisor.moments import unix_ms
 from supervisor.notify import Notifier
 from supervisor.reception import front_settings, listen, stage_certificate, url_of
 from supervisor.state import StateError, StateLock, StateRoot
-from supervisor.tenants import TenantDesk, unix_ms
+from supervisor.tenants import TenantDesk
 from supervisor.version import VERSION
 from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
@@ -112,16 +113,18 @@ class Supervisor:
         """
         set_title("openclaw: supervisor")
         stage_certificate(self._config.gateway, self._tls, self._isolation.front_uid)
+        if self._desk.audit.repaired_bytes:
+            self._log.warning("audit repaired", bytes_cut=self._desk.audit.repaired_bytes)
         self._start_zygote()
         self._listener = listen(self._config.gateway.host, self._config.gateway.port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
         try:
-            await self._disk(self._desk.recover)
             await self._actions.load()
             self._check_owner()
             await self._start_front()
+            self._spawn_task(self._actions.finish_deletions())
             self._spawn_task(self._workers.watch())
             self._spawn_task(self._watch_front())
             url = url_of(self._listener, secure=self._config.gateway.tls is not None)
@@ -166,6 +169,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listener.close()
+        await self._actions.close()
         await self._disk(self._desk.close)
         self._disk.close()
         self._log.info("gateway stopped")
@@ -314,6 +318,7 @@ class Supervisor:
     def alert(self, tenant: str, reason: str) -> None:
         """See `supervisor.surroundings.Surroundings`."""
         self._alerts.send(Alert(tenant_id=tenant, state="failed", reason=reason, ts=unix_ms()))
+        self._spawn_task(self._actions.record_failure(tenant, reason))
 
 
 def _decode(params: bytes, kind: type[T]) -> T:

@@ -4,11 +4,12 @@ import asyncio
 from typing import Final
 
 from protocol import limits
+from protocol.control.shapes import TenantStatus
 from protocol.errors import ErrorCode, GatewayError
 from protocol.spawn import LinkLost, TenantLoad
 from supervisor.lifecycle import Event
 from supervisor.logs import Log
-from supervisor.status import TenantStatus, usage
+from supervisor.status import usage
 from supervisor.surroundings import Surroundings
 from supervisor.tenant_worker import TenantWorker
 

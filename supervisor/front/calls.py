@@ -127,6 +127,11 @@ class TenantCall:
         self._client = client
         self._refuse(error)
 
+    def revoke(self, error: GatewayError) -> None:
+        """See `Work`."""
+        if self.credit:
+            self.expire(error)
+
     def on_writable(self) -> None:
         """See `Work`."""
         if self._stream is not None:

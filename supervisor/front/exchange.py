@@ -81,6 +81,12 @@ class Work(Protocol):
     def expire(self, error: GatewayError) -> None:
         """The time is over: refuse the client with `error`, now."""
 
+    def revoke(self, error: GatewayError) -> None:
+        """The client's credential is good no more: a stream ends with `error`, now.
+
+        What only waits for one answer was begun in time and gets it.
+        """
+
     def on_writable(self) -> None:
         """The client takes more of what is streamed to it."""
 
@@ -150,6 +156,9 @@ class LateAnswer:
         del error
         self._over()
         self._say()
+
+    def revoke(self, error: GatewayError) -> None:
+        """See `Work`. Only those without a grant wait here."""
 
     def on_writable(self) -> None:
         """See `Work`."""

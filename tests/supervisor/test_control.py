@@ -7,15 +7,26 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from protocol.control.shapes import (
+    AuditPage,
+    AuditQuery,
+    CreatedTenant,
+    CreatedToken,
+    CreateTenant,
+    CreateToken,
+    RotateToken,
+    TenantStatus,
+    TenantView,
+    TokenView,
+    UpdateTenant,
+)
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest
 from protocol.spawn import ControlRequest
 from supervisor.config import Config
-from supervisor.control import ControlPlane
-from supervisor.registry import Quota
+from supervisor.control.plane import ControlPlane
 from supervisor.state import StateRoot
-from supervisor.status import TenantStatus
-from supervisor.tenants import CreatedTenant, TenantDesk, TenantView
+from supervisor.tenants import TenantDesk
 
 KEY = "ak_the-admin-key"
 TENANTS = "/v1/tenants"
@@ -29,27 +40,28 @@ class DeskActions:
     def __init__(self, desk: TenantDesk) -> None:
         self.desk = desk
 
-    async def create_tenant(
-        self, tenant: str, *, actor: str, display_name: str | None, quota: Quota
-    ) -> CreatedTenant:
-        return self.desk.create(tenant, actor=actor, display_name=display_name, quota=quota)
+    async def create_tenant(self, wanted: CreateTenant, *, actor: str) -> CreatedTenant:
+        return self.desk.create(
+            wanted.tenant_id, actor=actor, display_name=wanted.display_name, quota=wanted.quota
+        )
 
-    async def list_tenants(self) -> list[TenantView]:
-        return self.desk.list()
+    async def list_tenants(self, after: str, limit: int) -> list[TenantView]:
+        return self.desk.list(after, limit)
 
     async def get_tenant(self, tenant: str) -> TenantView:
         return self.desk.get(tenant)
 
-    async def rotate_token(self, tenant: str, *, actor: str) -> str:
-        return self.desk.rotate(tenant, actor=actor)
+    async def update_tenant(self, tenant: str, change: UpdateTenant, *, actor: str) -> TenantView:
+        return self.desk.update(tenant, change, actor=actor)
 
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         self.desk.begin_delete(tenant, actor=actor)
+        self.desk.wipe(tenant)
         self.desk.finish_delete(tenant, actor=actor)
 
-    async def restart_tenant(self, tenant: str) -> TenantStatus:
+    async def restart_tenant(self, tenant: str, *, actor: str) -> TenantStatus:
         self.desk.get(tenant)
-        raise GatewayError(ErrorCode.CONFLICT, "nothing runs here")
+        raise GatewayError(ErrorCode.CONFLICT, f"nothing runs here for {actor}")
 
     async def suspend_tenant(self, tenant: str, *, actor: str) -> None:
         self.desk.set_state(tenant, "suspended", actor=actor)
@@ -57,12 +69,30 @@ class DeskActions:
     async def resume_tenant(self, tenant: str, *, actor: str) -> None:
         self.desk.set_state(tenant, "enabled", actor=actor)
 
-    async def status(self, tenant: str | None) -> list[TenantStatus]:
-        rows = self.desk.list() if tenant is None else [self.desk.get(tenant)]
-        return [
-            TenantStatus(tenant_id=row.tenant_id, state="absent", deaths=0, in_flight=0, held=0)
-            for row in rows
-        ]
+    async def list_tokens(self, tenant: str) -> list[TokenView]:
+        return self.desk.tokens.list(tenant)
+
+    async def get_token(self, tenant: str, token_id: str) -> TokenView:
+        return self.desk.tokens.get(tenant, token_id)
+
+    async def create_token(self, tenant: str, wanted: CreateToken, *, actor: str) -> CreatedToken:
+        return self.desk.tokens.create(tenant, wanted, actor=actor)
+
+    async def revoke_token(self, tenant: str, token_id: str, *, actor: str) -> None:
+        self.desk.tokens.revoke(tenant, token_id, actor=actor)
+
+    async def rotate_token(self, tenant: str, wanted: RotateToken, *, actor: str) -> CreatedToken:
+        return self.desk.tokens.rotate(tenant, wanted, actor=actor)
+
+    async def tenant_status(self, tenant: str) -> TenantStatus:
+        self.desk.get(tenant)
+        return TenantStatus(tenant_id=tenant, state="absent", deaths=0, in_flight=0, held=0)
+
+    async def status(self, after: str, limit: int) -> list[TenantStatus]:
+        return [await self.tenant_status(row.tenant_id) for row in self.desk.list(after, limit)]
+
+    async def read_audit(self, query: AuditQuery) -> AuditPage:
+        return self.desk.read_audit(query)
 
 
 @pytest.fixture
@@ -96,9 +126,9 @@ async def ask(
 
 async def refusal(plane: ControlPlane, verb: str, path: str, body: Any = b"") -> tuple[int, str]:
     status, answer = await ask(plane, verb, path, body)
-    assert set(answer) == {"error"}
-    assert set(answer["error"]) == {"code", "message", "data"}
-    return status, answer["error"]["data"]["code"]
+    assert {"type", "title", "status", "detail", "code"} <= set(answer)
+    assert answer["status"] == status
+    return status, answer["code"]
 
 
 # --- routes
@@ -165,7 +195,8 @@ async def test_an_id_that_is_taken_is_a_conflict(plane: ControlPlane, desk: Tena
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        *((TENANTS, {"GET", "POST"}), (ACME, {"GET", "DELETE"}), (ROTATE, {"POST"})),
+        *((TENANTS, {"GET", "POST"}), (ACME, {"GET", "PATCH", "DELETE"}), (ROTATE, {"POST"})),
+        *((f"{ACME}/tokens", {"GET", "POST"}), ("/v1/audit", {"GET"})),
         *(("/v1/status", {"GET"}), (f"{ACME}/status", {"GET"}), (f"{ACME}/restart", {"POST"})),
         *((f"{ACME}/suspend", {"POST"}), (f"{ACME}/resume", {"POST"})),
     ],
@@ -177,8 +208,8 @@ async def test_a_wrong_verb_is_told_the_right_ones(
     before = desk.registry.token_digests()
     for verb in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "get", "", "X" * 16} - allowed:
         status, answer = await ask(plane, verb, path, {"tenantId": "new"})
-        assert (status, answer["error"]["data"]["code"]) == (405, "METHOD_NOT_ALLOWED")
-        assert set(answer["error"]["data"]["allowed"]) == allowed
+        assert (status, answer["code"]) == (405, "METHOD_NOT_ALLOWED")
+        assert set(answer["allowed"]) == allowed
     assert desk.registry.token_digests() == before
 
 
@@ -236,7 +267,7 @@ async def test_a_path_is_no_way_out(plane: ControlPlane, desk: TenantDesk, tenan
     ):
         status, answer = await ask(plane, verb, path)
         assert status == 400
-        assert answer["error"]["data"] == {"code": "INVALID_REQUEST", "field": "tenantId"}
+        assert (answer["code"], answer["field"]) == ("INVALID_REQUEST", "tenantId")
     assert desk.registry.token_digests() == before
 
 
@@ -246,9 +277,20 @@ async def test_an_encoded_letter_is_that_letter(plane: ControlPlane) -> None:
     assert (status, shown["tenantId"]) == (200, "acme")
 
 
-async def test_a_query_is_refused(plane: ControlPlane) -> None:
-    status, answer = await ask(plane, "GET", TENANTS, query="limit=1")
-    assert (status, answer["error"]["data"]["field"]) == (400, "query")
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        *((ACME, "limit=1"), (TENANTS, "limit=0"), (TENANTS, "limit=1001"), (TENANTS, "limit=x")),
+        *((TENANTS, "limit=1&limit=2"), (TENANTS, "page=2"), (TENANTS, "cursor=../x")),
+        *(("/v1/audit", "cursor=-1"), ("/v1/audit", "since=yesterday")),
+    ],
+)
+async def test_a_query_that_does_not_fit_is_refused(
+    plane: ControlPlane, path: str, query: str
+) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    status, answer = await ask(plane, "GET", path, query=query)
+    assert (status, answer["code"], answer["field"]) == (400, "INVALID_REQUEST", "query")
 
 
 # --- bodies
@@ -287,9 +329,9 @@ async def test_a_body_that_does_not_fit_is_told_where(
     plane: ControlPlane, desk: TenantDesk, body: Any, said: str
 ) -> None:
     status, answer = await ask(plane, "POST", TENANTS, body)
-    assert (status, answer["error"]["data"]["code"]) == (400, "INVALID_REQUEST")
-    assert said in answer["error"]["message"]
-    assert len(answer["error"]["message"]) < 300
+    assert (status, answer["code"]) == (400, "INVALID_REQUEST")
+    assert said in answer["detail"]
+    assert len(answer["detail"]) < 300
     assert desk.list() == []
 
 
@@ -336,7 +378,7 @@ json_values = st.recursive(
 async def test_nothing_raises(plane: ControlPlane, verb: str, path: str, body: bytes) -> None:
     status, answer = await ask(plane, verb, path, body)
     assert status in (200, 201, 400, 404, 405, 409)
-    assert (status >= 400) == ("error" in answer)
+    assert (status >= 400) == ("code" in answer)
 
 
 # --- the admin key
@@ -364,7 +406,7 @@ async def test_without_the_admin_key_every_answer_is_the_same(
     ]
     assert {json.dumps(answer) for answer in answers} == {json.dumps(answers[0])}
     status, answer = answers[0]
-    assert (status, answer["error"]["data"]) == (401, {"code": "UNAUTHORIZED"})
+    assert (status, answer["code"]) == (401, "UNAUTHORIZED")
     assert desk.registry.token_digests() == before
 
 

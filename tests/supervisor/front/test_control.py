@@ -28,7 +28,7 @@ async def test_a_request_is_handed_over_as_it_came() -> None:
         answer = await client.response()
         assert (answer.status, answer.json) == (201, {"token": "shown once"})
         assert answer.headers["cache-control"] == "no-store"
-        await client.send(request("/v1/tenants", token=ADMIN, verb="DELETE"))
+        await client.send(request("/v1/tenants/acme", token=ADMIN, verb="DELETE"))
         call, asked = await front.next_control()
         assert (asked.verb, asked.body, asked.query) == ("DELETE", b"", "")
         front.answer_control(call, 204, None)
@@ -46,8 +46,7 @@ async def test_refusals_of_the_supervisor_get_their_headers() -> None:
         for error, header, value in refusals:
             await client.send(request("/v1/tenants", token=ADMIN))
             call, _ = await front.next_control()
-            body = {"error": {"data": {"code": error.code.name, **error.details}}}
-            front.answer_control(call, error.code.http_status, body)
+            front.answer_control(call, error.code.http_status, error.problem())
             answer = await client.response()
             assert answer.status == error.code.http_status
             assert answer.headers[header] == value
@@ -68,7 +67,7 @@ async def test_wrong_keys_are_counted_and_slowed() -> None:
         for key in (ADMIN, ADMIN, ACME):
             await client.send(request("/v1/tenants", token=key))
             call, _ = await front.next_control()
-            front.answer_control(call, 401, {"error": {"data": {"code": "UNAUTHORIZED"}}})
+            front.answer_control(call, 401, {"code": "UNAUTHORIZED"})
             assert (await client.response()).status == 401
         delays = [line["delay"] for line in front.log if "delay" in line]
         assert delays == [0.0, 0.1, 0.2]
