@@ -1,6 +1,7 @@
 import base64
 import json
 
+from protocol import openapi
 from protocol.errors import ErrorCode, GatewayError
 from tests.supervisor.front.harness import ACME, request, running
 
@@ -137,3 +138,27 @@ async def test_bodies_of_any_bytes_are_handed_over() -> None:
         assert base64.b64encode(body) in call.params
         front.answer_control(call, 400, {})
         assert (await client.response()).status == 400
+
+
+async def test_how_it_is_spoken_to_is_told_to_everybody() -> None:
+    async with running() as front:
+        answer = await front.once(request("/openapi.json", token=None))
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+        assert answer.json == json.loads(json.dumps(openapi.document("1.2.3")))
+        refused = await front.once(request("/openapi.json", b"{}", token=None))
+        assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
+        assert front.calls.empty()
+
+
+async def test_refusals_of_the_front_are_problems_too() -> None:
+    async with running() as front:
+        for asked, status in (
+            (request("/v1/tenants", token=None), 401),
+            (request("/v1/tenants", token=ADMIN, verb="PUT"), 405),
+            (request("/v1/nowhere", token=ADMIN), 404),
+            (request("/v1/tenants", b"x" * 70_000, token=ADMIN), 413),
+        ):
+            answer = await front.once(asked)
+            assert answer.status == answer.json["status"] == status
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json["type"] == "about:blank"
