@@ -17,7 +17,13 @@ from protocol.control.shapes import (
     scope_names,
 )
 from protocol.errors import ErrorCode, GatewayError
-from protocol.names import TOKEN_ID_PATTERN, TOKEN_NAME_PATTERN, is_token_id, is_token_name
+from protocol.names import (
+    TOKEN_ID_PATTERN,
+    TOKEN_NAME_PATTERN,
+    hide_secrets,
+    is_token_id,
+    is_token_name,
+)
 from supervisor.moments import rfc3339
 from supervisor.refusals import disk_refusals
 from supervisor.registry import DEFAULT_TOKEN, NewToken, Registry, Tenant, Token
@@ -85,6 +91,9 @@ class TokenDesk:
         self._row(tenant)
         if not is_token_name(wanted.name):
             msg = f"name: must match {TOKEN_NAME_PATTERN}"
+            raise GatewayError(ErrorCode.INVALID_REQUEST, msg, field="name")
+        if hide_secrets(wanted.name) != wanted.name:
+            msg = "name: must not hold a token or an admin key"
             raise GatewayError(ErrorCode.INVALID_REQUEST, msg, field="name")
         now_ms = self._now_ms()
         seconds = wanted.expires_in_seconds
