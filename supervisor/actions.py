@@ -27,6 +27,7 @@ from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.spawn import TenantAccess, TenantLoad, TenantsUpdate, TokenGrant
 from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess
+from supervisor.logs import Log
 from supervisor.registry import Tenant
 from supervisor.tenants import TenantDesk
 from supervisor.workers import Workers
@@ -53,6 +54,7 @@ class Actions:
         disk: The thread of registry and audit.
         around: The supervisor.
         workers: The workers of all tenants.
+        log: The gateway's log.
     """
 
     def __init__(
@@ -61,11 +63,13 @@ class Actions:
         disk: Disk,
         around: Around,
         workers: Workers,
+        log: Log,
     ) -> None:
         self._desk: Final = desk
         self._disk: Final = disk
         self._around: Final = around
         self._workers: Final = workers
+        self._log: Final = log
         self.rows: Final[dict[str, Tenant]] = {}
         # A tenant can have left millions of files: nothing else waits until they are gone.
         self._wiping: Final = Disk("wiping")
@@ -116,11 +120,13 @@ class Actions:
         await self._finish_delete(tenant, actor)
 
     async def finish_deletions(self) -> None:
-        """Finish the deletions that a crash has cut off; nobody waits for it."""
+        """Finish the deletions that were cut off before this start; nobody waits for it."""
         for tenant in await self._disk(self._desk.deleting):
-            # What cannot be removed stays listed as `deleting`, and can be deleted again.
-            with contextlib.suppress(GatewayError):
+            try:
                 await self._finish_delete(tenant, "gateway")
+            except GatewayError as error:
+                # It stays listed as `deleting`, and can be deleted again.
+                self._log.error("deletion not finished", tenant=tenant, error=error.message)
 
     async def _finish_delete(self, tenant: str, actor: str) -> None:
         # Never twice at once: the later one could wipe what a new tenant of the id has by then.

@@ -91,7 +91,7 @@ class Supervisor:
         self._failure: BaseException | None = None
         self._generation = self._desk.registry.next_epoch() * GENERATIONS_PER_EPOCH
         self._workers: Final = Workers(self, log)
-        self._actions: Final = Actions(self._desk, self._disk, self, self._workers)
+        self._actions: Final = Actions(self._desk, self._disk, self, self._workers, log)
         self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
         self._listener: socket.socket
         self.front: FrontProcess | None = None

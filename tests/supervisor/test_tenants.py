@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from protocol.control.shapes import Quota, TenantView
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest
+from supervisor import audit_reading
 from supervisor.audit import Audit, AuditError
 from supervisor.config import Config, IsolationSection
 from supervisor.registry import Registry, RegistryError
@@ -43,6 +45,47 @@ print("begun", flush=True)
 desk.wipe("acme")
 desk.finish_delete("acme", actor="me")
 """
+
+DELETE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from protocol.control.shapes import Quota
+from supervisor.config import Config
+from supervisor.state import StateRoot
+from supervisor.tenants import TenantDesk
+state = StateRoot(Path(sys.argv[1]))
+desk = TenantDesk(state, Config())
+desk.create("acme", actor="me", quota=Quota())
+desk.create("other", actor="me", quota=Quota())
+(state.tenant_directory("acme") / "sandbox" / "a" / "b").mkdir(parents=True)
+(state.tenant_directory("acme") / "sandbox" / "a" / "b" / "c").touch()
+left = int(sys.argv[2])
+def step(event, _arguments):
+    # Whatever is done to the disk: files by Python's own events, the rest by lines of our code.
+    global left
+    if event in ("open", "os.remove", "os.rename", "os.rmdir", "os.chmod", "os.scandir"):
+        tick()
+def tick(*_):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+def trace(frame, event, _argument):
+    if "/supervisor/" not in frame.f_code.co_filename:
+        return None
+    if event == "line":
+        tick()
+    return trace
+print("ready", flush=True)
+sys.addaudithook(step)
+sys.settrace(trace)
+desk.begin_delete("acme", actor="me")
+desk.wipe("acme")
+desk.finish_delete("acme", actor="me")
+sys.settrace(None)
+print(left, flush=True)
+"""
+STEPS_MAX = 1_000_000
 
 FULL_DISK = """
 import resource, sys
@@ -418,6 +461,37 @@ def test_a_deletion_survives_a_kill(state: StateRoot) -> None:
         "tenant.deleting",
         "tenant.deleted",
     ]
+
+
+def test_a_deletion_can_be_killed_at_any_step(state_dir: Path) -> None:
+    """Kill it at steps spread over all of it: it has not begun, or it can be finished."""
+    whole = StateRoot(state_dir / "whole")
+    whole.prepare()
+    with running(DELETE_AND_DIE, whole.path, str(STEPS_MAX)) as process:
+        assert line_of(process) == "ready"
+        steps = STEPS_MAX - int(line_of(process))
+    assert steps > 100
+    not_begun = 0
+    for step in range(1, steps + 1, steps // 12):
+        state = StateRoot(state_dir / f"at-{step}")
+        state.prepare()
+        with running(DELETE_AND_DIE, state.path, str(step)) as process:
+            assert line_of(process) == "ready"
+            assert process.wait() == -signal.SIGKILL
+        desk = TenantDesk(state, CONFIG)
+        desk.recover()
+        left = [tenant.tenant_id for tenant in desk.list()]
+        desk.close()
+        assert sorted(path.name for path in state.tenants.iterdir()) == left
+        assert audit_reading.verify(state.audit).fault is None
+        actions = [action for action, _, tenant in audited(state) if tenant == "acme"]
+        if left == ["acme", "other"]:
+            not_begun += 1
+            assert "tenant.deleted" not in actions
+        else:
+            assert left == ["other"]
+            assert actions[-1] == "tenant.deleted"
+    assert 0 < not_begun < 10
 
 
 def test_a_hostile_directory_is_wiped_without_touching_what_it_points_to(
