@@ -34,6 +34,8 @@ from supervisor.state import LOCK_WAIT_SECONDS, LockedError, StateError, StateRo
 from supervisor.tenants import TenantDesk
 
 REQUEST_SECONDS: Final = 60.0
+# A little longer than the front waits: what it says then is better than silence.
+WIPE_SECONDS: Final = limits.CALL_SECONDS_MAX + 10.0
 
 
 class Tenants(Protocol):
@@ -161,14 +163,14 @@ class RemoteTenants:
         self._admin_key: Final = admin_key
         self._tls: Final = tls_directory if parts.scheme == "https" else None
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, seconds: float) -> http.client.HTTPConnection:
         if self._tls is None:
-            return http.client.HTTPConnection(self._address, timeout=REQUEST_SECONDS)
+            return http.client.HTTPConnection(self._address, timeout=seconds)
         context = tls.client_context(self._tls)
-        return http.client.HTTPSConnection(self._address, timeout=REQUEST_SECONDS, context=context)
+        return http.client.HTTPSConnection(self._address, timeout=seconds, context=context)
 
     def _ask(self, verb: str, path: str, body: Any = None) -> Any:
-        connection = self._connection()
+        connection = self._connection(WIPE_SECONDS if verb == "DELETE" else REQUEST_SECONDS)
         headers = {"Authorization": f"Bearer {self._admin_key}"}
         if body is not None:
             headers["Content-Type"] = "application/json"

@@ -75,6 +75,7 @@ class Actions:
         self._wiping: Final = Disk("wiping")
         self._reading: Final = Disk("reading")
         self._stopped: Final = threading.Event()
+        self._telling: Final = asyncio.Lock()
         self._deletions: Final[dict[str, asyncio.Task[None]]] = {}
 
     async def load(self) -> None:
@@ -116,7 +117,8 @@ class Actions:
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         """See `TenantActions`."""
         await self._disk(self._desk.begin_delete, tenant, actor=actor)
-        await self._around.tell_front(TenantsUpdate(gone=[tenant]))
+        async with self._telling:
+            await self._around.tell_front(TenantsUpdate(gone=[tenant]))
         await self._finish_delete(tenant, actor)
 
     async def finish_deletions(self) -> None:
@@ -240,10 +242,12 @@ class Actions:
         return {}
 
     async def _know(self, tenant: str) -> None:
-        row = await self._disk(self._desk.registry.get, tenant)
-        tokens = await self._disk(self._desk.registry.tokens_of, tenant)
-        self.rows[tenant] = row
-        await self._around.tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
+        """Have the front know what the registry has of a tenant."""
+        # Read and told in one go: of two changes at once, the earlier must not be told last.
+        async with self._telling:
+            row, tokens = await self._disk(self._desk.access, tenant)
+            self.rows[tenant] = row
+            await self._around.tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
 
 
 def _access(row: Tenant, tokens: dict[str, dict[str, TokenGrant]]) -> TenantAccess:

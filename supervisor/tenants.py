@@ -27,6 +27,7 @@ from protocol.control.shapes import (
 )
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import TENANT_ID_PATTERN, hide_secrets, is_display_name, is_tenant_id
+from protocol.spawn import TokenGrant
 from supervisor import audit_reading
 from supervisor.audit import Audit
 from supervisor.config import Config
@@ -155,6 +156,15 @@ class TenantDesk:
             return None
         first = self._isolation.uid_first + SHARED_UIDS
         return first, self._isolation.uid_count - SHARED_UIDS
+
+    @disk_refusals()
+    def access(self, tenant: str) -> tuple[Tenant, dict[str, TokenGrant]]:
+        """Give a tenant's row, and what its tokens give by their digests (hex).
+
+        Raises:
+            GatewayError: NOT_FOUND.
+        """
+        return self._any_row(tenant), self.registry.tokens_of(tenant)
 
     @disk_refusals()
     def read_audit(self, query: AuditQuery) -> AuditPage:
