@@ -20,7 +20,7 @@ TOKEN_NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,39}$(?!\n)"
 # Nothing that moves a terminal's cursor, breaks a line, turns the writing direction or hides.
 DISPLAY_NAME_PATTERN: Final = (
     r"^[^\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    r"\ud800-\udfff\ufeff\ufff9-\ufffb]*$(?!\n)"
+    r"\ufeff\ufff9-\ufffb]*$(?!\n)"
 )
 
 _TENANT_ID: Final = re.compile(TENANT_ID_PATTERN)
@@ -66,7 +66,10 @@ def is_token_name(text: str) -> bool:
 
 def is_display_name(text: str) -> bool:
     """Say whether `text` can be shown to people as a name."""
-    return len(text) <= limits.DISPLAY_NAME_CHARS_MAX and _DISPLAY_NAME.match(text) is not None
+    # What came as JSON holds no lone surrogates; what came from a command line can.
+    whole = not any("\ud800" <= letter <= "\udfff" for letter in text)
+    short = len(text) <= limits.DISPLAY_NAME_CHARS_MAX
+    return short and whole and _DISPLAY_NAME.match(text) is not None
 
 
 def hide_secrets(text: str) -> str:

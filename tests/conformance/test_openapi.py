@@ -14,7 +14,7 @@ from tests.e2e.gateway import Gateway
 from tests.workers.crowd import PROGRAM
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
-CONFIG = Path(__file__).parents[2] / "scripts" / "conformance.toml"
+CONFIG = Path(__file__).with_name("schemathesis.toml")
 EXAMPLES = 5
 RUN_SECONDS = 240
 # It tries without the key again and again; how such attempts are slowed is tested elsewhere.

@@ -213,13 +213,14 @@ def test_a_deletion_that_is_cut_off_is_finished_at_the_next_start(
         thread = _deleting(gateway, "acme")
         gateway.stop(number)
         thread.join(WAIT_SECONDS)
-    assert (state_dir / "tenants" / "acme").exists(), "there was nothing left to finish"
+    if number is signal.SIGKILL:
+        assert (state_dir / "tenants" / "acme").exists(), "there was nothing left to finish"
     with Operated(state_dir) as gateway:
         deadline = time.monotonic() + WAIT_SECONDS
         while len(gateway.openclaw_json("tenants", "list")) > 1:
             assert time.monotonic() < deadline
         assert sorted(path.name for path in (state_dir / "tenants").iterdir()) == ["other"]
-        assert ("tenant.deleted", "gateway", "acme") in gateway.audited()
+        assert [line[0] for line in gateway.audited()].count("tenant.deleted") == 1
         assert audit_reading.verify(state_dir / "audit.jsonl").fault is None
         gateway.create("acme")
 
