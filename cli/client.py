@@ -12,36 +12,46 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
+import click
 import msgspec
 
 from cli.exits import ExitCode, fail, refuse
 from protocol import limits
+from protocol.control.shapes import (
+    CreateTenant,
+    CreateToken,
+    Problem,
+    RotateToken,
+    TenantStatus,
+    UpdateTenant,
+)
 from protocol.errors import ErrorCode, GatewayError
 from supervisor import config as gateway_config
 from supervisor import tls
 from supervisor.audit import AuditError
-from supervisor.registry import Quota, RegistryError
+from supervisor.registry import RegistryError
 from supervisor.state import LOCK_WAIT_SECONDS, LockedError, StateError, StateRoot, default_root
-from supervisor.status import TenantStatus
 from supervisor.tenants import TenantDesk
 
 REQUEST_SECONDS: Final = 60.0
+# A little longer than the front waits: what it says then is better than silence.
+WIPE_SECONDS: Final = limits.CALL_SECONDS_MAX + 10.0
 
 
 class Tenants(Protocol):
     """What the tenant commands need; JSON as the control plane gives it."""
 
-    def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
+    def create(self, wanted: CreateTenant) -> dict[str, Any]:
         """Make a tenant."""
 
     def everyone(self) -> list[dict[str, Any]]:
         """Give all tenants."""
 
-    def show(self, tenant: str) -> dict[str, Any]:
+    def get(self, tenant: str) -> dict[str, Any]:
         """Give one tenant."""
 
-    def rotate(self, tenant: str) -> dict[str, Any]:
-        """Replace its tokens."""
+    def update(self, tenant: str, change: UpdateTenant) -> dict[str, Any]:
+        """Change its name or quota."""
 
     def delete(self, tenant: str) -> dict[str, Any]:
         """Remove it."""
@@ -55,6 +65,18 @@ class Tenants(Protocol):
     def status(self, tenant: str | None) -> list[dict[str, Any]]:
         """Say how its worker is, or how all are."""
 
+    def tokens(self, tenant: str) -> list[dict[str, Any]]:
+        """Give its tokens."""
+
+    def create_token(self, tenant: str, wanted: CreateToken) -> dict[str, Any]:
+        """Make a token."""
+
+    def revoke_token(self, tenant: str, token_id: str) -> dict[str, Any]:
+        """Forget a token."""
+
+    def rotate(self, tenant: str, wanted: RotateToken) -> dict[str, Any]:
+        """Replace a token."""
+
 
 class DirectTenants:
     """Works on the files, with the lock held."""
@@ -63,10 +85,13 @@ class DirectTenants:
         self._desk: Final = desk
         self._actor: Final = f"cli:{os.getuid()}"
 
-    def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
+    def create(self, wanted: CreateTenant) -> dict[str, Any]:
         """See `Tenants`."""
         created = self._desk.create(
-            tenant, actor=self._actor, display_name=display_name, quota=quota
+            wanted.tenant_id,
+            actor=self._actor,
+            display_name=wanted.display_name,
+            quota=wanted.quota,
         )
         return _plain(created)
 
@@ -74,17 +99,18 @@ class DirectTenants:
         """See `Tenants`."""
         return [_plain(tenant) for tenant in self._desk.list()]
 
-    def show(self, tenant: str) -> dict[str, Any]:
+    def get(self, tenant: str) -> dict[str, Any]:
         """See `Tenants`."""
         return _plain(self._desk.get(tenant))
 
-    def rotate(self, tenant: str) -> dict[str, Any]:
+    def update(self, tenant: str, change: UpdateTenant) -> dict[str, Any]:
         """See `Tenants`."""
-        return {"tenantId": tenant, "token": self._desk.rotate(tenant, actor=self._actor)}
+        return _plain(self._desk.update(tenant, change, actor=self._actor))
 
     def delete(self, tenant: str) -> dict[str, Any]:
         """See `Tenants`."""
         self._desk.begin_delete(tenant, actor=self._actor)
+        self._desk.wipe(tenant)
         self._desk.finish_delete(tenant, actor=self._actor)
         return {"deleted": True, "tenantId": tenant}
 
@@ -92,7 +118,7 @@ class DirectTenants:
         """See `Tenants`."""
         wanted: Literal["enabled", "suspended"] = "suspended" if verb == "suspend" else "enabled"
         self._desk.set_state(tenant, wanted, actor=self._actor)
-        return self.show(tenant)
+        return self.get(tenant)
 
     def restart(self, tenant: str) -> dict[str, Any]:
         """See `Tenants`. Nothing runs, so nothing can be restarted."""
@@ -110,20 +136,22 @@ class DirectTenants:
             for row, state in found
         ]
 
+    def tokens(self, tenant: str) -> list[dict[str, Any]]:
+        """See `Tenants`."""
+        return [_plain(token) for token in self._desk.tokens.list(tenant)]
 
-class _RefusedData(msgspec.Struct):
-    code: str
+    def create_token(self, tenant: str, wanted: CreateToken) -> dict[str, Any]:
+        """See `Tenants`."""
+        return _plain(self._desk.tokens.create(tenant, wanted, actor=self._actor))
 
+    def revoke_token(self, tenant: str, token_id: str) -> dict[str, Any]:
+        """See `Tenants`."""
+        self._desk.tokens.revoke(tenant, token_id, actor=self._actor)
+        return {"revoked": True, "tenantId": tenant, "tokenId": token_id}
 
-class _RefusedError(msgspec.Struct):
-    message: str
-    data: _RefusedData
-
-
-class _Refused(msgspec.Struct):
-    """What the control plane answers instead of a result."""
-
-    error: _RefusedError
+    def rotate(self, tenant: str, wanted: RotateToken) -> dict[str, Any]:
+        """See `Tenants`."""
+        return _plain(self._desk.tokens.rotate(tenant, wanted, actor=self._actor))
 
 
 class RemoteTenants:
@@ -135,55 +163,62 @@ class RemoteTenants:
         self._admin_key: Final = admin_key
         self._tls: Final = tls_directory if parts.scheme == "https" else None
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self, seconds: float) -> http.client.HTTPConnection:
         if self._tls is None:
-            return http.client.HTTPConnection(self._address, timeout=REQUEST_SECONDS)
+            return http.client.HTTPConnection(self._address, timeout=seconds)
         context = tls.client_context(self._tls)
-        return http.client.HTTPSConnection(self._address, timeout=REQUEST_SECONDS, context=context)
+        return http.client.HTTPSConnection(self._address, timeout=seconds, context=context)
 
     def _ask(self, verb: str, path: str, body: Any = None) -> Any:
-        connection = self._connection()
+        connection = self._connection(WIPE_SECONDS if verb == "DELETE" else REQUEST_SECONDS)
         headers = {"Authorization": f"Bearer {self._admin_key}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:
-            payload = None if body is None else msgspec.json.encode(body)
+            payload = None if body is None else _sent(body)
             connection.request(verb, path, payload, headers)
             response = connection.getresponse()
             answer = msgspec.json.decode(response.read(limits.FRAME_BYTES_MAX))
             if response.status >= http.client.BAD_REQUEST:
-                refusal = msgspec.convert(answer, _Refused).error
+                refusal = msgspec.convert(answer, Problem)
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             fail(f"the gateway at {self._address} does not answer: {error}", ExitCode.TRY_LATER)
         finally:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
-            code = ErrorCode.__members__.get(refusal.data.code, ErrorCode.INTERNAL)
-            raise GatewayError(code, refusal.message)
+            code = ErrorCode.__members__.get(refusal.code, ErrorCode.INTERNAL)
+            raise GatewayError(code, refusal.detail)
         return answer
 
-    def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
+    def _pages(self, path: str) -> list[dict[str, Any]]:
+        """Give the tenants of all pages."""
+        found: list[dict[str, Any]] = []
+        query = f"?limit={limits.CONTROL_PAGE_MAX}"
+        while True:
+            page = self._ask("GET", path + query)
+            found += page["tenants"]
+            if "nextCursor" not in page:
+                return found
+            query = f"?limit={limits.CONTROL_PAGE_MAX}&cursor={quote(page['nextCursor'], safe='')}"
+
+    def create(self, wanted: CreateTenant) -> dict[str, Any]:
         """See `Tenants`."""
-        body: dict[str, Any] = {"tenantId": tenant, "quota": _plain(quota)}
-        if display_name is not None:
-            body["displayName"] = display_name
-        created: dict[str, Any] = self._ask("POST", "/v1/tenants", body)
+        created: dict[str, Any] = self._ask("POST", "/v1/tenants", wanted)
         return created
 
     def everyone(self) -> list[dict[str, Any]]:
         """See `Tenants`."""
-        tenants: list[dict[str, Any]] = self._ask("GET", "/v1/tenants")["tenants"]
-        return tenants
+        return self._pages("/v1/tenants")
 
-    def show(self, tenant: str) -> dict[str, Any]:
+    def get(self, tenant: str) -> dict[str, Any]:
         """See `Tenants`."""
         found: dict[str, Any] = self._ask("GET", _path(tenant))
         return found
 
-    def rotate(self, tenant: str) -> dict[str, Any]:
+    def update(self, tenant: str, change: UpdateTenant) -> dict[str, Any]:
         """See `Tenants`."""
-        rotated: dict[str, Any] = self._ask("POST", f"{_path(tenant)}/token/rotate", {})
-        return rotated
+        changed: dict[str, Any] = self._ask("PATCH", _path(tenant), change)
+        return changed
 
     def delete(self, tenant: str) -> dict[str, Any]:
         """See `Tenants`."""
@@ -207,13 +242,43 @@ class RemoteTenants:
 
     def status(self, tenant: str | None) -> list[dict[str, Any]]:
         """See `Tenants`."""
-        path = "/v1/status" if tenant is None else f"{_path(tenant)}/status"
-        found: list[dict[str, Any]] = self._ask("GET", path)["tenants"]
+        if tenant is None:
+            return self._pages("/v1/status")
+        found: list[dict[str, Any]] = self._ask("GET", f"{_path(tenant)}/status")["tenants"]
         return found
+
+    def tokens(self, tenant: str) -> list[dict[str, Any]]:
+        """See `Tenants`."""
+        found: list[dict[str, Any]] = self._ask("GET", f"{_path(tenant)}/tokens")["tokens"]
+        return found
+
+    def create_token(self, tenant: str, wanted: CreateToken) -> dict[str, Any]:
+        """See `Tenants`."""
+        created: dict[str, Any] = self._ask("POST", f"{_path(tenant)}/tokens", wanted)
+        return created
+
+    def revoke_token(self, tenant: str, token_id: str) -> dict[str, Any]:
+        """See `Tenants`."""
+        path = f"{_path(tenant)}/tokens/{quote(token_id, safe='')}"
+        revoked: dict[str, Any] = self._ask("DELETE", path)
+        return revoked
+
+    def rotate(self, tenant: str, wanted: RotateToken) -> dict[str, Any]:
+        """See `Tenants`."""
+        rotated: dict[str, Any] = self._ask("POST", f"{_path(tenant)}/token/rotate", wanted)
+        return rotated
 
 
 def _path(tenant: str) -> str:
     return f"/v1/tenants/{quote(tenant, safe='')}"
+
+
+def _sent(body: Any) -> bytes:
+    """Give a body as JSON; what equals its default, as null does mostly, need not be sent."""
+    plain = msgspec.to_builtins(body)
+    if not isinstance(body, UpdateTenant):
+        plain = {name: value for name, value in plain.items() if value is not None}
+    return msgspec.json.encode(plain)
 
 
 def _plain(value: msgspec.Struct) -> dict[str, Any]:
@@ -265,5 +330,8 @@ def _open() -> Iterator[Tenants]:
         yield RemoteTenants(error.holder.url, state.admin_key(), state.tls)
         return
     with lock, contextlib.closing(TenantDesk(state, config)) as desk:
+        if desk.audit.repaired_bytes:
+            cut = desk.audit.repaired_bytes
+            click.echo(f"openclaw: the audit's torn last line was cut ({cut} bytes)", err=True)
         desk.recover()
         yield DirectTenants(desk)

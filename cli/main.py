@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 _COMMANDS: Final = {
+    "audit": ("cli.audit", "Read and check the audit."),
     "config": ("cli.config", "Check the configuration."),
     "doctor": ("cli.doctor", "Say what keeps tenants apart on this machine."),
     "gateway": ("cli.gateway", "Run the gateway in the foreground."),

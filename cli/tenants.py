@@ -1,4 +1,4 @@
-"""`openclaw tenants`: create, list, show and delete tenants, and rotate their tokens."""
+"""`openclaw tenants`: what an operator does to tenants."""
 
 import re
 import threading
@@ -9,19 +9,19 @@ from decimal import Decimal
 from typing import Any, Final, Literal
 
 import click
-import msgspec
+from msgspec import UNSET, UnsetType
 
 from cli.client import Tenants, open_tenants
 from cli.exits import ExitCode, fail
+from cli.output import as_json, print_json
+from cli.tokens import command as token_command
+from protocol.control.shapes import CreateTenant, Quota, QuotaChange, UpdateTenant
 from protocol.errors import GatewayError
-from supervisor.registry import Quota
 
 MICRO: Final = 1_000_000
 AMOUNT_MAX: Final = 2**53
 # Short enough for exact decimal arithmetic.
 _NUMBER: Final = re.compile(r"[0-9](?:_?[0-9]){0,15}(?:\.[0-9]{1,6})?", re.ASCII)
-
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class Amount(click.ParamType[int]):
@@ -45,8 +45,19 @@ class Amount(click.ParamType[int]):
         return int(scaled)
 
 
-def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+class Limit(click.ParamType[int | str]):
+    """An `Amount`, or the word `none`."""
+
+    name = "number|none"
+
+    def __init__(self, scale: int) -> None:
+        self._amount: Final = Amount(scale)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str:
+        """See `click.ParamType`."""
+        return "none" if value == "none" else self._amount.convert(value, param, ctx)
 
 
 def _quota_line(quota: dict[str, Any]) -> str:
@@ -93,9 +104,11 @@ def create(
     """Create a tenant and print its token, which is shown this once."""
     quota = Quota(tokens_per_day=tokens_per_day, cost_per_day_micro_usd=cost_per_day_micro_usd)
     with open_tenants() as tenants:
-        created = tenants.create(tenant_id, display_name, quota)
+        created = tenants.create(
+            CreateTenant(tenant_id=tenant_id, display_name=display_name, quota=quota)
+        )
     if as_json:
-        _print_json(created)
+        print_json(created)
         return
     click.echo(f"✓ tenant created · {created['stateDir']}")
     click.echo("✓ token (copy now — shown once):")
@@ -110,7 +123,7 @@ def list_tenants(as_json: bool) -> None:
     with open_tenants() as tenants:
         rows = tenants.everyone()
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     width = max((len(row["tenantId"]) for row in rows), default=0)
     for row in rows:
@@ -120,15 +133,58 @@ def list_tenants(as_json: bool) -> None:
         click.echo("no tenants yet: openclaw tenants create <id>")
 
 
-@command.command("show")
+@command.command("get")
 @click.argument("tenant_id")
 @as_json
-def show(tenant_id: str, as_json: bool) -> None:
+def get(tenant_id: str, as_json: bool) -> None:
     """Show one tenant."""
     with open_tenants() as tenants:
-        row = tenants.show(tenant_id)
+        row = tenants.get(tenant_id)
+    _show(row, as_json=as_json)
+
+
+@command.command("update")
+@click.argument("tenant_id")
+@click.option("--display-name", help="What people call the tenant; empty takes the name away.")
+@click.option(
+    "--quota.tokens-per-day", "tokens_per_day", type=Limit(1), help="Tokens a day (UTC), or none."
+)
+@click.option(
+    "--quota.cost-per-day-usd",
+    "cost_per_day_micro_usd",
+    type=Limit(MICRO),
+    help="US dollars a day (UTC), or none.",
+)
+@as_json
+def update(
+    tenant_id: str,
+    display_name: str | None,
+    tokens_per_day: int | Literal["none"] | None,
+    cost_per_day_micro_usd: int | Literal["none"] | None,
+    as_json: bool,
+) -> None:
+    """Change a tenant's name or quota; what is not named stays."""
+    quota = QuotaChange(
+        tokens_per_day=_change(tokens_per_day),
+        cost_per_day_micro_usd=_change(cost_per_day_micro_usd),
+    )
+    change = UpdateTenant(
+        display_name=UNSET if display_name is None else display_name or None, quota=quota
+    )
+    with open_tenants() as tenants:
+        row = tenants.update(tenant_id, change)
+    _show(row, as_json=as_json)
+
+
+def _change(given: int | Literal["none"] | None) -> int | UnsetType | None:
+    if given is None:
+        return UNSET
+    return None if given == "none" else given
+
+
+def _show(row: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        _print_json(row)
+        print_json(row)
         return
     click.echo(f"tenant      {row['tenantId']}")
     if "displayName" in row:
@@ -150,7 +206,7 @@ def delete(tenant_id: str, confirm: bool, as_json: bool) -> None:
     with open_tenants() as tenants:
         deleted = tenants.delete(tenant_id)
     if as_json:
-        _print_json(deleted)
+        print_json(deleted)
         return
     for line in (
         "session store wiped",
@@ -183,7 +239,7 @@ def _set_state(tenant_id: str, verb: Literal["suspend", "resume"], *, as_json: b
     with open_tenants() as tenants:
         row = tenants.set_state(tenant_id, verb)
     if as_json:
-        _print_json(row)
+        print_json(row)
     else:
         click.echo(f"✓ tenant {tenant_id} is {row['state']}")
 
@@ -214,7 +270,7 @@ def restart(
             results = _restart_all(tenants, at_once, keep_going=keep_going)
     restarted = [row for row in results if row is not None]
     if as_json:
-        _print_json(restarted)
+        print_json(restarted)
     else:
         for row in restarted:
             click.echo(f"✓ {row['tenantId']} · generation {row['generation']} · pid {row['pid']}")
@@ -264,7 +320,7 @@ def status(tenant_id: str | None, as_json: bool) -> None:
     with open_tenants() as tenants:
         rows = tenants.status(tenant_id)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     _print_table(_STATUS_HEAD, map(_status_cells, rows))
     for row in rows:
@@ -323,21 +379,4 @@ def _status_cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-@command.group("token")
-def token() -> None:
-    """Manage a tenant's token."""
-
-
-@token.command("rotate")
-@click.argument("tenant_id")
-@as_json
-def rotate(tenant_id: str, as_json: bool) -> None:
-    """Replace a tenant's token; the old one is refused from now on."""
-    with open_tenants() as tenants:
-        rotated = tenants.rotate(tenant_id)
-    if as_json:
-        _print_json(rotated)
-        return
-    click.echo("✓ old token hash removed from keystore")
-    click.echo(f"✓ new token (copy now): {rotated['token']}")
-    click.echo("✓ any requests with the old token will now 401")
+command.add_command(token_command)

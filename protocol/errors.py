@@ -5,11 +5,16 @@ the rest lie in the range that it leaves to servers.
 """
 
 from enum import Enum
+from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from protocol.limits import ERROR_MESSAGE_CHARS_MAX
+
+STATUS_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
+    499: "Client Closed Request"  # nobody's standard, for what the caller has cancelled
+}
 
 
 class ErrorKind(NamedTuple):
@@ -37,6 +42,7 @@ class ErrorCode(Enum):
     PAYLOAD_TOO_LARGE = ErrorKind(-32013, 413, retryable=False)
     TARGET_TOO_LONG = ErrorKind(-32014, 414, retryable=False)
     UNSUPPORTED_MEDIA_TYPE = ErrorKind(-32015, 415, retryable=False)
+    IDEMPOTENCY_KEY_REUSED = ErrorKind(-32022, 422, retryable=False)
     UPGRADE_REQUIRED = ErrorKind(-32026, 426, retryable=False)
     RATE_LIMITED = ErrorKind(-32029, 429, retryable=True)
     QUOTA_EXCEEDED = ErrorKind(-32030, 429, retryable=True)
@@ -97,6 +103,19 @@ class GatewayError(Exception):
         if self.code.retryable:
             data["retryable"] = True
         return ErrorBody(self.code.rpc_code, self.message, data)
+
+    def problem(self) -> dict[str, Any]:
+        """Give the problem details (RFC 9457) that are sent where no JSON-RPC is spoken.
+
+        The string code and the details are extension members.
+        """
+        status = self.code.http_status
+        return self.body().data | {
+            "type": "about:blank",
+            "title": STATUS_PHRASES.get(status, "Error"),
+            "status": status,
+            "detail": self.message,
+        }
 
 
 class ProtocolError(Exception):

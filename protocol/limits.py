@@ -114,6 +114,20 @@ TENANT_BYTES_IN_FLIGHT_MAX: Final = 32 * MIB
 FRONT_BYTES_IN_FLIGHT_MAX: Final = 512 * MIB
 CONTROL_CALLS_IN_FLIGHT_MAX: Final = 64
 
+# The control plane.
+CONTROL_PAGE_MAX: Final = 1000
+CONTROL_PAGE_DEFAULT: Final = 100
+# How long, and how many, answers are kept for whoever repeats a request with its key.
+CONTROL_REPLAY_SECONDS: Final = 600.0
+CONTROL_REPLAYS_MAX: Final = 1024
+# What one request reads of the audit at most; the answer says where to go on.
+AUDIT_SCAN_BYTES_MAX: Final = 4 * MIB
+
+# Tokens.
+TOKENS_PER_TENANT_MAX: Final = 64
+TOKEN_SECONDS_MAX: Final = 10 * 366 * 86_400
+TOKEN_OVERLAP_SECONDS_MAX: Final = 86_400
+
 # Waits.
 CALL_SECONDS_DEFAULT: Final = 30.0
 CALL_SECONDS_MAX: Final = 600.0

@@ -15,15 +15,27 @@ from protocol import limits
 TENANT_ID_PATTERN: Final = r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$(?!\n)"
 ACCOUNT_ID_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,63}$(?!\n)"
 TOKEN_PATTERN: Final = r"^tk_([a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?)_[0-9A-Fa-f]{32}$"
+TOKEN_ID_PATTERN: Final = r"^tok_[0-9a-f]{16}$(?!\n)"
+TOKEN_NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9_-]{0,39}$(?!\n)"
+# Nothing that moves a terminal's cursor, breaks a line, turns the writing direction or hides.
+DISPLAY_NAME_PATTERN: Final = (
+    r"^[^\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    r"\ufeff\ufff9-\ufffb]*$(?!\n)"
+)
 
 _TENANT_ID: Final = re.compile(TENANT_ID_PATTERN)
 _TOKEN: Final = re.compile(TOKEN_PATTERN.replace("$", r"\Z"))
 _ACCOUNT_ID: Final = re.compile(ACCOUNT_ID_PATTERN)
+_TOKEN_ID: Final = re.compile(TOKEN_ID_PATTERN)
+_TOKEN_NAME: Final = re.compile(TOKEN_NAME_PATTERN)
+_DISPLAY_NAME: Final = re.compile(DISPLAY_NAME_PATTERN)
+_SECRET: Final = re.compile(r"(tk_[a-z0-9-]{1,40}_|ak_)[0-9a-f]{16,}", re.IGNORECASE)
 _SESSION_KEY: Final = re.compile(
     r"agent:[a-z0-9][a-z0-9_-]{0,63}(?::[a-z0-9@+._%=-]{1,400}){1,8}\Z"
 )
 
 TOKEN_SECRET_BYTES: Final = 16
+TOKEN_ID_BYTES: Final = 8
 DEFAULT_AGENT_ID: Final = "main"
 
 
@@ -45,6 +57,34 @@ def is_session_key(text: str) -> bool:
 def token_prefix(tenant: str) -> str:
     """Give what every token of a tenant starts with; it is no secret, and may be logged."""
     return f"tk_{tenant}_"
+
+
+def is_token_id(text: str) -> bool:
+    """Say whether `text` is the id of a token."""
+    return _TOKEN_ID.match(text) is not None
+
+
+def is_token_name(text: str) -> bool:
+    """Say whether `text` can name a token."""
+    return _TOKEN_NAME.match(text) is not None
+
+
+def is_display_name(text: str) -> bool:
+    """Say whether `text` can be shown to people as a name."""
+    # What came as JSON holds no lone surrogates; what came from a command line can.
+    whole = not any("\ud800" <= letter <= "\udfff" for letter in text)
+    short = len(text) <= limits.DISPLAY_NAME_CHARS_MAX
+    return short and whole and _DISPLAY_NAME.match(text) is not None
+
+
+def hide_secrets(text: str) -> str:
+    """Give `text` with whatever looks like a tenant's token or an admin key cut to its prefix."""
+    return _SECRET.sub(r"\1…", text)
+
+
+def mint_token_id() -> str:
+    """Make a new token's id, which is no secret."""
+    return f"tok_{secrets.token_hex(TOKEN_ID_BYTES)}"
 
 
 def mint_token(tenant: str) -> str:

@@ -84,12 +84,20 @@ class LinkLost(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class TokenGrant(msgspec.Struct, frozen=True, kw_only=True):
+    """What a token gives inside its tenant, until `expires_at` (Unix ms) if there is an end."""
+
+    id: str
+    scopes: int
+    expires_at: int | None = None
+
+
 class TenantAccess(msgspec.Struct, frozen=True, kw_only=True):
-    """What the front knows of one tenant. `tokens` maps SHA-256 digests (hex) to scopes."""
+    """What the front knows of one tenant. `tokens` maps SHA-256 digests (hex) to what they give."""
 
     tenant: str
     enabled: bool
-    tokens: dict[str, int]
+    tokens: dict[str, TokenGrant]
 
 
 class TenantsUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,11 +149,12 @@ class ControlRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class TenantRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Parameters of `tenant.request`: a call of a tenant that the supervisor answers.
 
-    `tenant` and `scopes` are what the front granted to the token that was presented; `params` are
-    as the client sent them.
+    `tenant`, `token_id` and `scopes` are those of the token that was presented to the front;
+    `params` are as the client sent them.
     """
 
     tenant: str
+    token_id: str
     scopes: Annotated[int, msgspec.Meta(ge=0, le=limits.SCOPE_BITS_MAX)]
     method: str
     params: bytes
@@ -159,3 +168,5 @@ class ControlResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TENANTS_PER_UPDATE_MAX = 1000
+TOKENS_PER_UPDATE_MAX = 20_000
+"""Both together stay below the bound of a frame."""

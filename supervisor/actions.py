@@ -1,21 +1,39 @@
 """What operators may have done to tenants: registry, front and workers kept in step.
 
-Implements `supervisor.control.TenantActions`. The disk is another thread's; the order is always
-registry first, then the front, then the worker, so that a crash in between is healed by a start.
+Implements `supervisor.control.actions.TenantActions`. The order is always registry first, then the
+front, then the worker, so that a crash in between is healed by a start.
 """
 
+import asyncio
 import contextlib
+import heapq
+import threading
 from typing import Final, Protocol
 
+import msgspec
+
+from protocol.control.shapes import (
+    AuditPage,
+    AuditQuery,
+    CreatedTenant,
+    CreatedToken,
+    CreateTenant,
+    CreateToken,
+    Reloaded,
+    RotateToken,
+    TenantStatus,
+    TenantView,
+    TokenView,
+    UpdateTenant,
+)
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
-from protocol.spawn import TENANTS_PER_UPDATE_MAX, TenantAccess, TenantLoad, TenantsUpdate
+from protocol.spawn import TenantAccess, TenantLoad, TenantsUpdate, TokenGrant
 from supervisor.disk import Disk
-from supervisor.front_process import FrontProcess
+from supervisor.front_process import FrontProcess, parts
+from supervisor.logs import Log
 from supervisor.reconcile import Wanted
-from supervisor.registry import Quota, Tenant
-from supervisor.reload import Reloaded
-from supervisor.status import TenantStatus
-from supervisor.tenants import CreatedTenant, TenantDesk, TenantView
+from supervisor.registry import Tenant
+from supervisor.tenants import TenantDesk
 from supervisor.workers import Workers
 
 WANTED: Final = {
@@ -50,6 +68,7 @@ class Actions:
         disk: The thread of registry and audit.
         around: The supervisor.
         workers: The workers of all tenants.
+        log: The gateway's log.
     """
 
     def __init__(
@@ -58,12 +77,20 @@ class Actions:
         disk: Disk,
         around: Around,
         workers: Workers,
+        log: Log,
     ) -> None:
         self._desk: Final = desk
         self._disk: Final = disk
         self._around: Final = around
         self._workers: Final = workers
+        self._log: Final = log
         self.rows: Final[dict[str, Tenant]] = {}
+        # A tenant can have left millions of files: nothing else waits until they are gone.
+        self._wiping: Final = Disk("wiping")
+        self._reading: Final = Disk("reading")
+        self._stopped: Final = threading.Event()
+        self._telling: Final = asyncio.Lock()
+        self._deletions: Final[dict[str, asyncio.Task[None]]] = {}
 
     async def load(self) -> None:
         """Read all rows; once, at the start."""
@@ -77,65 +104,98 @@ class Actions:
 
     async def reread(self) -> None:
         """Take over what was changed in the registry by somebody else."""
-        read = await self._disk(self._desk.snapshot)
-        # Nothing is awaited before the front's turn: what is newer than this is told after it.
-        # One that is being deleted is somebody's business already.
-        kept = [row for row in read.rows if row.state != "deleting" or row.id in self.rows]
-        gone = [*(self.rows.keys() - {row.id for row in kept})]
-        self.rows.clear()
-        self.rows.update({row.id: row for row in kept})
-        accesses = [_access(row, read.tokens) for row in kept]
-        parts = range(0, len(accesses), TENANTS_PER_UPDATE_MAX)
-        await self._around.tell_front(
-            TenantsUpdate(gone=gone),
-            *(TenantsUpdate(known=accesses[at : at + TENANTS_PER_UPDATE_MAX]) for at in parts),
-        )
+        async with self._telling:
+            read = await self._disk(self._desk.snapshot)
+            # One that is being deleted is somebody's business already.
+            kept = [row for row in read.rows if row.state != "deleting" or row.id in self.rows]
+            gone = [*(self.rows.keys() - {row.id for row in kept})]
+            self.rows.clear()
+            self.rows.update({row.id: row for row in kept})
+            accesses = [_access(row, read.tokens) for row in kept]
+            await self._around.tell_front(
+                TenantsUpdate(gone=gone), *(TenantsUpdate(known=part) for part in parts(accesses))
+            )
 
     async def accesses(self) -> list[TenantAccess]:
         """Give what a new front has to know."""
         tokens = await self._disk(self._desk.token_digests)
         return [_access(row, tokens) for row in self.rows.values()]
 
-    async def create_tenant(
-        self, tenant: str, *, actor: str, display_name: str | None, quota: Quota
-    ) -> CreatedTenant:
+    async def create_tenant(self, wanted: CreateTenant, *, actor: str) -> CreatedTenant:
         """See `TenantActions`."""
         created = await self._disk(
-            self._desk.create, tenant, actor=actor, display_name=display_name, quota=quota
+            self._desk.create,
+            wanted.tenant_id,
+            actor=actor,
+            display_name=wanted.display_name,
+            quota=wanted.quota,
         )
-        await self._know(tenant)
+        await self._know(wanted.tenant_id)
         return created
 
-    async def list_tenants(self) -> list[TenantView]:
+    async def list_tenants(self, after: str, limit: int) -> list[TenantView]:
         """See `TenantActions`."""
-        return await self._disk(self._desk.list)
+        return await self._disk(self._desk.list, after, limit)
 
     async def get_tenant(self, tenant: str) -> TenantView:
         """See `TenantActions`."""
         return await self._disk(self._desk.get, tenant)
 
-    async def rotate_token(self, tenant: str, *, actor: str) -> str:
+    async def update_tenant(self, tenant: str, change: UpdateTenant, *, actor: str) -> TenantView:
         """See `TenantActions`."""
-        token = await self._disk(self._desk.rotate, tenant, actor=actor)
+        view = await self._disk(self._desk.update, tenant, change, actor=actor)
         await self._know(tenant)
-        return token
+        return view
 
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         """See `TenantActions`."""
         await self._disk(self._desk.begin_delete, tenant, actor=actor)
-        self.rows.pop(tenant, None)
-        await self._around.tell_front(TenantsUpdate(gone=[tenant]))
-        await self._workers.settle(tenant)
-        await self._disk(self._desk.finish_delete, tenant, actor=actor)
+        async with self._telling:
+            await self._around.tell_front(TenantsUpdate(gone=[tenant]))
+        await self._finish_delete(tenant, actor)
 
-    async def restart_tenant(self, tenant: str) -> TenantStatus:
+    async def finish_deletions(self) -> None:
+        """Finish the deletions that were cut off before this start; nobody waits for it."""
+        for tenant in await self._disk(self._desk.deleting):
+            try:
+                await self._finish_delete(tenant, "gateway")
+            except GatewayError as error:
+                # It stays listed as `deleting`, and can be deleted again.
+                self._log.error("deletion not finished", tenant=tenant, error=error.message)
+
+    async def _finish_delete(self, tenant: str, actor: str) -> None:
+        # Never twice at once: the later one could wipe what a new tenant of the id has by then.
+        running = self._deletions.get(tenant)
+        if running is None or running.done():
+            work = self._wipe_out(tenant, actor)
+            running = self._deletions[tenant] = asyncio.get_running_loop().create_task(work)
+            running.add_done_callback(lambda _: self._deletions.pop(tenant, None))
+        await asyncio.shield(running)
+
+    async def _wipe_out(self, tenant: str, actor: str) -> None:
+        await self._workers.settle(tenant)
+        await self._wiping(self._desk.wipe, tenant, self._stopped)
+        await self._disk(self._desk.finish_delete, tenant, actor=actor)
+        self.rows.pop(tenant, None)
+
+    async def restart_tenant(self, tenant: str, *, actor: str) -> TenantStatus:
         """See `TenantActions`."""
         view = await self.get_tenant(tenant)
         if view.state != "enabled":
             msg = f"the tenant is {view.state}; a restart is not possible now"
             raise GatewayError(ErrorCode.CONFLICT, msg)
+        before = (await self.tenant_status(tenant)).generation
         await self._workers.restart(tenant)
-        return (await self.status(tenant))[0]
+        status = await self.tenant_status(tenant)
+        await self._disk(
+            self._desk.record,
+            "tenant.restarted",
+            actor,
+            tenant,
+            before=before,
+            after=status.generation,
+        )
+        return status
 
     async def suspend_tenant(self, tenant: str, *, actor: str) -> None:
         """See `TenantActions`."""
@@ -149,37 +209,93 @@ class Actions:
         await self._know(tenant)
         await self._workers.settle(tenant)
 
-    async def status(self, tenant: str | None) -> list[TenantStatus]:
+    async def list_tokens(self, tenant: str) -> list[TokenView]:
         """See `TenantActions`."""
-        if tenant is not None:
-            await self.get_tenant(tenant)
-        load: dict[str, TenantLoad] = {}
+        return await self._disk(self._desk.tokens.list, tenant)
+
+    async def get_token(self, tenant: str, token_id: str) -> TokenView:
+        """See `TenantActions`."""
+        return await self._disk(self._desk.tokens.get, tenant, token_id)
+
+    async def create_token(self, tenant: str, wanted: CreateToken, *, actor: str) -> CreatedToken:
+        """See `TenantActions`."""
+        created = await self._disk(self._desk.tokens.create, tenant, wanted, actor=actor)
+        await self._know(tenant)
+        return created
+
+    async def revoke_token(self, tenant: str, token_id: str, *, actor: str) -> None:
+        """See `TenantActions`."""
+        await self._disk(self._desk.tokens.revoke, tenant, token_id, actor=actor)
+        await self._know(tenant)
+
+    async def rotate_token(self, tenant: str, wanted: RotateToken, *, actor: str) -> CreatedToken:
+        """See `TenantActions`."""
+        created = await self._disk(self._desk.tokens.rotate, tenant, wanted, actor=actor)
+        await self._know(tenant)
+        return created
+
+    async def tenant_status(self, tenant: str) -> TenantStatus:
+        """See `TenantActions`."""
+        view = await self.get_tenant(tenant)
+        load = await self._load()
+        return self._workers.status(
+            tenant, view.state, load.get(tenant, TenantLoad()), history=True
+        )
+
+    async def status(self, after: str, limit: int) -> list[TenantStatus]:
+        """See `TenantActions`."""
+        load = await self._load()
+        wanted = heapq.nsmallest(limit, (name for name in self.rows if name > after))
+        return [
+            self._workers.status(
+                name, self.rows[name].state, load.get(name, TenantLoad()), history=False
+            )
+            for name in wanted
+        ]
+
+    async def reload(self, *, actor: str) -> Reloaded:
+        """See `TenantActions`."""
+        done = await self._around.reload()
+        await self._disk(
+            self._desk.record, "gateway.reloaded", actor, None, after=msgspec.to_builtins(done)
+        )
+        return done
+
+    async def read_audit(self, query: AuditQuery) -> AuditPage:
+        """See `TenantActions`."""
+        return await self._reading(self._desk.read_audit, query)
+
+    async def record_failure(self, tenant: str, reason: str) -> None:
+        """Write into the audit that a tenant is out of service until an operator acts."""
+        with contextlib.suppress(GatewayError):  # the log and the alert say it too
+            await self._disk(
+                self._desk.record, "tenant.failed", "gateway", tenant, after="failed", reason=reason
+            )
+
+    async def close(self) -> None:
+        """Stop what can be gone on with later, and wait for the rest."""
+        self._stopped.set()
+        await asyncio.gather(*self._deletions.values(), return_exceptions=True)
+        self._wiping.close()
+        self._reading.close()
+
+    async def _load(self) -> dict[str, TenantLoad]:
         front = self._around.front
         if front is not None:
             with contextlib.suppress(LinkClosedError, TimeoutError):
-                load = await front.load()
-        return [
-            self._workers.status(
-                row.id,
-                row.state,
-                load.get(row.id, TenantLoad()),
-                history=tenant is not None,
-            )
-            for row in sorted(self.rows.values(), key=lambda row: row.id)
-            if tenant in (None, row.id)
-        ]
-
-    async def reload(self) -> Reloaded:
-        """See `TenantActions`."""
-        return await self._around.reload()
+                return await front.load()
+        return {}
 
     async def _know(self, tenant: str) -> None:
-        row, tokens = await self._disk(self._desk.access, tenant)
-        self.rows[tenant] = row
-        await self._around.tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
+        """Have the front know what the registry has of a tenant."""
+        # Read and told in one go: of two changes at once, the earlier must not be told last.
+        async with self._telling:
+            row, tokens = await self._disk(self._desk.access, tenant)
+            self.rows[tenant] = row
+            await self._around.tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
 
 
-def _access(row: Tenant, tokens: dict[str, dict[str, int]]) -> TenantAccess:
+def _access(row: Tenant, tokens: dict[str, dict[str, TokenGrant]]) -> TenantAccess:
     return TenantAccess(
         tenant=row.id, enabled=row.state == "enabled", tokens=tokens.get(row.id, {})
     )

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
+from protocol.control.shapes import AuditEntry
+
 GENESIS: Final = "0" * 64
 LINE_BYTES_MAX: Final = 32 * 1024
 # Holds the last whole line and a torn one after it.
@@ -20,25 +22,18 @@ _TAIL_BYTES: Final = 2 * LINE_BYTES_MAX
 _encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One line. `ts` is Unix ms, `actor` who did it, `detail` what changed."""
-
-    seq: int
-    ts: int
-    actor: str
-    action: str
-    tenant: str | None = None
-    detail: dict[str, Any] = {}
-    hash: str = ""
-
-
 class AuditError(Exception):
     """The audit cannot be continued."""
 
 
-def entry_hash(previous: str, entry: Entry) -> str:
+def encode_entry(entry: AuditEntry) -> bytes:
+    """Give the one way in which an entry is written, without the line end."""
+    return _encoder.encode(entry)
+
+
+def entry_hash(previous: str, entry: AuditEntry) -> str:
     """Give the hash (hex) that `entry` must carry after a line with the hash `previous`."""
-    body = _encoder.encode(msgspec.structs.replace(entry, hash=""))
+    body = encode_entry(msgspec.structs.replace(entry, hash=""))
     return hashlib.sha256(previous.encode("ascii") + body).hexdigest()
 
 
@@ -59,7 +54,7 @@ class Audit:
         """The number of the newest line."""
         self._hash = last.hash if last else GENESIS
 
-    def _last_entry(self) -> Entry | None:
+    def _last_entry(self) -> AuditEntry | None:
         size = os.fstat(self._descriptor).st_size
         start = max(0, size - _TAIL_BYTES)
         tail = os.pread(self._descriptor, _TAIL_BYTES, start)
@@ -76,7 +71,7 @@ class Audit:
         if not lines:
             return None
         try:
-            return msgspec.json.decode(lines[-1], type=Entry)
+            return msgspec.json.decode(lines[-1], type=AuditEntry)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             msg = f"the last line of audit.jsonl cannot be read: {error}"
             raise AuditError(msg) from error
@@ -97,11 +92,11 @@ class Audit:
             AuditError: the line is too long, or was not taken whole; none of it stays.
             OSError: it cannot be written; none of it stays.
         """
-        entry = Entry(
+        entry = AuditEntry(
             seq=self.seq + 1, ts=now_ms, actor=actor, action=action, tenant=tenant, detail=detail
         )
         entry = msgspec.structs.replace(entry, hash=entry_hash(self._hash, entry))
-        line = _encoder.encode(entry) + b"\n"
+        line = encode_entry(entry) + b"\n"
         if len(line) > LINE_BYTES_MAX:
             msg = f"a line of audit.jsonl is over {LINE_BYTES_MAX} bytes"
             raise AuditError(msg)

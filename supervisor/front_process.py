@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
@@ -13,6 +13,7 @@ from protocol import aio, descriptors, frames, limits
 from protocol.link import ANSWERS, LIVENESS, REQUESTS
 from protocol.spawn import (
     TENANTS_PER_UPDATE_MAX,
+    TOKENS_PER_UPDATE_MAX,
     DetachParams,
     FrontSettings,
     FrontSpec,
@@ -35,6 +36,20 @@ COMMAND: Final = (
     str(FIRST_DESCRIPTOR),
     str(FIRST_DESCRIPTOR + 1),
 )
+
+
+def parts(tenants: Iterable[TenantAccess]) -> Iterator[list[TenantAccess]]:
+    """Cut what is to be told into pieces that fit a frame."""
+    part: list[TenantAccess] = []
+    tokens = 0
+    for access in tenants:
+        part.append(access)
+        tokens += len(access.tokens)
+        if len(part) >= TENANTS_PER_UPDATE_MAX or tokens >= TOKENS_PER_UPDATE_MAX:
+            yield part
+            part, tokens = [], 0
+    if part:
+        yield part
 
 
 class FrontProcess:
@@ -94,9 +109,7 @@ class FrontProcess:
             self._channel, msgspec.msgpack.encode(self._spec), [self._listener.fileno()]
         )
         self._end = await aio.attach(ours, ACCEPTS, self)
-        known = list(tenants)
-        for start in range(0, len(known), TENANTS_PER_UPDATE_MAX):
-            part = known[start : start + TENANTS_PER_UPDATE_MAX]
+        for part in parts(tenants):
             await self.tell(TenantsUpdate(known=part))
         await self.tell(TenantsUpdate(complete=True))
 

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from protocol import aio, frames, limits
+from protocol.control.shapes import Reloaded
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.methods import answered_by
 from protocol.spawn import (
@@ -32,18 +33,19 @@ from supervisor.actions import Actions
 from supervisor.alerts import Alert, AlertCommand
 from supervisor.child import FIRST_DESCRIPTOR
 from supervisor.config import Config
-from supervisor.control import ControlPlane
+from supervisor.control.plane import ControlPlane
 from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess
 from supervisor.keeper import Keeper
 from supervisor.logs import Log
+from supervisor.moments import unix_ms
 from supervisor.notify import Notifier
 from supervisor.reception import front_settings, listen, stage_certificate, url_of
 from supervisor.reconcile import Wanted
-from supervisor.reload import Reloaded, Reloader
+from supervisor.reload import Reloader
 from supervisor.state import StateError, StateLock, StateRoot
 from supervisor.tenant_requests import TenantRequests
-from supervisor.tenants import TenantDesk, unix_ms
+from supervisor.tenants import TenantDesk
 from supervisor.version import VERSION
 from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
@@ -101,7 +103,7 @@ class Supervisor:
         self._workers: Final = Workers(self, log)
         read = functools.partial(self._disk, read_config)
         self._reloader: Final = Reloader(config, read, self, log, self._notifier)
-        self._actions: Final = Actions(self._desk, self._disk, self, self._workers)
+        self._actions: Final = Actions(self._desk, self._disk, self, self._workers, log)
         self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
         self._tenant_requests: Final = TenantRequests(self._actions, time.monotonic)
         settle = self._workers.reconcile
@@ -126,6 +128,8 @@ class Supervisor:
         """
         set_title("openclaw: supervisor")
         stage_certificate(self._config.gateway, self._tls, self._isolation.front_uid)
+        if self._desk.audit.repaired_bytes:
+            self._log.warning("audit repaired", bytes_cut=self._desk.audit.repaired_bytes)
         self._listener = listen(self._config.gateway.host, self._config.gateway.port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -133,11 +137,11 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn_task(self._on_reload_signal()))
         zygote = loop.create_task(self._zygotes.start())
         try:
-            await self._disk(self._desk.recover)
             await self._actions.load()
             self._check_owner()
             await self._fronts.start()
             await zygote
+            self._spawn_task(self._actions.finish_deletions())
             self._spawn_task(self._workers.watch())
             self._spawn_task(self._watch_front())
             url = url_of(self._listener, secure=self._config.gateway.tls is not None)
@@ -174,7 +178,7 @@ class Supervisor:
     async def _on_reload_signal(self) -> None:
         if self._serves and not self._stop_asked.is_set():
             with contextlib.suppress(GatewayError):  # the log tells
-                await self._reloader.reload()
+                await self._actions.reload(actor="signal")
 
     async def _stop(self) -> None:
         self._fronts.close()
@@ -193,6 +197,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listener.close()
+        await self._actions.close()
         await self._disk(self._desk.close)
         self._disk.close()
         self._log.info("gateway stopped")
@@ -365,6 +370,7 @@ class Supervisor:
     def alert(self, tenant: str, reason: str) -> None:
         """See `supervisor.surroundings.Surroundings`."""
         self._alerts.send(Alert(tenant_id=tenant, state="failed", reason=reason, ts=unix_ms()))
+        self._spawn_task(self._actions.record_failure(tenant, reason))
 
 
 def _decode(params: bytes, kind: type[T]) -> T:

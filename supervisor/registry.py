@@ -5,45 +5,24 @@ ever sees this file, and no file that a worker can write is ever read here.
 """
 
 import contextlib
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import apsw
 import msgspec
 
+from protocol.control.shapes import Quota, TenantState
 from protocol.methods import ALL_SCOPES
-from protocol.names import digest, mint_token
+from protocol.names import digest, mint_token, mint_token_id
+from protocol.spawn import TokenGrant
+from supervisor import registry_schema
 
-SCHEMA_VERSION: Final = 1
+DEFAULT_TOKEN: Final = "default"
+"""The name of the token that a tenant is created with."""
 SQLITE_VERSION_MIN: Final = (3, 51, 3)
 """Below it a WAL reset can corrupt a database (fixed in SQLite 3.51.3)."""
-
-_SCHEMA: Final = """
-CREATE TABLE tenants (
-    id TEXT PRIMARY KEY,
-    uid INTEGER UNIQUE,
-    display_name TEXT,
-    state TEXT NOT NULL CHECK (state IN ('enabled', 'suspended', 'deleting')),
-    created_at INTEGER NOT NULL,
-    quota TEXT NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE TABLE tokens (
-    digest BLOB PRIMARY KEY,
-    tenant TEXT NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
-    scopes INTEGER NOT NULL,
-    created_at INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-CREATE INDEX tokens_by_tenant ON tokens (tenant);
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-"""
-
-
-class Quota(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """What a tenant may spend a day. None is no limit; zero is nothing at all."""
-
-    tokens_per_day: int | None = None
-    cost_per_day_micro_usd: int | None = None
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,9 +31,30 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     uid: int | None
     display_name: str | None
-    state: str
+    state: TenantState
     created_at: int
     quota: Quota
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """One token, without its secret; times are Unix ms, and `expires_at` is None for no end."""
+
+    id: str
+    name: str
+    scopes: int
+    created_at: int
+    expires_at: int | None
+
+    def expired(self, now_ms: int) -> bool:
+        """Say whether its time is over."""
+        return self.expires_at is not None and self.expires_at <= now_ms
+
+
+class NewToken(NamedTuple):
+    """A token, and the only copy of its secret."""
+
+    token: Token
+    secret: str
 
 
 class RegistryError(Exception):
@@ -91,8 +91,9 @@ class Registry:
             raise RegistryError(msg)
         try:
             self._db: Final = apsw.Connection(str(path))
+            self._path: Final = path
             try:
-                self._open(path)
+                self._open()
             except BaseException:
                 self._db.close()
                 raise
@@ -100,17 +101,21 @@ class Registry:
             msg = f"{path} cannot be opened: {error}"
             raise RegistryError(msg) from error
 
-    def _open(self, path: Path) -> None:
-        path.chmod(0o600)
+    def _open(self) -> None:
+        self._path.chmod(0o600)
         for pragma in (
             "busy_timeout=5000",
             "journal_mode=WAL",
             "synchronous=FULL",
             "foreign_keys=ON",
             "trusted_schema=OFF",
+            "secure_delete=ON",  # what is revoked or deleted is not left in free pages
         ):
             self._db.execute(f"PRAGMA {pragma}")
-        self._migrate()
+        try:
+            registry_schema.migrate(self._db, self._path)
+        except registry_schema.TooNewError as error:
+            raise RegistryError(str(error)) from error
 
     def close(self) -> None:
         """Fold the write-ahead log back, if the disk lets us, and close."""
@@ -118,15 +123,13 @@ class Registry:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
-    def _migrate(self) -> None:
-        version = self._db.pragma("user_version")
-        if version > SCHEMA_VERSION:
-            msg = f"registry.sqlite has schema {version}; this version knows {SCHEMA_VERSION}"
-            raise RegistryError(msg)
-        if version < SCHEMA_VERSION:
-            with self._db:
-                self._db.execute(_SCHEMA)
-                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    def drop_copies(self) -> None:
+        """Remove what a change of the schema has kept: it names tenants that may be gone by now.
+
+        Raises:
+            OSError: one cannot be removed.
+        """
+        registry_schema.drop_copies(self._path)
 
     def atomically(self) -> AbstractContextManager[object]:
         """Give a context whose changes are all kept at its end, or none if it raises."""
@@ -158,7 +161,6 @@ class Registry:
             TenantExistsError: the id is taken.
             RegistryError: the uid range is used up.
         """
-        token = mint_token(tenant)
         with self._db:
             if self.find(tenant) is not None:
                 raise TenantExistsError(tenant)
@@ -167,8 +169,10 @@ class Registry:
                 "INSERT INTO tenants VALUES (?, ?, ?, 'enabled', ?, ?)",
                 (tenant, uid, display_name, now_ms, msgspec.json.encode(quota).decode()),
             )
-            self._add_token(tenant, token, now_ms)
-        return token
+            new = self.add_token(
+                tenant, DEFAULT_TOKEN, int(ALL_SCOPES), now_ms=now_ms, expires_at=None
+            )
+        return new.secret
 
     def _next_uid(self, first: int, count: int) -> int:
         # A counter, not max(uid) + 1: what a deleted tenant left behind must never fit a new one.
@@ -195,11 +199,24 @@ class Registry:
             raise UnknownTenantError(tenant)
         return row
 
-    def tenants(self) -> list[Tenant]:
-        """Give all tenants by id."""
-        return self._tenants("ORDER BY id", ())
+    def tenants(self, after: str = "", limit: int = -1) -> list[Tenant]:
+        """Give tenants by id: so many of those after `after`, all for a negative number."""
+        return self._tenants("WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
 
-    def _tenants(self, where: str, values: tuple[str, ...]) -> list[Tenant]:
+    def update(self, tenant: str, *, display_name: str | None, quota: Quota) -> None:
+        """Give a tenant another name and quota.
+
+        Raises:
+            UnknownTenantError: there is no such tenant.
+        """
+        with self._db:
+            self.get(tenant)
+            self._db.execute(
+                "UPDATE tenants SET display_name = ?, quota = ? WHERE id = ?",
+                (display_name, msgspec.json.encode(quota).decode(), tenant),
+            )
+
+    def _tenants(self, where: str, values: tuple[str | int, ...]) -> list[Tenant]:
         columns = "id, uid, display_name, state, created_at, quota"
         return [
             Tenant(
@@ -243,38 +260,66 @@ class Registry:
 
     # Tokens
 
-    def rotate(self, tenant: str, now_ms: int) -> str:
-        """Replace all of a tenant's tokens with a new one; gives it.
+    def add_token(
+        self, tenant: str, name: str, scopes: int, *, now_ms: int, expires_at: int | None
+    ) -> NewToken:
+        """Add a token.
 
-        Raises:
-            UnknownTenantError: there is no such tenant.
+        Args:
+            tenant: Whose it is; it exists.
+            name: Valid already.
+            scopes: Bits of `protocol.methods.Scope`.
+            now_ms: Unix time in ms.
+            expires_at: Its end, Unix ms; None for none.
         """
-        token = mint_token(tenant)
-        with self._db:
-            self.get(tenant)
-            self._db.execute("DELETE FROM tokens WHERE tenant = ?", (tenant,))
-            self._add_token(tenant, token, now_ms)
-        return token
+        secret = mint_token(tenant)
+        token = Token(
+            id=mint_token_id(), name=name, scopes=scopes, created_at=now_ms, expires_at=expires_at
+        )
+        self._db.execute(
+            "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (token.id, tenant, digest(secret), name, scopes, now_ms, expires_at),
+        )
+        return NewToken(token, secret)
 
-    def token_digests(self) -> dict[str, dict[str, int]]:
-        """Give, by tenant, its token digests (hex) with their scopes."""
-        found: dict[str, dict[str, int]] = {}
-        for tenant, token_digest, scopes in self._db.execute(
-            "SELECT tenant, digest, scopes FROM tokens"
+    def tokens(self, tenant: str) -> list[Token]:
+        """Give a tenant's tokens, oldest first."""
+        rows = self._db.execute(
+            "SELECT id, name, scopes, created_at, expires_at FROM tokens WHERE tenant = ?"
+            " ORDER BY created_at, id",
+            (tenant,),
+        )
+        return [
+            Token(id=row[0], name=row[1], scopes=row[2], created_at=row[3], expires_at=row[4])
+            for row in rows
+        ]
+
+    def remove_token(self, token_id: str) -> None:
+        """Forget a token."""
+        self._db.execute("DELETE FROM tokens WHERE id = ?", (token_id,))
+
+    def end_token(self, token_id: str, at_ms: int) -> None:
+        """Have a token end at `at_ms` (Unix ms), or when it would have ended before."""
+        self._db.execute(
+            "UPDATE tokens SET expires_at = min(coalesce(expires_at, ?1), ?1) WHERE id = ?2",
+            (at_ms, token_id),
+        )
+
+    def token_digests(self) -> dict[str, dict[str, TokenGrant]]:
+        """Give, by tenant, its token digests (hex) with what they give."""
+        found: dict[str, dict[str, TokenGrant]] = {}
+        for tenant, *row in self._db.execute(
+            "SELECT tenant, digest, id, scopes, expires_at FROM tokens"
         ):
-            found.setdefault(tenant, {})[token_digest.hex()] = scopes
+            found.setdefault(tenant, {}).update([_grant(row)])
         return found
 
-    def tokens_of(self, tenant: str) -> dict[str, int]:
-        """Give one tenant's token digests (hex) with their scopes."""
-        rows = self._db.execute("SELECT digest, scopes FROM tokens WHERE tenant = ?", (tenant,))
-        return {token_digest.hex(): scopes for token_digest, scopes in rows}
-
-    def _add_token(self, tenant: str, token: str, now_ms: int) -> None:
-        self._db.execute(
-            "INSERT INTO tokens VALUES (?, ?, ?, ?)",
-            (digest(token), tenant, int(ALL_SCOPES), now_ms),
+    def tokens_of(self, tenant: str) -> dict[str, TokenGrant]:
+        """Give one tenant's token digests (hex) with what they give."""
+        rows = self._db.execute(
+            "SELECT digest, id, scopes, expires_at FROM tokens WHERE tenant = ?", (tenant,)
         )
+        return dict(_grant(row) for row in rows)
 
     # Counters
 
@@ -299,3 +344,7 @@ class Registry:
 
     def _set_counter(self, name: str, value: int) -> None:
         self._db.execute("INSERT OR REPLACE INTO counters VALUES (?, ?)", (name, value))
+
+
+def _grant(row: Sequence[Any]) -> tuple[str, TokenGrant]:
+    return row[0].hex(), TokenGrant(id=row[1], scopes=row[2], expires_at=row[3])

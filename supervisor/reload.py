@@ -10,6 +10,7 @@ from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
+from protocol.control.shapes import Reloaded
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.config import Config, ConfigError
 from supervisor.keeper import START_ERRORS
@@ -29,17 +30,6 @@ LIVE: Final = frozenset(
     }
 )
 """The keys that take effect without a restart of the gateway; of `tls` only other files."""
-
-
-class Reloaded(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a reload did, in keys of `config.yaml`."""
-
-    applied: tuple[str, ...]
-    """These have changed, and are in force."""
-    needs_restart: tuple[str, ...]
-    """These differ from what is in force until the gateway is started anew."""
-    zygote_pid: int
-    """What forks the workers from now on, with the program that is on the disk now."""
 
 
 class Comparison(NamedTuple):

@@ -11,10 +11,11 @@ from typing import Any, Final
 import msgspec
 
 from protocol import limits, params
+from protocol.control.shapes import RotateToken
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import METHODS, Scope, answered_by, tenants
 from protocol.spawn import TenantRequest
-from supervisor.control import TenantActions
+from supervisor.control.actions import TenantActions
 
 Handler = Callable[[TenantRequest, Any], Awaitable[Any]]
 
@@ -82,8 +83,10 @@ class TenantRequests:
     ) -> tenants.RotateResult:
         # Each writes a line into the audit, which nobody may fill.
         self._count_rotation(request.tenant)
-        token = await self._actions.rotate_token(request.tenant, actor=_actor(request))
-        return tenants.RotateResult(tenant_id=request.tenant, token=token)
+        rotated = await self._actions.rotate_token(
+            request.tenant, RotateToken(token_id=request.token_id), actor=_actor(request)
+        )
+        return tenants.RotateResult(tenant_id=request.tenant, token=rotated.token)
 
     def _count_rotation(self, tenant: str) -> None:
         now = self._now()
@@ -108,4 +111,4 @@ class TenantRequests:
 
 
 def _actor(request: TenantRequest) -> str:
-    return f"tenant:{request.tenant}"
+    return f"token:{request.token_id}"

@@ -7,21 +7,33 @@ directly under the lock of the state root. Everything here blocks on the disk.
 import contextlib
 import os
 import shutil
-import time
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-import apsw
 import msgspec
+from msgspec import UNSET
 
 from protocol import limits
-from protocol.errors import ErrorCode, GatewayError
-from protocol.names import TENANT_ID_PATTERN, is_tenant_id
-from supervisor.audit import Audit, AuditError
-from supervisor.config import Config
-from supervisor.registry import (
+from protocol.control.shapes import (
+    AuditPage,
+    AuditQuery,
+    CreatedTenant,
     Quota,
+    QuotaChange,
+    TenantView,
+    UpdateTenant,
+)
+from protocol.errors import ErrorCode, GatewayError
+from protocol.names import TENANT_ID_PATTERN, hide_secrets, is_display_name, is_tenant_id
+from protocol.spawn import TokenGrant
+from supervisor import audit_reading
+from supervisor.audit import Audit
+from supervisor.config import Config
+from supervisor.moments import rfc3339, unix_ms
+from supervisor.refusals import disk_refusals
+from supervisor.registry import (
     Registry,
     RegistryError,
     Tenant,
@@ -29,50 +41,26 @@ from supervisor.registry import (
     UnknownTenantError,
 )
 from supervisor.state import TENANT_FOLDERS, StateRoot
-from supervisor.wipe import wipe
+from supervisor.tokens import TokenDesk
+from supervisor.wipe import WipeStoppedError, wipe
 
 SHARED_UIDS: Final = 16
 """The first uids of the range belong to the shared processes; the front has the very first."""
 
 
-def unix_ms() -> int:
-    """Give the time of day in Unix ms."""
-    return time.time_ns() // 1_000_000
-
-
-class TenantView(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A tenant as an operator sees it. `state_dir` is relative to the state root."""
-
-    tenant_id: str
-    display_name: str | None = None
-    created_at: str
-    disabled: bool
-    state: str
-    quota: Quota
-    state_dir: str
-
-
-class CreatedTenant(TenantView, frozen=True, kw_only=True):
-    """A new tenant, with the only copy of its token."""
-
-    token: str
-
-
 class Snapshot(NamedTuple):
-    """All rows, and by tenant its token digests (hex) with their scopes."""
+    """All rows, and by tenant its token digests (hex) with what they grant."""
 
     rows: list[Tenant]
-    tokens: dict[str, dict[str, int]]
+    tokens: dict[str, dict[str, TokenGrant]]
 
 
 def view(tenant: Tenant) -> TenantView:
     """Give what an operator may see of a registry row."""
-    seconds, ms = divmod(tenant.created_at, 1000)
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     return TenantView(
         tenant_id=tenant.id,
         display_name=tenant.display_name,
-        created_at=f"{moment}.{ms:03d}Z",
+        created_at=rfc3339(tenant.created_at),
         disabled=tenant.state != "enabled",
         state=tenant.state,
         quota=tenant.quota,
@@ -80,25 +68,11 @@ def view(tenant: Tenant) -> TenantView:
     )
 
 
-@contextlib.contextmanager
-def _disk_refusals() -> Iterator[None]:
-    """Turn a disk that is full or broken into an answer: it must not end the gateway."""
-    try:
-        yield
-    except OSError as error:
-        msg = f"the disk refuses {error.filename or 'a write'}: {error.strerror or error}"
-        raise GatewayError(ErrorCode.UNAVAILABLE, msg) from error
-    except (apsw.Error, AuditError) as error:
-        msg = f"the disk refuses registry or audit: {error}"
-        raise GatewayError(ErrorCode.UNAVAILABLE, msg) from error
-
-
 class TenantDesk:
     """The operations. One thread at a time.
 
-    A change and its line in the audit are kept together or not at all, but for a crash or a failing
-    disk just between the two: then the audit has a line too many (followed by `change.undone` if
-    the disk takes it), never one too few. Every operation raises
+    A change and its line in the audit are kept together or not at all, but for a crash just between
+    the two: then the audit has a line too many, never one too few. Every operation raises
     GatewayError UNAVAILABLE when the disk refuses.
 
     Args:
@@ -118,10 +92,11 @@ class TenantDesk:
             self.audit: Final = Audit(state.audit)
             cut = self.audit.repaired_bytes
             if cut:
-                self._note("audit.repaired", "gateway", None, bytes_cut=cut)
+                self.record("audit.repaired", "gateway", None, bytesCut=cut)
         except BaseException:
             self.registry.close()
             raise
+        self.tokens: Final = TokenDesk(self.registry, self.change, self.record, self._row, now_ms)
 
     def close(self) -> None:
         """Close registry and audit."""
@@ -131,7 +106,8 @@ class TenantDesk:
             self.audit.close()
 
     @contextlib.contextmanager
-    def _change(self) -> Iterator[None]:
+    def change(self) -> Iterator[None]:
+        """Give a context whose changes are all kept at its end, or none if it raises."""
         before = self.audit.seq
         try:
             with self.registry.atomically():
@@ -139,14 +115,27 @@ class TenantDesk:
         except BaseException:
             if self.audit.seq != before:
                 # The line stays: a commit that failed may still be found committed after a crash.
-                with contextlib.suppress(OSError, AuditError):
-                    self._note("change.undone", "gateway", None, seq=self.audit.seq)
+                with contextlib.suppress(GatewayError):
+                    self.record("change.undone", "gateway", None, seq=self.audit.seq)
             raise
 
-    def _note(self, action: str, actor: str, tenant: str | None, **detail: object) -> None:
-        self.audit.append(action, actor=actor, now_ms=self._now_ms(), tenant=tenant, **detail)
+    @disk_refusals()
+    def record(self, action: str, actor: str, tenant: str | None, **detail: object) -> None:
+        """Write a line of the audit; what looks like a secret in it is hidden.
 
-    @_disk_refusals()
+        Args:
+            action: What was done, `<thing>.<verb>`.
+            actor: `admin`, `cli:<uid>`, `token:<id>` or `gateway`.
+            tenant: Whom it concerns.
+            detail: JSON values; `before` and `after` where something changed.
+
+        Raises:
+            GatewayError: UNAVAILABLE: it cannot be written.
+        """
+        shown = msgspec.json.decode(hide_secrets(msgspec.json.encode(detail).decode()))
+        self.audit.append(action, actor=actor, now_ms=self._now_ms(), tenant=tenant, **shown)
+
+    @disk_refusals()
     def create(
         self, tenant: str, *, actor: str, display_name: str | None = None, quota: Quota
     ) -> CreatedTenant:
@@ -165,7 +154,7 @@ class TenantDesk:
             raise GatewayError(ErrorCode.CONFLICT, msg)
         uids = self._tenant_uids()
         try:
-            with self._change():
+            with self.change():
                 token = self.registry.create(
                     tenant,
                     uid_first=uids[0] if uids else None,
@@ -174,12 +163,12 @@ class TenantDesk:
                     quota=quota,
                     now_ms=self._now_ms(),
                 )
-                self._note("tenant.created", actor, tenant, quota=msgspec.to_builtins(quota))
+                row = self.registry.get(tenant)
+                self.record("tenant.created", actor, tenant, after=_facts(row))
         except TenantExistsError as error:
             raise GatewayError(ErrorCode.CONFLICT, f"tenant {tenant} exists already") from error
         except RegistryError as error:
             raise GatewayError(ErrorCode.UNAVAILABLE, str(error)) from error
-        row = self.registry.get(tenant)
         self.ensure_directory(row)
         return CreatedTenant(**msgspec.structs.asdict(view(row)), token=token)
 
@@ -188,6 +177,20 @@ class TenantDesk:
             return None
         first = self._isolation.uid_first + SHARED_UIDS
         return first, self._isolation.uid_count - SHARED_UIDS
+
+    @disk_refusals()
+    def access(self, tenant: str) -> tuple[Tenant, dict[str, TokenGrant]]:
+        """Give a tenant's row, and what its tokens give by their digests (hex).
+
+        Raises:
+            GatewayError: NOT_FOUND.
+        """
+        return self._any_row(tenant), self.registry.tokens_of(tenant)
+
+    @disk_refusals()
+    def read_audit(self, query: AuditQuery) -> AuditPage:
+        """Give a page of the audit; on any thread."""
+        return audit_reading.page(self._state.audit, query)
 
     def ensure_directory(self, tenant: Tenant) -> Path:
         """Make a tenant's directory unless it is there; also before each start of its worker.
@@ -198,7 +201,7 @@ class TenantDesk:
         if directory.is_dir():
             return directory
         # Complete under another name first: half a directory must not pass for a whole one.
-        fresh = directory.with_name(f".new-{tenant.id}")
+        fresh = _unfinished(directory)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         for folder in TENANT_FOLDERS:
@@ -209,7 +212,7 @@ class TenantDesk:
         fresh.rename(directory)
         return directory
 
-    @_disk_refusals()
+    @disk_refusals()
     def get(self, tenant: str) -> TenantView:
         """Give one tenant.
 
@@ -218,44 +221,44 @@ class TenantDesk:
         """
         return view(self._row(tenant))
 
-    @_disk_refusals()
-    def access(self, tenant: str) -> tuple[Tenant, dict[str, int]]:
-        """Give a tenant's row, and its token digests (hex) with their scopes.
-
-        Raises:
-            GatewayError: NOT_FOUND.
-        """
-        return self._any_row(tenant), self.registry.tokens_of(tenant)
-
-    @_disk_refusals()
-    def token_digests(self) -> dict[str, dict[str, int]]:
-        """Give, by tenant, its token digests (hex) with their scopes."""
+    @disk_refusals()
+    def token_digests(self) -> dict[str, dict[str, TokenGrant]]:
+        """Give, by tenant, its token digests (hex) with what they grant."""
         return self.registry.token_digests()
 
-    @_disk_refusals()
-    def list(self) -> list[TenantView]:
-        """Give all tenants by id."""
-        return [view(tenant) for tenant in self.registry.tenants()]
-
-    @_disk_refusals()
+    @disk_refusals()
     def snapshot(self) -> Snapshot:
         """Give the whole registry as it is now."""
         return Snapshot(self.registry.tenants(), self.registry.token_digests())
 
-    @_disk_refusals()
-    def rotate(self, tenant: str, *, actor: str) -> str:
-        """Replace a tenant's tokens; gives the new one.
+    @disk_refusals()
+    def list(self, after: str = "", limit: int = -1) -> list[TenantView]:
+        """Give tenants by id: so many of those after `after`, all for a negative number."""
+        return [view(tenant) for tenant in self.registry.tenants(after, limit)]
+
+    @disk_refusals()
+    def update(self, tenant: str, change: UpdateTenant, *, actor: str) -> TenantView:
+        """Change what is named in `change`.
 
         Raises:
-            GatewayError: NOT_FOUND.
+            GatewayError: NOT_FOUND or INVALID_REQUEST.
         """
-        self._row(tenant)
-        with self._change():
-            token = self.registry.rotate(tenant, self._now_ms())
-            self._note("token.rotated", actor, tenant)
-        return token
+        before = self._row(tenant)
+        name = before.display_name if change.display_name is UNSET else change.display_name
+        check_display_name(name)
+        quota = before.quota
+        if change.quota is not UNSET:
+            quota = msgspec.structs.replace(quota, **_given(change.quota))
+        with self.change():
+            self.registry.update(tenant, display_name=name, quota=quota)
+            after = self.registry.get(tenant)
+            if after != before:
+                self.record(
+                    "tenant.updated", actor, tenant, before=_facts(before), after=_facts(after)
+                )
+        return view(after)
 
-    @_disk_refusals()
+    @disk_refusals()
     def set_state(self, tenant: str, state: Literal["enabled", "suspended"], *, actor: str) -> None:
         """Suspend a tenant or take it back into service; to be so already is no error.
 
@@ -264,11 +267,11 @@ class TenantDesk:
         """
         before = self._row(tenant).state
         if before != state:
-            with self._change():
+            with self.change():
                 self.registry.set_state(tenant, state)
-                self._note(f"tenant.{state}", actor, tenant, before=before)
+                self.record(f"tenant.{state}", actor, tenant, before=before, after=state)
 
-    @_disk_refusals()
+    @disk_refusals()
     def begin_delete(self, tenant: str, *, actor: str) -> None:
         """Take a tenant's tokens away. Its worker must end before `finish_delete`.
 
@@ -277,36 +280,54 @@ class TenantDesk:
         Raises:
             GatewayError: NOT_FOUND.
         """
-        self._any_row(tenant)
-        with self._change():
+        before = self._any_row(tenant).state
+        with self.change():
             self.registry.begin_delete(tenant)
-            self._note("tenant.deleting", actor, tenant)
+            self.record("tenant.deleting", actor, tenant, before=before, after="deleting")
 
-    @_disk_refusals()
-    def finish_delete(self, tenant: str, *, actor: str) -> None:
-        """Wipe a tenant's directory and forget it; a crash in between is finished by `recover`.
-
-        Nothing happens to a tenant that is not being deleted: another call has finished it.
+    @disk_refusals()
+    def wipe(self, tenant: str, stopped: threading.Event | None = None) -> None:
+        """Remove the files of a tenant that is being deleted; can take long, on any thread.
 
         Raises:
-            GatewayError: UNAVAILABLE, when something cannot be removed: the tenant stays marked.
+            GatewayError: UNAVAILABLE, when something cannot be removed, or `stopped` was set: the
+                tenant stays marked.
+        """
+        directory = self._state.tenant_directory(tenant)
+        try:
+            wipe(_unfinished(directory), stopped)
+            wipe(directory, stopped)
+        except WipeStoppedError as error:
+            msg = "the gateway is stopping; the deletion is finished at its next start"
+            raise GatewayError(ErrorCode.UNAVAILABLE, msg) from error
+
+    @disk_refusals()
+    def finish_delete(self, tenant: str, *, actor: str) -> None:
+        """Forget a tenant whose files have been wiped.
+
+        Nothing happens to a tenant that is not being deleted: another call has finished it.
         """
         row = self.registry.find(tenant)
         if row is None or row.state != "deleting":
             return
-        wipe(self._state.tenant_directory(tenant))
-        with self._change():
+        self.registry.drop_copies()
+        with self.change():
             self.registry.finish_delete(tenant)
-            self._note("tenant.deleted", actor, tenant)
+            self.record("tenant.deleted", actor, tenant, before="deleting")
 
-    @_disk_refusals()
+    @disk_refusals()
+    def deleting(self) -> tuple[str, ...]:
+        """Give the tenants whose deletion a crash or a disk has cut off."""
+        rows = self.registry.tenants()
+        return tuple(row.id for row in rows if row.state == "deleting")
+
     def recover(self) -> None:
-        """Finish deletions that a crash cut off. Called at the start, before any worker runs."""
-        for tenant in self.registry.tenants():
-            if tenant.state == "deleting":
-                # What cannot be removed stays listed as `deleting`; nobody else waits for it.
-                with contextlib.suppress(GatewayError):
-                    self.finish_delete(tenant.id, actor="gateway")
+        """Finish deletions that were cut off. No worker may run."""
+        for tenant in self.deleting():
+            # What cannot be removed stays listed as `deleting`; nobody else waits for it.
+            with contextlib.suppress(GatewayError):
+                self.wipe(tenant)
+                self.finish_delete(tenant, actor="gateway")
 
     def _any_row(self, tenant: str) -> Tenant:
         check_tenant_id(tenant)
@@ -344,6 +365,23 @@ def check_display_name(name: str | None) -> None:
     """
     if name is None:
         return
-    if len(name) > limits.DISPLAY_NAME_CHARS_MAX or not name.isprintable():
-        msg = f"displayName: at most {limits.DISPLAY_NAME_CHARS_MAX} printable characters"
+    if not is_display_name(name):
+        msg = f"displayName: at most {limits.DISPLAY_NAME_CHARS_MAX} characters, all visible"
         raise GatewayError(ErrorCode.INVALID_REQUEST, msg, field="displayName")
+    if hide_secrets(name) != name:
+        msg = "displayName: must not hold a token or an admin key"
+        raise GatewayError(ErrorCode.INVALID_REQUEST, msg, field="displayName")
+
+
+def _unfinished(directory: Path) -> Path:
+    """Give the name under which a tenant's directory is made."""
+    return directory.with_name(f".new-{directory.name}")
+
+
+def _facts(tenant: Tenant) -> dict[str, object]:
+    return {"displayName": tenant.display_name, "quota": tenant.quota}
+
+
+def _given(change: QuotaChange) -> dict[str, Any]:
+    values = msgspec.structs.asdict(change)
+    return {name: value for name, value in values.items() if value is not UNSET}

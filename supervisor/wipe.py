@@ -9,6 +9,7 @@ top before it is emptied, so that two descriptors and no recursion are enough fo
 import os
 import secrets
 import stat
+import threading
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,12 +19,21 @@ _BATCH: Final = 1024
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def wipe(directory: Path) -> None:
+class WipeStoppedError(Exception):
+    """It was told to stop, and can be called again."""
+
+
+def wipe(directory: Path, stopped: threading.Event | None = None) -> None:
     """Remove `directory` and all below it; nothing happens when it is not there.
 
     Nobody else may write below it meanwhile.
 
+    Args:
+        directory: What is removed.
+        stopped: When it is set, the removal ends soon, unfinished.
+
     Raises:
+        WipeStoppedError: `stopped` was set.
         OSError: something cannot be removed, or `directory` is a link or no directory. It can be
             tried again.
     """
@@ -32,21 +42,21 @@ def wipe(directory: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        for name in _names(top):
-            _empty(name, top)
+        for name in _names(top, stopped):
+            _empty(name, top, stopped)
     finally:
         os.close(top)
     directory.rmdir()
 
 
-def _empty(name: str, top: int) -> None:
+def _empty(name: str, top: int, stopped: threading.Event | None) -> None:
     """Remove the entry `name` of `top`; directories in it become entries of `top`."""
     if not _is_directory(name, top):
         os.unlink(name, dir_fd=top)
         return
     nested = _open_directory(name, top)
     try:
-        for child in _names(nested):
+        for child in _names(nested, stopped):
             if _is_directory(child, nested):
                 # A directory that is closed to its owner cannot be moved by him either.
                 os.close(_open_directory(child, nested))
@@ -63,13 +73,15 @@ def _is_directory(name: str, parent: int) -> bool:
     return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
 
 
-def _names(directory: int) -> Iterator[str]:
+def _names(directory: int, stopped: threading.Event | None) -> Iterator[str]:
     """Give names until the directory is empty; each must be gone before the next is asked for."""
     while True:
         with os.scandir(directory) as entries:
             batch = [entry.name for entry in islice(entries, _BATCH)]
         if not batch:
             return
+        if stopped is not None and stopped.is_set():
+            raise WipeStoppedError
         yield from batch
 
 

@@ -5,13 +5,14 @@ import contextlib
 from typing import Final
 
 from protocol import limits
+from protocol.control.shapes import TenantStatus
 from protocol.errors import ErrorCode, GatewayError
 from protocol.spawn import LinkLost, TenantLoad, WorkerSettings
 from supervisor.lifecycle import Event
 from supervisor.logs import Log
 from supervisor.memory import Memory
 from supervisor.reconcile import Step, Wanted
-from supervisor.status import TenantStatus, death_record, usage
+from supervisor.status import death_record, usage
 from supervisor.surroundings import Surroundings
 from supervisor.tenant_worker import TenantWorker
 

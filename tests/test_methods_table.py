@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
+from protocol.control.shapes import Quota
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import ALL_SCOPES, METHODS, Scope
 from protocol.spawn import TenantRequest
 from supervisor.config import Config
-from supervisor.registry import Quota
 from supervisor.state import StateRoot
 from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import TenantDesk
@@ -46,8 +46,14 @@ class Both:
     async def ask(self, method: str, params: object, scopes: int = int(ALL_SCOPES)) -> Any:
         if METHODS[method].answered_by == "worker":
             return await self._front.call(method, params, scopes=scopes)
-        body = msgspec.json.encode(params)
-        request = TenantRequest(tenant=self._tenant, scopes=scopes, method=method, params=body)
+        (token,) = await self._supervisor._actions.list_tokens(self._tenant)
+        request = TenantRequest(
+            tenant=self._tenant,
+            token_id=token.token_id,
+            scopes=scopes,
+            method=method,
+            params=msgspec.json.encode(params),
+        )
         return msgspec.json.decode(await self._supervisor.answer(request))
 
 

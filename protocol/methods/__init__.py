@@ -1,5 +1,7 @@
 """The catalogue of methods. Importing this package declares them all."""
 
+from typing import Final
+
 from protocol.methods import (
     agent,
     channels,
@@ -22,9 +24,13 @@ from protocol.methods.registry import (
     answered_by,
 )
 
+WAITING: Final = frozenset({agent.WAIT.name, events.POLL.name})
+"""Methods that may do nothing but wait: such a call ends with the token that it was made with."""
+
 __all__ = [
     "ALL_SCOPES",
     "METHODS",
+    "WAITING",
     "Method",
     "Params",
     "Result",

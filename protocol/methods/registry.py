@@ -1,22 +1,13 @@
 """How a method is declared, once: for the dispatcher, the OpenRPC document, docs and tests."""
 
-import enum
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from protocol.limits import CALL_SECONDS_DEFAULT, CALL_SECONDS_MAX, METHOD_NAME_CHARS_MAX
+from protocol.scopes import ALL_SCOPES, Scope
 
-
-class Scope(enum.IntFlag):
-    """What a token allows inside its tenant. Granted by look-up of the token, never by a field."""
-
-    READ = 1
-    WRITE = 2
-    ADMIN = 4
-
-
-ALL_SCOPES: Final = Scope.READ | Scope.WRITE | Scope.ADMIN
+__all__ = ["ALL_SCOPES", "METHODS", "Method", "Params", "Result", "Scope", "declare"]
 
 
 AnsweredBy = Literal["worker", "supervisor"]

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from protocol.control.shapes import Quota
 from scripts.benchmark import load
 from supervisor.config import Config
-from supervisor.registry import Quota
 from supervisor.state import LOCK_WAIT_SECONDS, StateRoot
 from supervisor.tenants import TenantDesk
 from tests.conftest import make_state_dir, remove_tree

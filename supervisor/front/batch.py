@@ -85,6 +85,11 @@ class Batch:
         for member in self._members:
             member.expire(error)
 
+    def revoke(self, error: GatewayError) -> None:
+        """See `Work`. What was begun in time is answered, but for what only waits."""
+        for member in self._members:
+            member.revoke(error)
+
     def on_writable(self) -> None:
         """See `Work`. Nothing is streamed."""
 
@@ -170,3 +175,8 @@ class Member:
         """Have it refused now, if it waits."""
         if self._work is not None:
             self._work.expire(error)
+
+    def revoke(self, error: GatewayError) -> None:
+        """The batch's credential is good no more."""
+        if self._work is not None:
+            self._work.revoke(error)

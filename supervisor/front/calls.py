@@ -6,6 +6,7 @@ from protocol import limits
 from protocol.aio import LinkEnd, Reply, failure_error
 from protocol.errors import GatewayError, LinkClosedError, RemoteProtocolError
 from protocol.frames import Chunk, Failure
+from protocol.methods import WAITING
 from supervisor.front import response
 from supervisor.front.exchange import Client, Request
 from supervisor.front.stream import EventStream
@@ -42,6 +43,7 @@ class TenantCall:
         "method",
         "params",
         "scopes",
+        "token_id",
     )
 
     def __init__(
@@ -59,6 +61,7 @@ class TenantCall:
         self.method = method
         self.params = params
         self.scopes = request.asked.grant.scopes
+        self.token_id = request.asked.grant.token_id
         self.credit = 0
         self.idempotency_key = request.asked.idempotency_key
         self.held_until = 0.0
@@ -126,6 +129,11 @@ class TenantCall:
         self.abandon()
         self._client = client
         self._refuse(error)
+
+    def revoke(self, error: GatewayError) -> None:
+        """See `Work`."""
+        if self.credit or self.method in WAITING:
+            self.expire(error)
 
     def on_writable(self) -> None:
         """See `Work`."""

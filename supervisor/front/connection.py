@@ -9,6 +9,7 @@ Nothing that happens here may escape: callers are other connections' and workers
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from math import inf
 from typing import Final, Protocol, cast
 
@@ -83,7 +84,8 @@ class Connection(asyncio.Protocol):
             return
         error = unavailable("the gateway has too many connections")
         headers = response.error_headers(error) + response.CLOSE
-        transport.write(response.whole(503, response.error_body(error), headers))
+        body = response.problem_body(error)
+        transport.write(response.whole(503, body, headers, is_problem=True))
         # What the client has asked is not read.
         self._intake.cut = self._house.see_off(self)
         self._close()
@@ -158,7 +160,9 @@ class Connection(asyncio.Protocol):
             if request.asked.origin:
                 headers += origins.headers(request.asked.origin)
             only_head = request.asked.verb == "HEAD"
-            data = response.whole(status, body, headers, only_head=only_head)
+            data = response.whole(
+                status, body, headers, only_head=only_head, is_problem=_is_problem(request, status)
+            )
             self._transport.write(data)
             if request.asked.grant is not None:
                 self._taking.charge(request.asked.grant.tenant, len(data))
@@ -274,6 +278,21 @@ class Connection(asyncio.Protocol):
             self._work.expire(error)
         elif not self._over:
             self._close()
+
+    def revoke(self, digests: frozenset[bytes]) -> None:
+        """End what one of these tokens has opened here, if any has."""
+        request, work = self._request, self._work
+        if request is None or work is None or self._over:
+            return
+        grant = request.asked.grant
+        if grant is None or grant.digest not in digests:
+            return
+        try:
+            work.revoke(intake.unauthorized())
+            if self._taking.paused:
+                self.abort()  # it does not read, and so would never see the end
+        except Exception as error:  # noqa: BLE001 - as in data_received
+            self._break(error)
 
     def abort(self) -> None:
         """Close the connection and lose what has not been sent."""
@@ -425,6 +444,12 @@ class Connection(asyncio.Protocol):
         self.abort()
 
 
+def _is_problem(request: Request, status: int) -> bool:
+    route = request.asked.route
+    problems = route is None or route.refusal is response.problem_body
+    return problems and status >= HTTPStatus.BAD_REQUEST
+
+
 def _refusal(request: Request, error: GatewayError) -> bytes:
     route = request.asked.route
-    return response.error_body(error) if route is None else route.refusal(error)
+    return response.problem_body(error) if route is None else route.refusal(error)

@@ -1,15 +1,17 @@
-"""`/v1/tenants` and below, `/v1/status` and `/v1/reload`: handed over unjudged.
+"""The control plane: handed over, for the front has no say in it, but for which verbs a path knows.
 
 Failed attempts at the admin key are counted and slowed like those at tokens.
 """
 
 from http import HTTPStatus
 from typing import Final, Protocol
+from urllib.parse import unquote
 
 import msgspec
 
 from protocol import limits
 from protocol.aio import OnReply, Reply, failure_error
+from protocol.control.routes import ROUTES, find
 from protocol.errors import (
     ErrorCode,
     GatewayError,
@@ -23,8 +25,9 @@ from supervisor.front import response
 from supervisor.front.exchange import Client, Request
 from supervisor.front.tenants import unavailable
 
-PREFIX: Final = "/v1/tenants"
-PATHS: Final = frozenset((PREFIX, "/v1/status", "/v1/reload"))
+PREFIX: Final = "/v1/tenants/"
+PATHS: Final = frozenset(route.path for route in ROUTES if not route.parameters)
+VERBS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _decoder: Final = msgspec.json.Decoder(ControlResponse)
 
 
@@ -35,6 +38,12 @@ class Supervisor(Protocol):
 
     def ask_supervisor(self, method: str, params: bytes, on_reply: OnReply) -> None:
         """See `tenants.Surroundings`."""
+
+
+def verbs(path: str) -> tuple[str, ...]:
+    """Give what a path knows; everything for one that is not served, which the supervisor says."""
+    found = find([unquote(part) for part in path.split("/")[1:]])
+    return VERBS if found is None else tuple(found.routes)
 
 
 class ControlCall:
@@ -79,6 +88,9 @@ class ControlCall:
         client, self._client = self._client, None
         if client is not None:
             client.refuse(error)
+
+    def revoke(self, error: GatewayError) -> None:
+        """See `Work`. An operator has no grant."""
 
     def on_writable(self) -> None:
         """See `Work`."""

@@ -95,6 +95,12 @@ class Work(Protocol):
     def expire(self, error: GatewayError) -> None:
         """The time is over: refuse the client with `error`, now."""
 
+    def revoke(self, error: GatewayError) -> None:
+        """The client's credential is good no more: what streams or waits ends with `error`, now.
+
+        What was begun in time and does something is answered.
+        """
+
     def on_writable(self) -> None:
         """The client takes more of what is streamed to it."""
 
@@ -178,6 +184,9 @@ class LateAnswer:
         del error
         self._over()
         self._say()
+
+    def revoke(self, error: GatewayError) -> None:
+        """See `Work`. Only those without a grant wait here."""
 
     def on_writable(self) -> None:
         """See `Work`."""

@@ -141,7 +141,7 @@ class Intake:
         head.finish(version)
         length = head.fields.pop(b"content-length", None)
         good = (verb, head.target, version, head.fields)
-        if good == self._good and self._good_asked.tokens_version == self._door.tokens.version:
+        if good == self._good and self._is_still_good():
             request = Request(self._good_asked)
         else:
             request = self._judge(verb, version)
@@ -216,6 +216,11 @@ class Intake:
             self.ready[-1].keep_alive = False
             self.closed = True
             self.upgraded = bytearray(rest)
+
+    def _is_still_good(self) -> bool:
+        asked, tokens = self._good_asked, self._door.tokens
+        assert asked.grant is not None
+        return asked.tokens_version == tokens.version and not tokens.is_over(asked.grant)
 
     def _judge(self, verb: bytes, version: str) -> Request:
         head = self._head

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from protocol.errors import ErrorCode, GatewayError
+from protocol.errors import STATUS_PHRASES, ErrorCode, GatewayError
 
 RETRY_SECONDS_DEFAULT: Final = 1
 RETRY_SECONDS_MAX: Final = 31 * 86400
@@ -22,6 +22,7 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 _UPGRADE: Final = b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 _COMMON: Final = b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
 _JSON: Final = b"Content-Type: application/json\r\n"
+_PROBLEM: Final = b"Content-Type: application/problem+json\r\n"
 _EVENTS: Final = b"Content-Type: text/event-stream\r\n"
 _NO_CONTENT: Final = 204
 _VERB: Final = re.compile(r"[A-Z]{1,16}\Z")
@@ -34,14 +35,15 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 def _status_lines() -> dict[int, bytes]:
-    # 499 is nobody's standard; the error table uses it for what the caller has cancelled.
-    phrases = {status.value: status.phrase for status in HTTPStatus}
-    phrases[499] = "Client Closed Request"
-    return {code: b"HTTP/1.1 %d %b\r\n" % (code, text.encode()) for code, text in phrases.items()}
+    lines = {}
+    for code, phrase in STATUS_PHRASES.items():
+        lines[code] = b"HTTP/1.1 %d %b\r\n" % (code, phrase.encode())
+    return lines
 
 
 _STATUS_LINES: Final = _status_lines()
 _PREFIXES: Final = {code: line + _JSON + _COMMON for code, line in _STATUS_LINES.items()}
+_PROBLEM_PREFIXES: Final = {code: line + _PROBLEM + _COMMON for code, line in _STATUS_LINES.items()}
 
 
 class _Date:
@@ -65,7 +67,14 @@ class _Date:
 _date: Final = _Date()
 
 
-def whole(status: int, body: bytes, headers: bytes = b"", *, only_head: bool = False) -> bytes:
+def whole(
+    status: int,
+    body: bytes,
+    headers: bytes = b"",
+    *,
+    only_head: bool = False,
+    is_problem: bool = False,
+) -> bytes:
     """Give a complete response with a JSON body; without any if the body is empty and 204.
 
     Args:
@@ -73,12 +82,13 @@ def whole(status: int, body: bytes, headers: bytes = b"", *, only_head: bool = F
         body: JSON.
         headers: More header lines, each with its line end.
         only_head: The request was HEAD: the length is told, the body is not sent.
+        is_problem: The body is problem details.
     """
     if not body:
         length = b"" if status == _NO_CONTENT else b"Content-Length: 0\r\n"
         return b"%b%b%b%b%b\r\n" % (_STATUS_LINES[status], _COMMON, _date.line(), headers, length)
     return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (
-        _PREFIXES[status],
+        (_PROBLEM_PREFIXES if is_problem else _PREFIXES)[status],
         _date.line(),
         headers,
         len(body),
@@ -112,8 +122,13 @@ def chunk(data: bytes) -> bytes:
 
 
 def error_body(error: GatewayError) -> bytes:
-    """Give the body of a refusal on every route that is not JSON-RPC."""
+    """Give the body of a refusal of a tenant's call that is no JSON-RPC: its error object alone."""
     return b'{"error":%b}' % _encode(error.body())
+
+
+def problem_body(error: GatewayError) -> bytes:
+    """Give the body of a refusal everywhere else: problem details (RFC 9457)."""
+    return _encode(error.problem())
 
 
 def error_headers(error: GatewayError) -> bytes:
@@ -135,19 +150,11 @@ def status_headers(status: int, body: bytes) -> bytes:
     if status < HTTPStatus.BAD_REQUEST:
         return b""
     try:
-        details = msgspec.json.decode(body, type=_Refusal).error.data
+        details = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         details = {}
     code = next((code for code in ErrorCode if code.http_status == status), None)
     return b"" if code is None else error_headers(GatewayError(code, "", **details))
-
-
-class _RefusalError(msgspec.Struct, frozen=True):
-    data: dict[str, Any] = {}
-
-
-class _Refusal(msgspec.Struct, frozen=True):
-    error: _RefusalError = _RefusalError()
 
 
 def allow(verbs: object) -> bytes:

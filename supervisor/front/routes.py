@@ -5,7 +5,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from protocol import limits
+from protocol import limits, openapi
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import is_account_id
 from supervisor.front import control, response, rpc, webhook
@@ -16,6 +16,10 @@ from supervisor.front.websocket import Hall
 
 class State(control.Supervisor, Hall, Protocol):
     """What the probes tell and the control plane needs."""
+
+    @property
+    def version(self) -> str:
+        """The gateway's own version."""
 
     @property
     def condition(self) -> str:
@@ -50,11 +54,24 @@ class Routes:
             else:
                 client.answer(503, body, b"Retry-After: 1\r\n")
 
+        # It holds no secret: whoever can reach the gateway may read how it is spoken to.
+        described = msgspec.json.encode(openapi.document(state.version))
+
+        def describe(client: Client, _request: Request) -> None:
+            client.answer(200, described)
+
         self._exact: Final = {
-            "/rpc": Route(("POST",), rpc.start, rpc.refusal, "token", limits.HTTP_BODY_BYTES_MAX),
+            "/rpc": Route(
+                ("POST",),
+                rpc.start,
+                rpc.refusal,
+                "token",
+                limits.HTTP_BODY_BYTES_MAX,
+            ),
             "/ws": Route(("GET",), entrance(state), response.error_body, "token", upgrades=True),
-            "/healthz": _probe(live),
-            "/readyz": _probe(ready),
+            "/healthz": _open(live),
+            "/readyz": _open(ready),
+            "/openapi.json": _open(describe),
         }
         self._webhook: Final = Route(
             ("POST",),
@@ -65,9 +82,9 @@ class Routes:
             limits.HTTP_BODY_BYTES_MAX - limits.KIB,
         )
         self._control: Final = Route(
-            ("GET", "POST", "PUT", "PATCH", "DELETE"),
+            control.VERBS,
             start_control,
-            response.error_body,
+            response.problem_body,
             "secret",
             limits.HTTP_CONTROL_BODY_BYTES_MAX,
             takes_query=True,
@@ -89,10 +106,10 @@ class Routes:
             return route
         if path.startswith(webhook.PREFIX) and is_account_id(path.removeprefix(webhook.PREFIX)):
             return self._webhook
-        if path in control.PATHS or path.startswith(control.PREFIX + "/"):
-            return self._control
+        if path in control.PATHS or path.startswith(control.PREFIX):
+            return self._control._replace(verbs=control.verbs(path))
         raise GatewayError(ErrorCode.NOT_FOUND, "nothing is served at this path")
 
 
-def _probe(start: Callable[[Client, Request], None]) -> Route:
-    return Route(("GET", "HEAD"), start, response.error_body, "none")
+def _open(start: Callable[[Client, Request], None]) -> Route:
+    return Route(("GET", "HEAD"), start, response.problem_body, "none")

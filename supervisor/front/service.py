@@ -41,6 +41,7 @@ class Front:
     def __init__(self, spec: FrontSpec, log: Log) -> None:
         self.log = log
         self.notices: Final = spec.notices
+        self.version: Final = spec.version
         self.hosts: frozenset[str] = frozenset()
         self.origins: frozenset[str] = frozenset()
         self.tls: Final = server_context() if spec.settings.tls_directory else None
@@ -167,21 +168,17 @@ class Front:
         Raises:
             GatewayError: INVALID_REQUEST: it cannot be read. What came before the fault holds.
         """
-        touched: set[bytes] = set()
         try:
             change = msgspec.json.decode(params, type=TenantsUpdate)
-            for name in (*(access.tenant for access in change.known), *change.gone):
-                touched.update(self.tokens.digests(name))
             for access in change.known:
                 tenant = self.tenant(access.tenant)
-                self.tokens.put(tenant, access)
+                self._cut(self.tokens.put(tenant, access))
                 if not access.enabled:
                     tenant.refuse_held(unavailable("the tenant is not enabled"))
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             msg = f"tenants.update: {error}"
             raise GatewayError(ErrorCode.INVALID_REQUEST, msg) from error
-        self.tokens.remove(change.gone)
-        self.sockets.cut_stale(touched, self.tokens)
+        self._cut(self.tokens.remove(change.gone))
         for name in change.gone:
             gone = self._tenants.get(name)
             if gone is not None:
@@ -261,10 +258,18 @@ class Front:
         if self.draining and not (self._connections or self._expected or self.sockets):
             self.drained.set()
 
+    def _cut(self, digests: frozenset[bytes]) -> None:
+        """End whatever these tokens have opened: they are good no more."""
+        if digests:
+            for connection in list(self._connections):
+                connection.revoke(digests)
+            self.sockets.cut(digests)
+
     def _tick(self) -> None:
         """Look at every deadline there is: one timer instead of one for each request."""
         self._loop.call_later(TICK_SECONDS, self._tick)
         now = self.now()
+        self._cut(self.tokens.expire())
         for connection in (*self._connections, *self._refused):
             connection.tick(now)
         self.sockets.tick(now)

@@ -7,7 +7,7 @@ from websockets.frames import CloseCode
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.front.auth import Grant, TokenTable
+from supervisor.front.auth import Grant
 from supervisor.front.tenants import RETRY_MS, Tenant, unavailable
 
 LOOK_SECONDS: Final = 1.0
@@ -99,16 +99,11 @@ class Sockets:
             del self._counts[grant.tenant]
         self._on_left()
 
-    def cut(self, digest: bytes, reason: str) -> None:
-        """Close all that this token opened; from now on they are neither heard nor answered."""
-        for socket in list(self._by_digest.get(digest, ())):
-            socket.close(CloseCode.POLICY_VIOLATION, reason, cut=True)
-
-    def cut_stale(self, digests: Iterable[bytes], tokens: TokenTable) -> None:
-        """Close those whose token no longer grants what it did when they were opened."""
+    def cut(self, digests: Iterable[bytes]) -> None:
+        """Close all that these tokens opened; from now on they are neither heard nor answered."""
         for digest in digests:
-            if any(not tokens.holds(socket.grant) for socket in self._by_digest.get(digest, ())):
-                self.cut(digest, "the token is no longer valid")
+            for socket in list(self._by_digest.get(digest, ())):
+                socket.close(CloseCode.POLICY_VIOLATION, "the token is no longer valid", cut=True)
 
     def tick(self, now: float) -> None:
         """Look at the deadlines: of those that end at once, of the others about once a second."""

@@ -23,6 +23,7 @@ class Asking(Protocol):
     method: str
     params: bytes
     scopes: int
+    token_id: str
 
     def on_reply(self, reply: Reply) -> None:
         """Take the answer."""
@@ -64,7 +65,11 @@ class Supervised:
             raise GatewayError(ErrorCode.PAYLOAD_TOO_LARGE, msg)
         self._count(tenant)
         request = TenantRequest(
-            tenant=tenant, scopes=call.scopes, method=call.method, params=call.params
+            tenant=tenant,
+            token_id=call.token_id,
+            scopes=call.scopes,
+            method=call.method,
+            params=call.params,
         )
 
         def answered(reply: Reply) -> None:

@@ -33,6 +33,7 @@ class Pending(Protocol):
     method: str
     params: bytes
     scopes: int
+    token_id: str
     credit: int
     idempotency_key: str | None
     held_until: float

@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple
 import apsw
 import msgspec
 
+from protocol.control.shapes import AuditEntry
 from protocol.names import digest
-from supervisor.audit import GENESIS, Entry, entry_hash
+from supervisor.audit import GENESIS, entry_hash
 
 SESSIONS = "sessions/sessions.sqlite"
 What = Literal["session", "turn", "reply", "created", "rotated", "deleted"]
@@ -107,7 +108,7 @@ def check_audit(path: Path) -> Iterator[str]:
         if not line.endswith(b"\n"):
             yield f"audit: line {seq} is torn"
             return
-        entry = msgspec.json.decode(line, type=Entry)
+        entry = msgspec.json.decode(line, type=AuditEntry)
         if (entry.seq, entry.hash) != (seq, entry_hash(previous, entry)):
             yield f"audit: the chain breaks at line {seq}"
             return
@@ -185,7 +186,7 @@ def _check_notes(root: Path, done: Counter[tuple[str, str]]) -> Iterator[str]:
     noted: Counter[tuple[str, str]] = Counter()
     names = {"tenant.created": "created", "token.rotated": "rotated", "tenant.deleted": "deleted"}
     for line in (root / "audit.jsonl").read_bytes().splitlines():
-        entry = msgspec.json.decode(line, type=Entry)
+        entry = msgspec.json.decode(line, type=AuditEntry)
         if entry.action in names and entry.tenant is not None:
             noted[names[entry.action], entry.tenant] += 1
     for (what, tenant), count in done.items():

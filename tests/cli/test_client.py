@@ -9,8 +9,8 @@ import pytest
 
 from cli.client import RemoteTenants
 from cli.exits import ExitCode, refuse
+from protocol.control.shapes import CreateTenant, Quota, RotateToken, UpdateTenant
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.registry import Quota
 
 KEY = "ak_0123456789abcdef"
 
@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.answer)
 
-    do_POST = do_DELETE = do_GET  # noqa: N815 - the names are the library's
+    do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names are the library's
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - as above
         pass
@@ -74,28 +74,31 @@ def tenants(server: Server) -> RemoteTenants:
 def test_it_asks_the_control_plane(server: Server, tenants: RemoteTenants) -> None:
     server.answer = b'{"tenants":[]}'
     assert tenants.everyone() == []
-    tenants.create("acme", None, Quota())
-    tenants.create("acme", "Äcme", Quota(tokens_per_day=1, cost_per_day_micro_usd=2))
-    tenants.show("acme")
-    tenants.rotate("acme")
+    tenants.create(CreateTenant(tenant_id="acme"))
+    asked_quota = Quota(tokens_per_day=1, cost_per_day_micro_usd=2)
+    tenants.create(CreateTenant(tenant_id="acme", display_name="Äcme", quota=asked_quota))
+    tenants.get("acme")
+    tenants.update("acme", UpdateTenant(display_name=None))
+    tenants.rotate("acme", RotateToken(overlap_seconds=5))
     tenants.delete("acme")
     quota = {"tokensPerDay": 1, "costPerDayMicroUsd": 2}
     assert server.asked == [
-        Asked("GET", "/v1/tenants", f"Bearer {KEY}", None),
+        Asked("GET", "/v1/tenants?limit=1000", f"Bearer {KEY}", None),
         Asked("POST", "/v1/tenants", f"Bearer {KEY}", {"tenantId": "acme", "quota": {}}),
         Asked(
             *("POST", "/v1/tenants", f"Bearer {KEY}"),
             {"tenantId": "acme", "displayName": "Äcme", "quota": quota},
         ),
         Asked("GET", "/v1/tenants/acme", f"Bearer {KEY}", None),
-        Asked("POST", "/v1/tenants/acme/token/rotate", f"Bearer {KEY}", {}),
+        Asked("PATCH", "/v1/tenants/acme", f"Bearer {KEY}", {"displayName": None}),
+        Asked("POST", "/v1/tenants/acme/token/rotate", f"Bearer {KEY}", {"overlapSeconds": 5}),
         Asked("DELETE", "/v1/tenants/acme", f"Bearer {KEY}", None),
     ]
 
 
 @pytest.mark.parametrize("tenant", ["../x", "a/b", "a?b", "a#b", "a b", "a\r\nX: y", "", "é"])
 def test_an_id_stays_one_segment(server: Server, tenants: RemoteTenants, tenant: str) -> None:
-    tenants.show(tenant)
+    tenants.get(tenant)
     path = server.asked[0].path
     assert path.startswith("/v1/tenants/")
     assert path.count("/") == 3
@@ -112,13 +115,10 @@ def test_an_id_stays_one_segment(server: Server, tenants: RemoteTenants, tenant:
 def test_a_refusal_is_what_the_gateway_says(
     server: Server, tenants: RemoteTenants, code: ErrorCode
 ) -> None:
-    body = GatewayError(code, "the reason").body()
     server.status = code.http_status
-    server.answer = json.dumps(
-        {"error": {"code": body.code, "message": body.message, "data": body.data}}
-    ).encode()
+    server.answer = json.dumps(GatewayError(code, "the reason").problem()).encode()
     with pytest.raises(GatewayError, match="the reason") as refused:
-        tenants.show("acme")
+        tenants.get("acme")
     assert refused.value.code is code
 
 
@@ -146,17 +146,17 @@ def test_what_is_no_gateways_answer_is_said(
 ) -> None:
     server.status, server.answer = status, answer
     with pytest.raises(SystemExit) as ended:
-        tenants.show("acme")
+        tenants.get("acme")
     assert ended.value.code == ExitCode.TRY_LATER
     assert "does not answer" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("answer", [b"{}", b"null", b'{"error":"Not found"}', b'{"error":{}}'])
+@pytest.mark.parametrize("answer", [b"{}", b"null", b'{"error":"Not found"}', b'{"title":1}'])
 def test_a_refusal_of_another_shape_is_said(
     server: Server, tenants: RemoteTenants, capsys: pytest.CaptureFixture[str], answer: bytes
 ) -> None:
     server.status, server.answer = 404, answer
     with pytest.raises(SystemExit) as ended:
-        tenants.show("acme")
+        tenants.get("acme")
     assert ended.value.code == ExitCode.TRY_LATER
     assert "does not answer" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 
 from cli.tenants import AMOUNT_MAX, MICRO, Amount, _quota_line
 from protocol.names import digest
+from protocol.spawn import TokenGrant
 from supervisor.registry import Registry
 from tests.cli.command import Command
 
@@ -15,7 +16,7 @@ TOKEN = r"tk_acme_[0-9a-f]{32}"
 TIME = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z"
 
 
-def tokens(state_dir: Path) -> dict[str, dict[str, int]]:
+def tokens(state_dir: Path) -> dict[str, dict[str, TokenGrant]]:
     registry = Registry(state_dir / "registry.sqlite")
     try:
         return registry.token_digests()
@@ -58,7 +59,7 @@ def test_a_tenants_life_as_people_read_it(openclaw: Command) -> None:
 
     listed = openclaw("tenants", "list")
     assert re.fullmatch(rf"acme  enabled    {TIME}  Acme 🦀\n", listed.out)
-    shown = openclaw("tenants", "show", "acme")
+    shown = openclaw("tenants", "get", "acme")
     assert re.fullmatch(
         "tenant      acme\n"
         "name        Acme 🦀\n"
@@ -118,10 +119,16 @@ def test_a_tenants_life_as_programs_read_it(openclaw: Command) -> None:
         "stateDir": "/tenants/acme",
     }
     assert openclaw("tenants", "list", "--json").json() == [created]
-    assert openclaw("tenants", "show", "acme", "--json").json() == created
+    assert openclaw("tenants", "get", "acme", "--json").json() == created
     rotated = openclaw("tenants", "token", "rotate", "acme", "--json").json()
     assert re.fullmatch(TOKEN, rotated.pop("token"))
-    assert rotated == {"tenantId": "acme"}
+    assert re.fullmatch(TIME, rotated.pop("createdAt"))
+    assert re.fullmatch("tok_[0-9a-f]{16}", rotated.pop("tokenId"))
+    assert rotated == {
+        "tenantId": "acme",
+        "name": "default",
+        "scopes": ["read", "write", "admin"],
+    }
     deleted = openclaw("tenants", "delete", "acme", "--confirm", "--json").json()
     assert deleted == {"deleted": True, "tenantId": "acme"}
 
@@ -203,7 +210,7 @@ def test_what_does_not_fit_the_tenants_is_refused(openclaw: Command) -> None:
     openclaw("tenants", "create", "acme")
     before = files(openclaw.state_dir)
     assert openclaw("tenants", "create", "acme").refused() == "tenant acme exists already"
-    for command in (["show"], ["token", "rotate"], ["delete", "--confirm"]):
+    for command in (["get"], ["token", "rotate"], ["delete", "--confirm"]):
         said = openclaw("tenants", *command, "nobody", "--json")
         assert said.refused() == "no such tenant: nobody"
     assert files(openclaw.state_dir) == before

@@ -48,14 +48,18 @@ def fixed() -> Iterator[Fixed]:
 
 def check_refusal(reply: Reply, fixed: Fixed, names: str | None = None) -> None:
     """A typed error with the status of its code, which names the field and leaks nothing."""
-    error = reply.json["error"]
-    code = RPC_CODES[error["code"]]
-    assert error["data"]["code"] == code.name
+    if reply.headers["content-type"] == "application/problem+json":
+        code, said = ErrorCode[reply.json["code"]], reply.json["detail"]
+        assert reply.json["status"] == reply.status
+    else:
+        error = reply.json["error"]
+        code, said = RPC_CODES[error["code"]], error["message"]
+        assert error["data"]["code"] == code.name
     assert reply.status == code.http_status
     assert 400 <= reply.status < 500, reply.body
-    assert error["message"]
+    assert said
     if names is not None:
-        assert names in error["message"], error
+        assert names in said
     for leak in (str(fixed.gateway.state_dir), "Traceback", "site-packages", ".py", fixed.token):
         assert leak.encode() not in reply.body
     assert b"\0" not in reply.body

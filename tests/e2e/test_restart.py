@@ -189,7 +189,7 @@ def test_a_failed_tenant_is_restarted_once_its_cause_is_gone(gateway: Restarting
     assert gateway.status(TENANT)["state"] == "failed"
     status, body = gateway.restart(TENANT)
     assert status == 503
-    assert "exited with 78" in body["error"]["message"]
+    assert "exited with 78" in body["detail"]
     gateway.next_start(TENANT, None)
     assert gateway.restart(TENANT)[0] == 200
     assert gateway.rpc(token, "health")["ok"] is True

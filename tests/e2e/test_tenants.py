@@ -22,7 +22,7 @@ def test_the_same_commands_work_with_the_gateway_up_and_down(state_dir: Path) ->
             assert token.startswith(f"tk_{tenant}_")
             assert gateway.inbound(token, "hello").status == 200
         assert gateway.openclaw_json("tenants", "list") == listed
-        assert gateway.openclaw_json("tenants", "show", "made-up") == listed[1]
+        assert gateway.openclaw_json("tenants", "get", "made-up") == listed[1]
 
 
 def test_rotation_refuses_the_old_token_at_once(gateway: Gateway) -> None:

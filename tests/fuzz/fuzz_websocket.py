@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["supervisor.front"]):
     from protocol.aio import OnReply
     from protocol.errors import LinkClosedError
     from protocol.methods import ALL_SCOPES
-    from protocol.spawn import TenantAccess
+    from protocol.spawn import TenantAccess, TokenGrant
     from supervisor.front.auth import TokenTable
     from supervisor.front.connection import Connection
     from supervisor.front.routes import Routes
@@ -87,7 +87,7 @@ class Surroundings:
         self.routes = Routes(self)  # type: ignore[arg-type]
         self.supervised = Supervised(frozenset(), self.ask_supervisor, self.now)
         self.acme = Tenant("acme", self)
-        digests = {names.digest(TOKEN).hex(): int(ALL_SCOPES)}
+        digests = {names.digest(TOKEN).hex(): TokenGrant(id="tok_1", scopes=int(ALL_SCOPES))}
         self.tokens.put(self.acme, TenantAccess(tenant="acme", enabled=True, tokens=digests))
 
     def now(self) -> float:

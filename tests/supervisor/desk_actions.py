@@ -1,10 +1,21 @@
 """What the control plane may ask for, done by the registry alone: tenants without workers."""
 
+from protocol.control.shapes import (
+    AuditPage,
+    AuditQuery,
+    CreatedTenant,
+    CreatedToken,
+    CreateTenant,
+    CreateToken,
+    Reloaded,
+    RotateToken,
+    TenantStatus,
+    TenantView,
+    TokenView,
+    UpdateTenant,
+)
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.registry import Quota
-from supervisor.reload import Reloaded
-from supervisor.status import TenantStatus
-from supervisor.tenants import CreatedTenant, TenantDesk, TenantView
+from supervisor.tenants import TenantDesk
 
 
 class DeskActions:
@@ -13,27 +24,28 @@ class DeskActions:
     def __init__(self, desk: TenantDesk) -> None:
         self.desk = desk
 
-    async def create_tenant(
-        self, tenant: str, *, actor: str, display_name: str | None, quota: Quota
-    ) -> CreatedTenant:
-        return self.desk.create(tenant, actor=actor, display_name=display_name, quota=quota)
+    async def create_tenant(self, wanted: CreateTenant, *, actor: str) -> CreatedTenant:
+        return self.desk.create(
+            wanted.tenant_id, actor=actor, display_name=wanted.display_name, quota=wanted.quota
+        )
 
-    async def list_tenants(self) -> list[TenantView]:
-        return self.desk.list()
+    async def list_tenants(self, after: str, limit: int) -> list[TenantView]:
+        return self.desk.list(after, limit)
 
     async def get_tenant(self, tenant: str) -> TenantView:
         return self.desk.get(tenant)
 
-    async def rotate_token(self, tenant: str, *, actor: str) -> str:
-        return self.desk.rotate(tenant, actor=actor)
+    async def update_tenant(self, tenant: str, change: UpdateTenant, *, actor: str) -> TenantView:
+        return self.desk.update(tenant, change, actor=actor)
 
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         self.desk.begin_delete(tenant, actor=actor)
+        self.desk.wipe(tenant)
         self.desk.finish_delete(tenant, actor=actor)
 
-    async def restart_tenant(self, tenant: str) -> TenantStatus:
+    async def restart_tenant(self, tenant: str, *, actor: str) -> TenantStatus:
         self.desk.get(tenant)
-        raise GatewayError(ErrorCode.CONFLICT, "nothing runs here")
+        raise GatewayError(ErrorCode.CONFLICT, f"nothing runs here for {actor}")
 
     async def suspend_tenant(self, tenant: str, *, actor: str) -> None:
         self.desk.set_state(tenant, "suspended", actor=actor)
@@ -41,12 +53,30 @@ class DeskActions:
     async def resume_tenant(self, tenant: str, *, actor: str) -> None:
         self.desk.set_state(tenant, "enabled", actor=actor)
 
-    async def reload(self) -> Reloaded:
-        return Reloaded(applied=(), needs_restart=(), zygote_pid=1)
+    async def list_tokens(self, tenant: str) -> list[TokenView]:
+        return self.desk.tokens.list(tenant)
 
-    async def status(self, tenant: str | None) -> list[TenantStatus]:
-        rows = self.desk.list() if tenant is None else [self.desk.get(tenant)]
-        return [
-            TenantStatus(tenant_id=row.tenant_id, state="absent", deaths=0, in_flight=0, held=0)
-            for row in rows
-        ]
+    async def get_token(self, tenant: str, token_id: str) -> TokenView:
+        return self.desk.tokens.get(tenant, token_id)
+
+    async def create_token(self, tenant: str, wanted: CreateToken, *, actor: str) -> CreatedToken:
+        return self.desk.tokens.create(tenant, wanted, actor=actor)
+
+    async def revoke_token(self, tenant: str, token_id: str, *, actor: str) -> None:
+        self.desk.tokens.revoke(tenant, token_id, actor=actor)
+
+    async def rotate_token(self, tenant: str, wanted: RotateToken, *, actor: str) -> CreatedToken:
+        return self.desk.tokens.rotate(tenant, wanted, actor=actor)
+
+    async def tenant_status(self, tenant: str) -> TenantStatus:
+        self.desk.get(tenant)
+        return TenantStatus(tenant_id=tenant, state="absent", deaths=0, in_flight=0, held=0)
+
+    async def status(self, after: str, limit: int) -> list[TenantStatus]:
+        return [await self.tenant_status(row.tenant_id) for row in self.desk.list(after, limit)]
+
+    async def read_audit(self, query: AuditQuery) -> AuditPage:
+        return self.desk.read_audit(query)
+
+    async def reload(self, *, actor: str) -> Reloaded:
+        return Reloaded(applied=(), needs_restart=(), zygote_pid=1)

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.audit import LINE_BYTES_MAX, Audit, AuditError, Entry, entry_hash
+from protocol.control.shapes import AuditEntry
+from supervisor.audit import LINE_BYTES_MAX, Audit, AuditError, entry_hash
 from tests.supervisor.scripts import line_of, running
 
 APPEND_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
+from protocol.control.shapes import AuditEntry
 from supervisor.audit import Audit
 audit = Audit(Path(sys.argv[1]))
 for number in itertools.count(1):
@@ -25,6 +27,7 @@ for number in itertools.count(1):
 FILL_UP = """
 import resource, sys
 from pathlib import Path
+from protocol.control.shapes import AuditEntry
 from supervisor.audit import Audit, AuditError
 path = Path(sys.argv[1])
 audit = Audit(path)
@@ -59,7 +62,7 @@ def unbroken(path: Path) -> int:
     for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
         fields = json.loads(line)
         claimed = fields.pop("hash")
-        entry = msgspec.convert(fields, Entry)
+        entry = msgspec.convert(fields, AuditEntry)
         as_written = {**msgspec.to_builtins(entry), "hash": claimed}
         canonical = json.dumps(
             as_written, sort_keys=True, separators=(",", ":"), ensure_ascii=False

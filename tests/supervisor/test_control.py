@@ -7,10 +7,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from protocol.control.shapes import (
+    Quota,
+)
 from protocol.names import digest
 from protocol.spawn import ControlRequest
 from supervisor.config import Config
-from supervisor.control import ControlPlane
+from supervisor.control.plane import ControlPlane
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk
 from tests.supervisor.desk_actions import DeskActions
@@ -52,9 +55,9 @@ async def ask(
 
 async def refusal(plane: ControlPlane, verb: str, path: str, body: Any = b"") -> tuple[int, str]:
     status, answer = await ask(plane, verb, path, body)
-    assert set(answer) == {"error"}
-    assert set(answer["error"]) == {"code", "message", "data"}
-    return status, answer["error"]["data"]["code"]
+    assert {"type", "title", "status", "detail", "code"} <= set(answer)
+    assert answer["status"] == status
+    return status, answer["code"]
 
 
 # --- routes
@@ -121,7 +124,8 @@ async def test_an_id_that_is_taken_is_a_conflict(plane: ControlPlane, desk: Tena
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        *((TENANTS, {"GET", "POST"}), (ACME, {"GET", "DELETE"}), (ROTATE, {"POST"})),
+        *((TENANTS, {"GET", "POST"}), (ACME, {"GET", "PATCH", "DELETE"}), (ROTATE, {"POST"})),
+        *((f"{ACME}/tokens", {"GET", "POST"}), ("/v1/audit", {"GET"})),
         *(("/v1/status", {"GET"}), (f"{ACME}/status", {"GET"}), (f"{ACME}/restart", {"POST"})),
         *((f"{ACME}/suspend", {"POST"}), (f"{ACME}/resume", {"POST"})),
     ],
@@ -133,8 +137,8 @@ async def test_a_wrong_verb_is_told_the_right_ones(
     before = desk.registry.token_digests()
     for verb in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "get", "", "X" * 16} - allowed:
         status, answer = await ask(plane, verb, path, {"tenantId": "new"})
-        assert (status, answer["error"]["data"]["code"]) == (405, "METHOD_NOT_ALLOWED")
-        assert set(answer["error"]["data"]["allowed"]) == allowed
+        assert (status, answer["code"]) == (405, "METHOD_NOT_ALLOWED")
+        assert set(answer["allowed"]) == allowed
     assert desk.registry.token_digests() == before
 
 
@@ -192,7 +196,7 @@ async def test_a_path_is_no_way_out(plane: ControlPlane, desk: TenantDesk, tenan
     ):
         status, answer = await ask(plane, verb, path)
         assert status == 400
-        assert answer["error"]["data"] == {"code": "INVALID_REQUEST", "field": "tenantId"}
+        assert (answer["code"], answer["field"]) == ("INVALID_REQUEST", "tenantId")
     assert desk.registry.token_digests() == before
 
 
@@ -202,9 +206,20 @@ async def test_an_encoded_letter_is_that_letter(plane: ControlPlane) -> None:
     assert (status, shown["tenantId"]) == (200, "acme")
 
 
-async def test_a_query_is_refused(plane: ControlPlane) -> None:
-    status, answer = await ask(plane, "GET", TENANTS, query="limit=1")
-    assert (status, answer["error"]["data"]["field"]) == (400, "query")
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        *((ACME, "limit=1"), (TENANTS, "limit=0"), (TENANTS, "limit=1001"), (TENANTS, "limit=x")),
+        *((TENANTS, "limit=1&limit=2"), (TENANTS, "page=2"), (TENANTS, "cursor=../x")),
+        *(("/v1/audit", "cursor=-1"), ("/v1/audit", "since=yesterday")),
+    ],
+)
+async def test_a_query_that_does_not_fit_is_refused(
+    plane: ControlPlane, path: str, query: str
+) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    status, answer = await ask(plane, "GET", path, query=query)
+    assert (status, answer["code"], answer["field"]) == (400, "INVALID_REQUEST", "query")
 
 
 # --- bodies
@@ -243,9 +258,9 @@ async def test_a_body_that_does_not_fit_is_told_where(
     plane: ControlPlane, desk: TenantDesk, body: Any, said: str
 ) -> None:
     status, answer = await ask(plane, "POST", TENANTS, body)
-    assert (status, answer["error"]["data"]["code"]) == (400, "INVALID_REQUEST")
-    assert said in answer["error"]["message"]
-    assert len(answer["error"]["message"]) < 300
+    assert (status, answer["code"]) == (400, "INVALID_REQUEST")
+    assert said in answer["detail"]
+    assert len(answer["detail"]) < 300
     assert desk.list() == []
 
 
@@ -292,7 +307,7 @@ json_values = st.recursive(
 async def test_nothing_raises(plane: ControlPlane, verb: str, path: str, body: bytes) -> None:
     status, answer = await ask(plane, verb, path, body)
     assert status in (200, 201, 400, 404, 405, 409)
-    assert (status >= 400) == ("error" in answer)
+    assert (status >= 400) == ("code" in answer)
 
 
 # --- the admin key
@@ -320,7 +335,7 @@ async def test_without_the_admin_key_every_answer_is_the_same(
     ]
     assert {json.dumps(answer) for answer in answers} == {json.dumps(answers[0])}
     status, answer = answers[0]
-    assert (status, answer["error"]["data"]) == (401, {"code": "UNAUTHORIZED"})
+    assert (status, answer["code"]) == (401, "UNAUTHORIZED")
     assert desk.registry.token_digests() == before
 
 
@@ -347,3 +362,227 @@ async def test_what_the_control_plane_does_is_audited_as_the_admins(
         ("admin", "tenant.deleting", "acme"),
         ("admin", "tenant.deleted", "acme"),
     ]
+
+
+# --- changes
+
+
+async def test_what_a_change_names_changes_and_nothing_else(
+    plane: ControlPlane, desk: TenantDesk, state_dir: Path
+) -> None:
+    body = {"tenantId": "acme", "displayName": "Acme", "quota": {"tokensPerDay": 5}}
+    await ask(plane, "POST", TENANTS, body)
+    steps: list[tuple[Any, str | None, Any]] = [
+        ({}, "Acme", {"tokensPerDay": 5}),
+        (
+            {"quota": {"costPerDayMicroUsd": 7}},
+            "Acme",
+            {"tokensPerDay": 5, "costPerDayMicroUsd": 7},
+        ),
+        ({"displayName": None}, None, {"tokensPerDay": 5, "costPerDayMicroUsd": 7}),
+        ({"displayName": "Ä", "quota": {"tokensPerDay": None}}, "Ä", {"costPerDayMicroUsd": 7}),
+        ({"quota": {"costPerDayMicroUsd": 0.0}}, "Ä", {"costPerDayMicroUsd": 0}),
+    ]
+    for change, name, quota in steps:
+        status, shown = await ask(plane, "PATCH", ACME, change)
+        assert (status, shown.get("displayName"), shown["quota"]) == (200, name, quota)
+        assert await ask(plane, "GET", ACME) == (200, shown)
+    updates = [line for line in audit_of(state_dir) if line["action"] == "tenant.updated"]
+    assert len(updates) == len(steps) - 1, "one changed nothing"
+    assert updates[1]["detail"]["before"]["displayName"] == "Acme"
+    assert updates[1]["detail"]["after"]["displayName"] is None
+    for bad in ({"tenantId": "x"}, {"quota": None}, {"state": "suspended"}, {"displayName": "\n"}):
+        assert await refusal(plane, "PATCH", ACME, bad) == (400, "INVALID_REQUEST")
+    assert await refusal(plane, "PATCH", f"{TENANTS}/nobody", {}) == (404, "NOT_FOUND")
+    assert desk.get("acme").quota == Quota(cost_per_day_micro_usd=0)
+
+
+def audit_of(state_dir: Path) -> list[Any]:
+    text = (state_dir / "state" / "audit.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# --- pages
+
+
+async def test_pages_hold_every_tenant_once(plane: ControlPlane) -> None:
+    names = [f"t{number:02}" for number in range(7)]
+    for name in reversed(names):
+        await ask(plane, "POST", TENANTS, {"tenantId": name})
+    for path in (TENANTS, "/v1/status"):
+        for limit in (1, 3, 7, 1000):
+            found, query = [], f"limit={limit}"
+            while query:
+                _, page = await ask(plane, "GET", path, query=query)
+                assert 0 < len(page["tenants"]) <= limit
+                found += [row["tenantId"] for row in page["tenants"]]
+                cursor = page.get("nextCursor")
+                query = f"limit={limit}&cursor={cursor}" if cursor else ""
+            assert found == names
+
+
+# --- tokens
+
+TOKENS = f"{ACME}/tokens"
+
+
+async def test_a_tenants_tokens(plane: ControlPlane, desk: TenantDesk) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    wanted = {"name": "ci", "scopes": ["read", "read"], "expiresInSeconds": 60}
+    status, created = await ask(plane, "POST", TOKENS, wanted)
+    token = created.pop("token")
+    assert status == 201
+    assert created == {
+        "tokenId": created["tokenId"],
+        "tenantId": "acme",
+        "name": "ci",
+        "scopes": ["read"],
+        "createdAt": "1970-01-01T00:00:00.000Z",
+        "expiresAt": "1970-01-01T00:01:00.000Z",
+    }
+    grant = desk.registry.tokens_of("acme")[digest(token).hex()]
+    assert (grant.id, grant.scopes, grant.expires_at) == (created["tokenId"], 1, 60_000)
+    one = f"{TOKENS}/{created['tokenId']}"
+    assert await ask(plane, "GET", one) == (200, created)
+    _, listed = await ask(plane, "GET", TOKENS)
+    assert [row["name"] for row in listed["tokens"]] == ["default", "ci"] or [
+        row["name"] for row in listed["tokens"]
+    ] == ["ci", "default"], "both were made at the same time"
+    assert token not in json.dumps(listed)
+    assert await refusal(plane, "POST", TOKENS, wanted) == (409, "CONFLICT")
+    status, gone = await ask(plane, "DELETE", one)
+    assert (status, gone["revoked"]) == (200, True)
+    for verb in ("GET", "DELETE"):
+        assert await refusal(plane, verb, one) == (404, "NOT_FOUND")
+        assert await refusal(plane, verb, f"{TOKENS}/tok_x") == (400, "INVALID_REQUEST")
+    assert digest(token).hex() not in desk.registry.tokens_of("acme")
+
+
+async def test_a_token_of_another_tenant_is_not_there(plane: ControlPlane) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    await ask(plane, "POST", TENANTS, {"tenantId": "globex"})
+    _, listed = await ask(plane, "GET", f"{TENANTS}/globex/tokens")
+    foreign = listed["tokens"][0]["tokenId"]
+    for verb, path in (("GET", f"{TOKENS}/{foreign}"), ("DELETE", f"{TOKENS}/{foreign}")):
+        assert await refusal(plane, verb, path) == (404, "NOT_FOUND")
+    assert await refusal(plane, "POST", ROTATE, {"tokenId": foreign}) == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"name": "ci"}, "scopes"),
+        ({"name": "ci", "scopes": []}, "$.scopes"),
+        ({"name": "ci", "scopes": ["root"]}, "root"),
+        ({"name": "ci", "scopes": ["read"] * 9}, "$.scopes"),
+        ({"name": "CI", "scopes": ["read"]}, "$.name"),
+        ({"name": "", "scopes": ["read"]}, "$.name"),
+        ({"name": "ci\n", "scopes": ["read"]}, "$.name"),
+        ({"name": "ci", "scopes": ["read"], "expiresInSeconds": 0}, "$.expiresInSeconds"),
+        ({"name": "ci", "scopes": ["read"], "expiresInSeconds": 10**12}, "$.expiresInSeconds"),
+        ({"name": "ci", "scopes": ["read"], "token": "mine"}, "token"),
+    ],
+)
+async def test_a_token_that_does_not_fit_is_refused(
+    plane: ControlPlane, desk: TenantDesk, body: Any, said: str
+) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    status, answer = await ask(plane, "POST", TOKENS, body)
+    assert (status, answer["code"]) == (400, "INVALID_REQUEST")
+    assert said in answer["detail"]
+    assert len(desk.tokens.list("acme")) == 1
+
+
+# --- requests that are repeated
+
+
+async def repeat(
+    plane: ControlPlane, key: str, verb: str, path: str, body: Any = b""
+) -> tuple[int, Any]:
+    payload = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = ControlRequest(
+        secret=KEY, verb=verb, path=path, query="", body=payload, idempotency_key=key
+    )
+    response = await plane.answer(request)
+    return response.status, json.loads(bytes(response.body))
+
+
+async def test_a_repeat_gets_the_first_answer(plane: ControlPlane, state_dir: Path) -> None:
+    first = await repeat(plane, "k1", "POST", TENANTS, {"tenantId": "acme"})
+    assert first[0] == 201
+    assert await repeat(plane, "k1", "POST", TENANTS, {"tenantId": "acme"}) == first
+    rotated = await repeat(plane, "k2", "POST", ROTATE)
+    assert await repeat(plane, "k2", "POST", ROTATE) == rotated
+    deleted = await repeat(plane, "k3", "DELETE", ACME)
+    assert await repeat(plane, "k3", "DELETE", ACME) == deleted
+    refused = await repeat(plane, "k4", "PATCH", ACME, {})
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    assert await repeat(plane, "k4", "PATCH", ACME, {}) == refused
+    assert refused[0] == 404
+    actions = [line["action"] for line in audit_of(state_dir)]
+    assert actions.count("tenant.created") == 2
+    assert actions.count("token.rotated") == 1
+    text = "".join(
+        path.read_text(errors="replace")
+        for path in (state_dir / "state").rglob("*")
+        if path.is_file()
+    )
+    assert first[1]["token"] not in text
+
+
+async def test_a_key_is_one_requests_alone(plane: ControlPlane, desk: TenantDesk) -> None:
+    await repeat(plane, "k", "POST", TENANTS, {"tenantId": "acme"})
+    others: list[tuple[str, str, Any]] = [
+        ("POST", TENANTS, {"tenantId": "globex"}),
+        ("POST", ROTATE, b""),
+        ("DELETE", ACME, b""),
+    ]
+    for verb, path, body in others:
+        status, answer = await repeat(plane, "k", verb, path, body)
+        assert (status, answer["code"]) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert [row.tenant_id for row in desk.list()] == ["acme"]
+    # Reading has no key, and who has no admin key has no replays.
+    assert (await repeat(plane, "k", "GET", ACME))[0] == 200
+    stranger = ControlRequest(
+        secret="x", verb="POST", path=TENANTS, query="", body=b"", idempotency_key="k"
+    )
+    assert (await plane.answer(stranger)).status == 401
+
+
+# --- the audit
+
+
+async def test_the_audit_is_read_in_pages(plane: ControlPlane) -> None:
+    for name in ("acme", "globex"):
+        await ask(plane, "POST", TENANTS, {"tenantId": name})
+    await ask(plane, "POST", ROTATE)
+    _, whole = await ask(plane, "GET", "/v1/audit")
+    assert [(line["seq"], line["tenant"]) for line in whole["entries"]] == [
+        (1, "acme"),
+        (2, "globex"),
+        (3, "acme"),
+    ]
+    assert "nextCursor" not in whole
+    _, page = await ask(plane, "GET", "/v1/audit", query="limit=1&tenant=acme&cursor=1")
+    assert page == {"entries": [whole["entries"][2]], "nextCursor": "3"}
+    assert await ask(plane, "GET", "/v1/audit", query="cursor=3") == (200, {"entries": []})
+    assert await ask(plane, "GET", "/v1/audit", query="since=1") == (200, {"entries": []})
+
+
+async def test_what_looks_like_a_secret_is_not_said_again(
+    plane: ControlPlane, state_dir: Path
+) -> None:
+    secrets = ("tk_acme_" + "ab" * 16, "ak_" + "cd" * 32)
+    for secret in secrets:
+        for body in (
+            {secret: 1},
+            {"tenantId": "acme", "displayName": secret},
+            {"tenantId": secret},
+        ):
+            status, answer = await ask(plane, "POST", TENANTS, body)
+            assert status == 400
+            assert secret not in json.dumps(answer)
+        status, answer = await ask(plane, "GET", f"{ACME}/tokens/{secret}")
+        assert secret not in json.dumps(answer)
+        assert secret not in json.dumps(await ask(plane, "GET", TENANTS, query=f"{secret}=1"))
+    assert not [secret for secret in secrets if secret in json.dumps(audit_of(state_dir))]

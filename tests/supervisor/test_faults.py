@@ -13,9 +13,9 @@ from typing import Any
 import apsw
 import pytest
 
+from protocol.control.shapes import Quota, RotateToken
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.config import Config, IsolationSection
-from supervisor.registry import Quota
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk
 from tests.chaos.ledger import Ack, check
@@ -33,7 +33,8 @@ def create(desk: TenantDesk, tenant: str, acks: list[Ack]) -> None:
 
 
 def rotate(desk: TenantDesk, tenant: str, acks: list[Ack]) -> None:
-    acks.append(Ack("rotated", "me", tenant, token=desk.rotate(tenant, actor="me")))
+    rotated = desk.tokens.rotate(tenant, RotateToken(), actor="me")
+    acks.append(Ack("rotated", "me", tenant, token=rotated.token))
 
 
 def suspend_and_resume(desk: TenantDesk, tenant: str, acks: list[Ack]) -> None:
@@ -43,6 +44,7 @@ def suspend_and_resume(desk: TenantDesk, tenant: str, acks: list[Ack]) -> None:
 
 def delete(desk: TenantDesk, tenant: str, acks: list[Ack]) -> None:
     desk.begin_delete(tenant, actor="me")
+    desk.wipe(tenant)
     desk.finish_delete(tenant, actor="me")
     acks.append(Ack("deleted", "me", tenant))
 

@@ -5,16 +5,17 @@ from pathlib import Path
 import apsw
 import pytest
 
+from protocol.control.shapes import Quota
 from protocol.methods import ALL_SCOPES
 from protocol.names import digest
+from protocol.spawn import TokenGrant
 from supervisor.registry import (
-    SCHEMA_VERSION,
-    Quota,
     Registry,
     RegistryError,
     TenantExistsError,
     UnknownTenantError,
 )
+from supervisor.registry_schema import SCHEMA_VERSION
 from tests.supervisor.scripts import line_of, running
 
 FIRST, COUNT = 70_000, 5
@@ -22,14 +23,18 @@ FIRST, COUNT = 70_000, 5
 CREATE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
-from supervisor.registry import Quota, Registry
+from protocol.control.shapes import Quota
+from supervisor.registry import Registry
 registry = Registry(Path(sys.argv[1]))
 for number in itertools.count():
     registry.next_epoch()
     token = registry.create(f"t{number}", uid_first=70000, uid_count=10**6, display_name=None,
                             quota=Quota(), now_ms=number)
     if number % 3 == 1:
-        token = registry.rotate(f"t{number}", number)
+        with registry.atomically():
+            (old,) = registry.tokens(f"t{number}")
+            registry.remove_token(old.id)
+            token = registry.add_token(f"t{number}", "new", 1, now_ms=1, expires_at=None).secret
     if number % 3 == 2:
         registry.begin_delete(f"t{number}")
         registry.finish_delete(f"t{number}")
@@ -39,12 +44,13 @@ for number in itertools.count():
 STOP_HALFWAY = """
 import sys
 from pathlib import Path
-from supervisor.registry import Quota, Registry
+from protocol.control.shapes import Quota
+from supervisor.registry import Registry
 registry = Registry(Path(sys.argv[1]))
 with registry.atomically():
     registry.create("half", uid_first=70000, uid_count=5, display_name=None, quota=Quota(),
                     now_ms=0)
-    registry.rotate("whole", 1)
+    registry.add_token("whole", "new", 1, now_ms=1, expires_at=None)
     print("halfway", flush=True)
     sys.stdin.readline()
 """
@@ -78,6 +84,10 @@ def delete(registry: Registry, tenant: str) -> None:
     registry.finish_delete(tenant)
 
 
+def add(registry: Registry, tenant: str, name: str) -> str:
+    return registry.add_token(tenant, name, 1, now_ms=2, expires_at=None).secret
+
+
 def uid_of(registry: Registry, tenant: str) -> int | None:
     return registry.get(tenant).uid
 
@@ -103,7 +113,9 @@ def test_what_is_created_is_found_again(path: Path) -> None:
     assert (row.id, row.uid, row.display_name) == ("acme", FIRST, name)
     assert (row.state, row.created_at, row.quota) == ("enabled", 42, quota)
     assert registry.tenants() == [row]
-    assert registry.tokens_of("acme") == {digest(token).hex(): int(ALL_SCOPES)}
+    (kept,) = registry.tokens("acme")
+    grant = TokenGrant(id=kept.id, scopes=int(ALL_SCOPES))
+    assert registry.tokens_of("acme") == {digest(token).hex(): grant}
     assert registry.token_digests() == {"acme": registry.tokens_of("acme")}
     registry.close()
 
@@ -120,10 +132,11 @@ def test_an_id_is_taken_once(registry: Registry) -> None:
 
 def test_who_is_not_there_is_unknown(registry: Registry) -> None:
     assert registry.find("acme") is None
-    for act in (registry.get, registry.begin_delete, lambda tenant: registry.rotate(tenant, 1)):
+    for act in (registry.get, registry.begin_delete):
         with pytest.raises(UnknownTenantError):
             act("acme")
     assert registry.token_digests() == {}
+    assert registry.tokens("acme") == []
     registry.finish_delete("acme")
 
 
@@ -185,7 +198,7 @@ def test_a_range_that_moves_never_gives_an_old_uid(registry: Registry) -> None:
 
 def test_tokens_are_kept_as_digests_alone(path: Path) -> None:
     registry = Registry(path)
-    tokens = [create(registry, "acme"), registry.rotate("acme", 2), create(registry, "b")]
+    tokens = [create(registry, "acme"), add(registry, "acme", "second"), create(registry, "b")]
     for stage in ("open", "closed"):
         if stage == "closed":
             registry.close()
@@ -199,12 +212,25 @@ def test_tokens_are_kept_as_digests_alone(path: Path) -> None:
         assert digest(tokens[2]) in kept
 
 
-def test_rotation_leaves_one_new_token(registry: Registry) -> None:
-    old, other = create(registry, "acme"), create(registry, "b")
-    new = registry.rotate("acme", 2)
-    assert new != old
-    assert set(registry.tokens_of("acme")) == {digest(new).hex()}
+def test_a_token_is_removed_alone_and_leaves_no_trace(path: Path, registry: Registry) -> None:
+    first = create(registry, "acme")
+    second, other = add(registry, "acme", "second"), create(registry, "b")
+    registry.remove_token(registry.tokens("acme")[0].id)
+    assert set(registry.tokens_of("acme")) == {digest(second).hex()}
     assert set(registry.tokens_of("b")) == {digest(other).hex()}
+    registry.close()
+    assert digest(first) not in stored_bytes(path)
+    assert digest(second) in stored_bytes(path)
+
+
+def test_an_end_is_only_ever_moved_forward(registry: Registry) -> None:
+    create(registry, "acme")
+    (token,) = registry.tokens("acme")
+    for at_ms, ends_at in ((500, 500), (900, 500), (200, 200)):
+        registry.end_token(token.id, at_ms)
+        (kept,) = registry.tokens("acme")
+        assert kept.expires_at == ends_at
+    assert [kept.expired(now_ms) for now_ms in (199, 200)] == [False, True]
 
 
 def test_a_tenant_being_deleted_has_no_tokens(registry: Registry) -> None:
@@ -212,6 +238,7 @@ def test_a_tenant_being_deleted_has_no_tokens(registry: Registry) -> None:
     registry.begin_delete("acme")
     assert registry.get("acme").state == "deleting"
     assert registry.token_digests() == {}
+    assert registry.tokens("acme") == []
     registry.finish_delete("acme")
     assert registry.tenants() == []
 
@@ -233,6 +260,47 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
     with pytest.raises(RegistryError, match=f"schema {SCHEMA_VERSION + 1}; this version knows"):
         Registry(path)
     assert path.read_bytes() == before
+
+
+FIRST_SCHEMA = """
+CREATE TABLE tenants (id TEXT PRIMARY KEY, uid INTEGER UNIQUE, display_name TEXT,
+    state TEXT NOT NULL CHECK (state IN ('enabled', 'suspended', 'deleting')),
+    created_at INTEGER NOT NULL, quota TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE tokens (digest BLOB PRIMARY KEY,
+    tenant TEXT NOT NULL REFERENCES tenants (id) ON DELETE CASCADE,
+    scopes INTEGER NOT NULL, created_at INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE INDEX tokens_by_tenant ON tokens (tenant);
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO tenants VALUES ('acme', NULL, 'Acme', 'enabled', 5, '{"tokensPerDay":1}');
+INSERT INTO tokens VALUES (x'aa11', 'acme', 7, 6);
+INSERT INTO counters VALUES ('epoch', 41);
+PRAGMA user_version=1;
+"""
+
+
+def test_an_older_schema_is_copied_and_brought_up(path: Path) -> None:
+    db = apsw.Connection(str(path))
+    db.execute(FIRST_SCHEMA)
+    db.close()
+    registry = Registry(path)
+    (token,) = registry.tokens("acme")
+    assert (token.name, token.scopes, token.created_at, token.expires_at) == ("default", 7, 6, None)
+    assert registry.tokens_of("acme") == {"aa11": TokenGrant(id=token.id, scopes=7)}
+    assert registry.get("acme").quota == Quota(tokens_per_day=1)
+    assert registry.next_epoch() == 42
+    copy = path.with_name("registry.sqlite.before-v2")
+    old = apsw.Connection(str(copy))
+    assert old.execute("SELECT tenant, scopes FROM tokens").fetchall() == [("acme", 7)]
+    assert old.pragma("user_version") == 1
+    old.close()
+    assert copy.stat().st_mode & 0o777 == 0o600
+    registry.close()
+    Registry(path).close()
+    assert copy.exists()
+    registry = Registry(path)
+    registry.drop_copies()
+    assert [file.name for file in path.parent.glob("*before*")] == []
+    registry.close()
 
 
 def test_what_is_no_database_is_refused_and_left_alone(path: Path) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from protocol import limits
+from protocol.control.shapes import CreateToken, Quota
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import ALL_SCOPES, Scope
 from protocol.names import digest
 from protocol.spawn import TenantRequest
 from supervisor.config import Config
-from supervisor.registry import Quota
 from supervisor.state import StateRoot
 from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import TenantDesk
@@ -54,8 +54,14 @@ def requests(desk: TenantDesk, clock: Clock) -> TenantRequests:
 async def ask(
     requests: TenantRequests, method: str, scopes: int = int(ALL_SCOPES), **params: Any
 ) -> Any:
-    body = json.dumps(params).encode()
-    request = TenantRequest(tenant="acme", scopes=scopes, method=method, params=body)
+    (token,) = await requests._actions.list_tokens("acme")
+    request = TenantRequest(
+        tenant="acme",
+        token_id=token.token_id,
+        scopes=scopes,
+        method=method,
+        params=json.dumps(params).encode(),
+    )
     return json.loads(await requests.answer(request))
 
 
@@ -96,12 +102,30 @@ async def test_another_tenant_is_refused_whether_there_is_one_or_not(
 async def test_rotation_gives_the_one_good_token_and_is_audited(
     requests: TenantRequests, desk: TenantDesk, state_dir: Path
 ) -> None:
+    (before,) = desk.tokens.list("acme")
     token = (await ask(requests, "tenants.rotate"))["token"]
     assert list(desk.registry.tokens_of("acme")) == [digest(token).hex()]
     text = (state_dir / "state" / "audit.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert lines[-1]["action"] == "token.rotated"
-    assert lines[-1]["actor"] == "tenant:acme"
+    assert lines[-1]["actor"] == f"token:{before.token_id}"
+
+
+async def test_a_token_rotates_itself_and_no_other(
+    requests: TenantRequests, desk: TenantDesk
+) -> None:
+    (own,) = desk.tokens.list("acme")
+    other = desk.tokens.create("acme", CreateToken(name="ci", scopes=("read",)), actor="me")
+    request = TenantRequest(
+        tenant="acme", token_id=own.token_id, scopes=4, method="tenants.rotate", params=b"{}"
+    )
+    await requests.answer(request)
+    assert {token.name: token.token_id for token in desk.tokens.list("acme")}["ci"] == (
+        other.token_id
+    )
+    with pytest.raises(GatewayError) as raised:  # it is gone
+        await requests.answer(request)
+    assert raised.value.code is ErrorCode.NOT_FOUND
 
 
 async def test_rotations_are_bounded_so_that_the_audit_is(
@@ -132,7 +156,9 @@ async def test_deletion_wants_the_tenants_name(requests: TenantRequests, desk: T
 async def test_nothing_else_is_answered(requests: TenantRequests) -> None:
     for method in ("health", "sessions.list", "tenants.create", ""):
         assert (await refused(requests, method)).code is ErrorCode.METHOD_NOT_FOUND
-    body = TenantRequest(tenant="acme", scopes=7, method="tenants.get", params=b"{1")
+    body = TenantRequest(
+        tenant="acme", token_id="tok_1", scopes=7, method="tenants.get", params=b"{1"
+    )
     with pytest.raises(GatewayError) as raised:
         await requests.answer(body)
     assert raised.value.code is ErrorCode.PARSE_ERROR

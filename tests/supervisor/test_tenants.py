@@ -1,22 +1,24 @@
 import json
 import os
 import shutil
+import signal
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from protocol.control.shapes import Quota, TenantView
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest
+from supervisor import audit_reading
 from supervisor.audit import Audit, AuditError
 from supervisor.config import Config, IsolationSection
-from supervisor.registry import Quota, Registry, RegistryError
+from supervisor.registry import Registry, RegistryError
 from supervisor.state import TENANT_FOLDERS, StateRoot
 from supervisor.tenants import (
     SHARED_UIDS,
     TenantDesk,
-    TenantView,
     check_display_name,
     check_tenant_id,
 )
@@ -29,7 +31,7 @@ DELETE_MUCH = """
 import sys
 from pathlib import Path
 from supervisor.config import Config
-from supervisor.registry import Quota
+from protocol.control.shapes import Quota
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk
 state = StateRoot(Path(sys.argv[1]))
@@ -40,15 +42,58 @@ for number in range(500):
     (state.tenant_directory("acme") / "sandbox" / str(number)).touch()
 desk.begin_delete("acme", actor="me")
 print("begun", flush=True)
+desk.wipe("acme")
 desk.finish_delete("acme", actor="me")
 """
+
+DELETE_AND_DIE = """
+import os, signal, sys
+from pathlib import Path
+from protocol.control.shapes import Quota
+from supervisor.config import Config
+from supervisor.state import StateRoot
+from supervisor.tenants import TenantDesk
+state = StateRoot(Path(sys.argv[1]))
+desk = TenantDesk(state, Config())
+desk.create("acme", actor="me", quota=Quota())
+desk.create("other", actor="me", quota=Quota())
+(state.tenant_directory("acme") / "sandbox" / "a" / "b").mkdir(parents=True)
+(state.tenant_directory("acme") / "sandbox" / "a" / "b" / "c").touch()
+left = int(sys.argv[2])
+def step(event, _arguments):
+    # Whatever is done to the disk: files by Python's own events, the rest by lines of our code.
+    global left
+    if event in ("open", "os.remove", "os.rename", "os.rmdir", "os.chmod", "os.scandir"):
+        tick()
+def tick(*_):
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+def trace(frame, event, _argument):
+    if "/supervisor/" not in frame.f_code.co_filename:
+        return None
+    if event == "line":
+        tick()
+    return trace
+print("ready", flush=True)
+sys.addaudithook(step)
+sys.settrace(trace)
+desk.begin_delete("acme", actor="me")
+desk.wipe("acme")
+desk.finish_delete("acme", actor="me")
+sys.settrace(None)
+print(left, flush=True)
+"""
+STEPS_MAX = 1_000_000
 
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
+from protocol.control.shapes import Quota, TenantView
 from protocol.errors import GatewayError
 from supervisor.config import Config
-from supervisor.registry import Quota
+from protocol.control.shapes import Quota
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk
 state = StateRoot(Path(sys.argv[1]))
@@ -61,7 +106,7 @@ for limit in (state.audit.stat().st_size, 20_000):  # the audit takes no more; t
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     for act in (
         lambda: desk.create("new", actor="me", quota=Quota()),
-        lambda: desk.rotate("old", actor="me"),
+        lambda: desk.tokens.rotate("old", actor="me"),
         lambda: desk.begin_delete("old", actor="me"),
     ):
         try:
@@ -97,6 +142,7 @@ def create(desk: TenantDesk, tenant: str, name: str | None = None) -> str:
 
 def delete(desk: TenantDesk, tenant: str) -> None:
     desk.begin_delete(tenant, actor="me")
+    desk.wipe(tenant)
     desk.finish_delete(tenant, actor="me")
 
 
@@ -231,7 +277,7 @@ def test_what_is_no_id_is_refused_everywhere(
     for act in (
         lambda: create(desk, tenant),
         lambda: desk.get(tenant),
-        lambda: desk.rotate(tenant, actor="me"),
+        lambda: desk.tokens.rotate(tenant, actor="me"),
         lambda: desk.begin_delete(tenant, actor="me"),
         lambda: check_tenant_id(tenant),
     ):
@@ -294,7 +340,7 @@ def test_a_torn_audit_is_repaired_and_that_is_audited(desk: TenantDesk, state: S
         ("tenant.created", "me", "acme"),
         ("audit.repaired", "gateway", None),
     ]
-    assert json.loads(state.audit.read_text().splitlines()[-1])["detail"] == {"bytes_cut": 6}
+    assert json.loads(state.audit.read_text().splitlines()[-1])["detail"] == {"bytesCut": 6}
 
 
 def test_a_desk_that_cannot_open_keeps_nothing_open(state: StateRoot) -> None:
@@ -313,7 +359,7 @@ def test_a_desk_that_cannot_open_keeps_nothing_open(state: StateRoot) -> None:
 
 def test_rotation_replaces_the_token_and_is_audited(desk: TenantDesk, state: StateRoot) -> None:
     old = create(desk, "acme")
-    new = desk.rotate("acme", actor="you")
+    new = desk.tokens.rotate("acme", actor="you").token
     assert set(desk.registry.tokens_of("acme")) == {digest(new).hex()}
     assert audited(state)[1:] == [("token.rotated", "you", "acme")]
     assert not {old, new} & set(state.audit.read_text().split('"'))
@@ -324,7 +370,7 @@ def test_who_is_not_there_is_not_found(desk: TenantDesk, state: StateRoot, tenan
     create(desk, "deleting")
     desk.begin_delete("deleting", actor="me")
     before = audited(state)
-    for act in (lambda: desk.get(tenant), lambda: desk.rotate(tenant, actor="me")):
+    for act in (lambda: desk.get(tenant), lambda: desk.tokens.rotate(tenant, actor="me")):
         with refused(ErrorCode.NOT_FOUND) as error:
             act()
         assert error.value.message == f"no such tenant: {tenant}"
@@ -367,6 +413,7 @@ def test_a_late_second_deletion_spares_the_next_tenant_of_the_name(
     create(desk, "acme")
     desk.begin_delete("acme", actor="one")
     desk.begin_delete("acme", actor="other")
+    desk.wipe("acme")
     desk.finish_delete("acme", actor="one")
     create(desk, "acme")
     (state.tenants / "acme" / "memory" / "new").write_text("x")
@@ -416,6 +463,37 @@ def test_a_deletion_survives_a_kill(state: StateRoot) -> None:
     ]
 
 
+def test_a_deletion_can_be_killed_at_any_step(state_dir: Path) -> None:
+    """Kill it at steps spread over all of it: it has not begun, or it can be finished."""
+    whole = StateRoot(state_dir / "whole")
+    whole.prepare()
+    with running(DELETE_AND_DIE, whole.path, str(STEPS_MAX)) as process:
+        assert line_of(process) == "ready"
+        steps = STEPS_MAX - int(line_of(process))
+    assert steps > 100
+    not_begun = 0
+    for step in range(1, steps + 1, steps // 12):
+        state = StateRoot(state_dir / f"at-{step}")
+        state.prepare()
+        with running(DELETE_AND_DIE, state.path, str(step)) as process:
+            assert line_of(process) == "ready"
+            assert process.wait() == -signal.SIGKILL
+        desk = TenantDesk(state, CONFIG)
+        desk.recover()
+        left = [tenant.tenant_id for tenant in desk.list()]
+        desk.close()
+        assert sorted(path.name for path in state.tenants.iterdir()) == left
+        assert audit_reading.verify(state.audit).fault is None
+        actions = [action for action, _, tenant in audited(state) if tenant == "acme"]
+        if left == ["acme", "other"]:
+            not_begun += 1
+            assert "tenant.deleted" not in actions
+        else:
+            assert left == ["other"]
+            assert actions[-1] == "tenant.deleted"
+    assert 0 < not_begun < 10
+
+
 def test_a_hostile_directory_is_wiped_without_touching_what_it_points_to(
     desk: TenantDesk, state: StateRoot
 ) -> None:
@@ -453,7 +531,7 @@ def test_one_that_cannot_be_removed_stops_nobody_and_can_be_tried_again(
     stuck.symlink_to(elsewhere)
     desk.begin_delete("acme", actor="me")
     with refused(ErrorCode.UNAVAILABLE) as error:
-        desk.finish_delete("acme", actor="me")
+        desk.wipe("acme")
     assert str(stuck) in error.value.message
     desk.begin_delete("other", actor="me")
     desk.recover()

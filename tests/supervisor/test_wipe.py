@@ -1,16 +1,17 @@
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
-from supervisor.wipe import wipe
+from supervisor.wipe import WipeStoppedError, wipe
 from tests.supervisor.scripts import line_of, running
 
 WIPE_DEEP = """
 import os, resource, sys
 from pathlib import Path
-from supervisor.wipe import wipe
+from supervisor.wipe import WipeStoppedError, wipe
 top = Path(sys.argv[1])
 top.mkdir()
 here = os.open(top, os.O_RDONLY)
@@ -128,3 +129,16 @@ def test_a_link_in_place_of_the_directory_is_refused(
     (state_dir / "file").write_text("x")
     with pytest.raises(NotADirectoryError):
         wipe(state_dir / "file")
+
+
+def test_it_stops_when_it_is_told_to_and_can_go_on(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "a" / "b").mkdir(parents=True)
+    (top / "a" / "b" / "c").touch()
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(WipeStoppedError):
+        wipe(top, stopped)
+    assert (top / "a" / "b" / "c").exists()
+    wipe(top, threading.Event())
+    assert not top.exists()

@@ -25,6 +25,7 @@ from protocol.spawn import (
     LinkLost,
     TenantAccess,
     TenantsUpdate,
+    TokenGrant,
     WakeParams,
     WorkerLink,
 )
@@ -44,8 +45,15 @@ async def soon(waited: Awaitable[T]) -> T:
     return await asyncio.wait_for(waited, PATIENCE_SECONDS)
 
 
-def access(tenant: str, *tokens: str, enabled: bool = True) -> TenantAccess:
-    digests = {names.digest(token).hex(): int(ALL_SCOPES) for token in tokens}
+def access(
+    tenant: str, *tokens: str, enabled: bool = True, expires_at: int | None = None
+) -> TenantAccess:
+    digests = {
+        names.digest(token).hex(): TokenGrant(
+            id=f"tok_{number:016x}", scopes=int(ALL_SCOPES), expires_at=expires_at
+        )
+        for number, token in enumerate(tokens)
+    }
     return TenantAccess(tenant=tenant, enabled=enabled, tokens=digests)
 
 
@@ -122,7 +130,8 @@ class Response(NamedTuple):
     @property
     def code(self) -> str:
         """The string code of a refusal."""
-        return str(self.json["error"]["data"]["code"])
+        body = self.json
+        return str(body["error"]["data"]["code"] if "error" in body else body["code"])
 
     @property
     def events(self) -> list[tuple[str, Any]]:

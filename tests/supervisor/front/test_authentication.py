@@ -5,7 +5,7 @@ import pytest
 
 from protocol import names
 from protocol.errors import ErrorCode, GatewayError
-from protocol.spawn import TenantsUpdate
+from protocol.spawn import TenantsUpdate, TokenGrant
 from tests.supervisor.front.harness import (
     ACME,
     BOTH,
@@ -47,7 +47,7 @@ async def test_every_failure_has_one_answer() -> None:
                 seen.add((answer.status, answer.body, json.dumps(headers)))
             ((status, text, headers_text),) = seen
             assert status == 401
-            assert json.loads(text)["error"]["data"]["code"] == "UNAUTHORIZED"
+            assert answer.code == "UNAUTHORIZED"
             assert json.loads(headers_text)["www-authenticate"] == "Bearer"
             assert ("jsonrpc" in json.loads(text)) == (target == "/rpc")
         secrets = [token[-32:] for token in BAD_TOKENS.values() if token and "_" in token]
@@ -191,12 +191,12 @@ async def test_an_update_that_cannot_be_read_is_refused_and_changes_nothing() ->
     async with running() as front:
         await front.worker(echo=True)
         bad = access("acme", ACME)
-        bad.tokens["not hex"] = 7
+        bad.tokens["not hex"] = TokenGrant(id="x", scopes=7)
         with pytest.raises(GatewayError) as refused:
             await front.update(TenantsUpdate(known=[bad]))
         assert refused.value.code is ErrorCode.INVALID_REQUEST
         short = access("acme")
-        short.tokens[names.digest("x").hex()[:10]] = 7
+        short.tokens[names.digest("x").hex()[:10]] = TokenGrant(id="x", scopes=7)
         with pytest.raises(GatewayError):
             await front.update(TenantsUpdate(known=[short]))
         with pytest.raises(GatewayError) as unknown:

@@ -1,6 +1,7 @@
 import base64
 import json
 
+from protocol import openapi
 from protocol.errors import ErrorCode, GatewayError
 from tests.supervisor.front.harness import ACME, request, running
 
@@ -28,7 +29,7 @@ async def test_a_request_is_handed_over_as_it_came() -> None:
         answer = await client.response()
         assert (answer.status, answer.json) == (201, {"token": "shown once"})
         assert answer.headers["cache-control"] == "no-store"
-        await client.send(request("/v1/tenants", token=ADMIN, verb="DELETE"))
+        await client.send(request("/v1/tenants/acme", token=ADMIN, verb="DELETE"))
         call, asked = await front.next_control()
         assert (asked.verb, asked.body, asked.query) == ("DELETE", b"", "")
         front.answer_control(call, 204, None)
@@ -46,8 +47,7 @@ async def test_refusals_of_the_supervisor_get_their_headers() -> None:
         for error, header, value in refusals:
             await client.send(request("/v1/tenants", token=ADMIN))
             call, _ = await front.next_control()
-            body = {"error": {"data": {"code": error.code.name, **error.details}}}
-            front.answer_control(call, error.code.http_status, body)
+            front.answer_control(call, error.code.http_status, error.problem())
             answer = await client.response()
             assert answer.status == error.code.http_status
             assert answer.headers[header] == value
@@ -68,7 +68,7 @@ async def test_wrong_keys_are_counted_and_slowed() -> None:
         for key in (ADMIN, ADMIN, ACME):
             await client.send(request("/v1/tenants", token=key))
             call, _ = await front.next_control()
-            front.answer_control(call, 401, {"error": {"data": {"code": "UNAUTHORIZED"}}})
+            front.answer_control(call, 401, {"code": "UNAUTHORIZED"})
             assert (await client.response()).status == 401
         delays = [line["delay"] for line in front.log if "delay" in line]
         assert delays == [0.0, 0.1, 0.2]
@@ -138,3 +138,27 @@ async def test_bodies_of_any_bytes_are_handed_over() -> None:
         assert base64.b64encode(body) in call.params
         front.answer_control(call, 400, {})
         assert (await client.response()).status == 400
+
+
+async def test_how_it_is_spoken_to_is_told_to_everybody() -> None:
+    async with running() as front:
+        answer = await front.once(request("/openapi.json", token=None))
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
+        assert answer.json == json.loads(json.dumps(openapi.document("1.2.3")))
+        refused = await front.once(request("/openapi.json", b"{}", token=None))
+        assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
+        assert front.calls.empty()
+
+
+async def test_refusals_of_the_front_are_problems_too() -> None:
+    async with running() as front:
+        for asked, status in (
+            (request("/v1/tenants", token=None), 401),
+            (request("/v1/tenants", token=ADMIN, verb="PUT"), 405),
+            (request("/v1/nowhere", token=ADMIN), 404),
+            (request("/v1/tenants", b"x" * 70_000, token=ADMIN), 413),
+        ):
+            answer = await front.once(asked)
+            assert answer.status == answer.json["status"] == status
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json["type"] == "about:blank"

@@ -169,7 +169,7 @@ ROUTES = [
     ("/healthz", "POST", 405, "METHOD_NOT_ALLOWED", "GET, HEAD"),
     ("/readyz", "DELETE", 405, "METHOD_NOT_ALLOWED", "GET, HEAD"),
     ("/channels/webhook/a", "GET", 405, "METHOD_NOT_ALLOWED", "POST"),
-    ("/v1/tenants", "TRACE", 405, "METHOD_NOT_ALLOWED", "GET, POST, PUT, PATCH, DELETE"),
+    ("/v1/tenants", "TRACE", 405, "METHOD_NOT_ALLOWED", "GET, POST"),
     ("/rpc?a=b", "POST", 400, "INVALID_REQUEST", None),
     ("/healthz?verbose", "GET", 400, "INVALID_REQUEST", None),
     ("/channels/webhook/a?b", "POST", 400, "INVALID_REQUEST", None),

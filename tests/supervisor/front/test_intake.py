@@ -26,6 +26,7 @@ class Surroundings:
 
     def __init__(self) -> None:
         self.tokens = TokenTable()
+        self.version = "1.2.3"
         self.routes = Routes(self)
         self.hosts = frozenset({"localhost"})
         self.origins = frozenset({"https://app.example"})

@@ -19,6 +19,9 @@ def test_every_code_of_the_table_can_be_answered() -> None:
         assert data.startswith(b"HTTP/1.1 %d " % code.http_status)
         body = json.loads(data.split(b"\r\n\r\n")[1])
         assert body["error"]["data"]["code"] == code.name
+        data = response.whole(code.http_status, response.problem_body(error), is_problem=True)
+        assert _headers(data)["Content-Type"] == "application/problem+json"
+        assert json.loads(data.split(b"\r\n\r\n")[1])["code"] == code.name
 
 
 def test_common_headers() -> None:
@@ -72,9 +75,9 @@ def test_an_event_is_one_line_of_data() -> None:
 
 
 def test_headers_of_another_process_answer() -> None:
-    refused = json.dumps({"error": {"data": {"allowed": ["GET"]}}}).encode()
+    refused = json.dumps({"allowed": ["GET"]}).encode()
     assert response.status_headers(405, refused) == b"Allow: GET\r\n"
-    later = json.dumps({"error": {"data": {"retryAfterMs": 2500}}}).encode()
+    later = json.dumps({"retryAfterMs": 2500}).encode()
     assert response.status_headers(429, later) == b"Retry-After: 3\r\n"
     assert response.status_headers(503, b"no json") == b"Retry-After: 1\r\n"
     assert response.status_headers(418, b"{}") == b""

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from protocol import names
-from protocol.spawn import TenantAccess, TenantsUpdate
+from protocol.spawn import TenantAccess, TenantsUpdate, TokenGrant
 from tests.supervisor.front.harness import ACME, GLOBEX, request, rpc_body, running
 from tests.supervisor.front.raw_socket import (
     ACCEPT,
@@ -164,7 +164,9 @@ async def test_a_token_revoked_between_handshake_and_turn_is_refused() -> None:
 
 async def test_a_token_without_the_right_to_read_cannot_subscribe() -> None:
     digest = names.digest(GLOBEX).hex()
-    writer = TenantAccess(tenant="globex", enabled=True, tokens={digest: 2})
+    writer = TenantAccess(
+        tenant="globex", enabled=True, tokens={digest: TokenGrant(id="tok_1", scopes=2)}
+    )
     async with running(tenants=[writer]) as front:
         client = await open_socket(front, token=GLOBEX)
         answer = await client.ask(message("events.subscribe"))

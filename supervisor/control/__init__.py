@@ -1,0 +1,1 @@
+"""The control plane: HTTP requests of operators, authorised, routed and answered."""

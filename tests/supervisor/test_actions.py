@@ -1,0 +1,100 @@
+"""Registry and front kept in step, whatever is asked for at once."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from protocol.control.shapes import AuditQuery, CreateTenant, Reloaded, RotateToken
+from protocol.errors import ErrorCode, GatewayError
+from protocol.names import digest
+from protocol.spawn import TenantsUpdate
+from supervisor.actions import Actions
+from supervisor.config import Config
+from supervisor.disk import Disk
+from supervisor.logs import open_log
+from supervisor.state import StateRoot
+from supervisor.tenants import TenantDesk
+from supervisor.workers import Workers
+
+ROUNDS = 10
+
+
+class Around:
+    """What the front is told, in the order in which it hears it; it can be slow to listen."""
+
+    front = None
+
+    def __init__(self) -> None:
+        self.told: list[TenantsUpdate] = []
+        self.listens = asyncio.Event()
+        self.listens.set()
+
+    async def tell_front(self, *changes: TenantsUpdate) -> None:
+        waits, self.listens = self.listens, asyncio.Event()
+        self.listens.set()
+        await waits.wait()
+        self.told.extend(changes)
+
+    async def reload(self) -> Reloaded:
+        raise AssertionError
+
+
+class Stage:
+    """A desk with its thread, and actions around it; no worker runs."""
+
+    def __init__(self, state_dir: Path) -> None:
+        state = StateRoot(state_dir / "state")
+        state.prepare()
+        self.desk = TenantDesk(state, Config())
+        self.disk = Disk("disk")
+        self.around = Around()
+        log = open_log(state.log)
+        # The workers' surroundings are for those that run.
+        workers = Workers(cast("Any", self.around), log)
+        self.actions = Actions(self.desk, self.disk, self.around, workers, log)
+
+    async def settle(self) -> None:
+        """Let everything go on that waits for nobody."""
+        for _ in range(ROUNDS):
+            await self.disk(lambda: None)
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def stage(state_dir: Path) -> AsyncIterator[Stage]:
+    stage = Stage(state_dir)
+    await stage.actions.create_tenant(CreateTenant(tenant_id="acme"), actor="me")
+    yield stage
+    await stage.actions.close()
+    await stage.disk(stage.desk.close)
+    stage.disk.close()
+
+
+async def test_of_two_rotations_at_once_the_front_hears_the_later_one_last(stage: Stage) -> None:
+    stage.around.listens.clear()
+    held = stage.around.listens
+    asked = []
+    for _ in range(2):
+        rotation = stage.actions.rotate_token("acme", RotateToken(), actor="me")
+        asked.append(asyncio.create_task(rotation))
+        await stage.settle()
+    held.set()
+    first, second = [await task for task in asked]
+    kept = await stage.disk(stage.desk.registry.tokens_of, "acme")
+    assert set(kept) == {digest(second.token).hex()}
+    assert stage.around.told[-1].known[0].tokens == kept
+    assert first.token != second.token
+
+
+async def test_two_deletions_at_once_are_one(stage: Stage) -> None:
+    deletions = [stage.actions.delete_tenant("acme", actor="me") for _ in range(2)]
+    assert await asyncio.gather(*deletions) == [None, None]
+    page = await stage.actions.read_audit(AuditQuery())
+    assert [entry.action for entry in page.entries].count("tenant.deleted") == 1
+    assert stage.actions.rows == {}
+    with pytest.raises(GatewayError) as refused:
+        await stage.actions.delete_tenant("acme", actor="me")
+    assert refused.value.code is ErrorCode.NOT_FOUND
