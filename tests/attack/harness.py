@@ -25,8 +25,11 @@ ROOT = os.geteuid() == 0
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
-def make_state(root: Path, *tenants: str) -> None:
-    """Lay out a state root as the gateway does, with a secret in every tenant's directory."""
+def make_state(root: Path, *tenants: str, owner: tuple[int, int] | None = None) -> None:
+    """Lay out a state root as the gateway does, with a secret in every tenant's directory.
+
+    With an `owner` all tenants are of one uid and gid, else see `ids`.
+    """
     for name in ("registry.sqlite", "admin.key", "config.yaml"):
         (root / name).write_text("secret")
         (root / name).chmod(0o600)
@@ -36,7 +39,7 @@ def make_state(root: Path, *tenants: str) -> None:
         directory.mkdir(mode=0o700)
         (directory / "secret").write_text(f"{tenant}'s")
         (directory / "secret").chmod(0o600)
-        uid, gid = ids(tenant)
+        uid, gid = owner or ids(tenant)
         for path in (directory, directory / "secret"):
             os.chown(path, uid, gid)
 
@@ -98,10 +101,18 @@ class Worker:
 
     def report(self) -> Any:
         """What it answered on its link before it ended."""
+        report = self.report_or_none()
+        assert report is not None, self.errors()
+        return report
+
+    def report_or_none(self) -> Any:
+        """What it answered, or None if it became another program that answers nothing."""
         self.link.settimeout(DEADLINE_SECONDS)
         answer = b"".join(iter(lambda: self.link.recv(65536), b""))
-        assert answer, self.errors()
-        return json.loads(answer)
+        if answer:
+            return json.loads(answer)
+        assert self.wait() == 0, self.errors()
+        return None
 
     def wait_ready(self) -> None:
         assert select.select([self.ready], [], [], DEADLINE_SECONDS)[0]
@@ -193,13 +204,24 @@ class Zygote:
         worker.close()
         return reply
 
+    def end(self, worker: Worker) -> None:
+        """End a worker now instead of at the end of the zygote."""
+        self.workers.remove(worker)
+        worker.close()
+
     def spawn(self, spec: JailSpec, entry: bytes, *, hang_up: bool = False) -> Worker:
         worker = self.ask(spec, entry, hang_up=hang_up)
         assert isinstance(worker, Worker), worker
         return worker
 
 
-def order(root: Path, task: str = "", names: Sequence[str] = (), neighbour_pid: int = 1) -> bytes:
+def order(
+    root: Path,
+    task: str = "",
+    names: Sequence[str] = (),
+    neighbour_pid: int = 1,
+    port: int = 1,
+) -> bytes:
     """What an attacker's worker is told; the neighbour is always globex."""
     return json.dumps(
         {
@@ -207,6 +229,7 @@ def order(root: Path, task: str = "", names: Sequence[str] = (), neighbour_pid: 
                 "state_root": str(root),
                 "neighbour": str(root / "tenants" / "globex"),
                 "neighbour_pid": neighbour_pid,
+                "port": port,
             },
             "attacks": list(names),
             "task": task,
