@@ -306,7 +306,8 @@ class Supervisor:
         directory = self._state.tenant_directory(tenant)
         if not directory.is_dir():
             await self._on_disk(self._desk.ensure_directory, row)
-        return self._isolation.worker_jail(self._root, tenant, row.uid)
+        memory = self._config.worker.memory_bytes
+        return self._isolation.worker_jail(self._root, tenant, row.uid, memory)
 
     def next_generation(self) -> int:
         """See `supervisor.surroundings.Surroundings`."""

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol import aio, descriptors, frames, limits
 from protocol.errors import RemoteProtocolError
-from protocol.spawn import Idle, WorkerSpec
+from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, WorkerSpec
 from supervisor.child import Child, Exit
 from supervisor.logs import Log, LogPump
 from supervisor.zygote.spec import JailSpec
@@ -22,6 +22,7 @@ ACCEPTS: Final = frozenset({frames.Pong, frames.Event, frames.Drained})
 """Each of them only when it is due: nothing that a worker could send without end is taken."""
 LINKS_LOST_MAX: Final = 3
 LINKS_LOST_WINDOW_SECONDS: Final = 60.0
+OUT_OF_MEMORY: Final = "it reached its memory limit (worker.memory_bytes)"
 
 
 class WorkerOwner(Protocol):
@@ -180,6 +181,8 @@ class WorkerProcess:
             self._end.close()
         if self._channel is not None:
             self._channel.close()
+        if status.code == EXIT_OUT_OF_MEMORY:
+            self.exit_reason = self.exit_reason or OUT_OF_MEMORY
         self._owner.on_exit(self, status)
 
     # protocol.aio.LinkHandler

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from protocol.spawn import EXIT_OUT_OF_MEMORY
 from supervisor.lifecycle import RESTARTS_MAX
 from supervisor.logs import LINE_BYTES_MAX, PIPE_BURST_BYTES, PIPE_BYTES_PER_SECOND
 from tests.conftest import make_state_dir, remove_tree
@@ -23,11 +24,13 @@ DEATHS_MAX = RESTARTS_MAX + 1
 # Why is for the operator: `tenants status`, `tenants restart` and the log say it.
 OUT_OF_SERVICE = "failed until its operator acts"
 NEIGHBOUR = "healthy"
+MEMORY_BYTES = 192 * 2**20
 
 
 @pytest.fixture(scope="module")
 def state_root() -> Iterator[Path]:
     path = make_state_dir()
+    (path / "config.yaml").write_text(f"worker: {{memory_bytes: {MEMORY_BYTES}}}\n")
     yield path
     remove_tree(path)
 
@@ -219,12 +222,29 @@ def test_a_worker_that_ignores_its_end_can_be_suspended(crowd: Crowd) -> None:
 # --- greed
 
 
-def test_what_a_leaking_worker_takes_is_shown(crowd: Crowd) -> None:
+def test_a_leaking_worker_ends_at_its_limit_and_the_next_one_serves(crowd: Crowd) -> None:
     token = crowd.create("leaks")
-    for _ in range(greed.LEAK_BYTES_MAX // greed.LEAK_BYTES):
-        served_by_a_good_worker(crowd, token)
-    row = crowd.wait_for_state("leaks", "ready", deaths=0)
-    assert row["memoryBytes"] >= greed.LEAK_BYTES_MAX
+    shown = 0
+    for _ in range(MEMORY_BYTES // greed.LEAK_BYTES + 1):
+        reply = health(crowd, token)
+        if reply.status != 200:
+            break
+        shown = max(shown, crowd.status("leaks")["memoryBytes"])
+    refused(reply, saying="went away")
+    row = crowd.wait_for_state("leaks", "ready", deaths=1)
+    assert row["lastDeath"] == (
+        f"exited with {EXIT_OUT_OF_MEMORY}; it reached its memory limit (worker.memory_bytes)"
+    )
+    assert MEMORY_BYTES / 2 < shown < 2 * MEMORY_BYTES
+    assert "memory limit reached" in crowd.output_of("leaks")
+    served_by_a_good_worker(crowd, token)
+
+
+def test_a_worker_that_swallows_memory_before_it_is_ready_is_replaced(crowd: Crowd) -> None:
+    served_by_a_good_worker(crowd, crowd.create("swallows"))
+    row = crowd.wait_for_state("swallows", "ready", deaths=1)
+    assert row["lastDeath"] == "exited with 1"  # it ends where the worker's own code is not yet
+    assert "MemoryError" in crowd.output_of("swallows")
 
 
 def test_a_flood_of_log_is_bounded_and_its_worker_goes_on(crowd: Crowd) -> None:
