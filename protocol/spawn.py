@@ -6,7 +6,6 @@ import msgspec
 
 from protocol import limits
 
-
 EXIT_OUT_OF_MEMORY: Final = 12
 """How a worker ends that has reached its memory limit; the number is that of ENOMEM."""
 

@@ -57,6 +57,10 @@ class Report(NamedTuple):
         """Give the jail of the front, which may read `readable` beside the libraries."""
         return self._jail("front", state_root, self.front_uid, FRONT_LIMITS, readable)
 
+    def zygote_policy(self) -> bytes:
+        """Give the system calls of the zygote; empty where they cannot be filtered."""
+        return b"" if self.found.seccomp else seccomp.compiled("zygote")
+
     def _jail(
         self,
         profile: seccomp.Profile,

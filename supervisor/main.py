@@ -197,7 +197,10 @@ class Supervisor:
 
     def _start_zygote(self) -> None:
         self.zygote = ZygoteProcess(
-            self._zygote_command, self._zygote_ended, self._log.bind(source="zygote")
+            self._zygote_command,
+            self._isolation.zygote_policy(),
+            self._zygote_ended,
+            self._log.bind(source="zygote"),
         )
         self.zygote.start()
 

@@ -1,6 +1,7 @@
 """The supervisor's side of the zygote: ask for a worker, get a pid; replace it when it dies."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import msgspec
 from protocol import descriptors
 from supervisor.child import Child, Exit, start_python
 from supervisor.logs import Log, LogPump
-from supervisor.zygote.spec import JailSpec, Reply, Spawn, Spawned
+from supervisor.zygote.spec import JailSpec, Reply, Spawn, Spawned, Start
 
 SPAWN_SECONDS: Final = 10.0
 SPAWNS_WAITING_MAX: Final = 32
@@ -39,14 +40,20 @@ class ZygoteProcess:
 
     Args:
         command: The interpreter's arguments; the program finds its channel at descriptor 3.
+        policy: The system calls that it may make; see `Start`.
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
     """
 
     def __init__(
-        self, command: Sequence[str], on_exit: Callable[["ZygoteProcess", Exit], None], log: Log
+        self,
+        command: Sequence[str],
+        policy: bytes,
+        on_exit: Callable[["ZygoteProcess", Exit], None],
+        log: Log,
     ) -> None:
         self._command: Final = command
+        self._policy: Final = policy
         self._on_exit: Final = on_exit
         self._log: Final = log
         self._waiting: dict[int, asyncio.Future[int]] = {}
@@ -70,6 +77,8 @@ class ZygoteProcess:
         self._channel.setblocking(False)
         asyncio.get_running_loop().add_reader(self._channel, self._on_message)
         self._child = Child(pid, self._ended)
+        with contextlib.suppress(OSError):  # it has ended already, which is told
+            descriptors.send(self._channel, msgspec.msgpack.encode(Start(policy=self._policy)))
 
     async def spawn(self, jail: JailSpec, spec: bytes, fds: SpawnDescriptors) -> int:
         """Fork a worker, which becomes a child of this process; gives its pid.

@@ -22,8 +22,15 @@ import msgspec
 
 from protocol import descriptors
 from protocol.descriptors import WorkerDescriptors
-from supervisor.zygote import jail, linux, roots
-from supervisor.zygote.spec import SPAWN_DESCRIPTORS, Reply, Spawn, Spawned, SpawnFailed
+from supervisor.zygote import jail, linux, roots, seccomp
+from supervisor.zygote.spec import (
+    SPAWN_DESCRIPTORS,
+    Reply,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Start,
+)
 from supervisor.zygote.title import ROOM, set_title
 
 Entry = Callable[[bytes, WorkerDescriptors], int | None]
@@ -42,6 +49,7 @@ _CAPABILITIES: Final = frozenset(
         linux.CAP_SYS_ADMIN,
     )
 )
+_start_decoder: Final = msgspec.msgpack.Decoder(Start)
 _spawn_decoder: Final = msgspec.msgpack.Decoder(Spawn)
 
 
@@ -81,6 +89,22 @@ def settle() -> None:
     time.localtime()  # the C library reads the time zone once; in the jail there is no /etc
     gc.collect()
     gc.freeze()
+
+
+def filter_system_calls(channel: socket.socket) -> None:
+    """Wait for the supervisor's first message, and leave only the system calls that it names.
+
+    Nothing is imported and nobody else's program run after it; workers take their jail under it.
+
+    Raises:
+        EOFError: the supervisor is gone.
+        msgspec.DecodeError: supervisor and zygote do not match.
+        OSError: the kernel refused the policy.
+    """
+    payload, _ = descriptors.receive(channel, descriptors_max=0)
+    policy = _start_decoder.decode(payload).policy
+    if policy:
+        seccomp.load(policy)
 
 
 def serve(channel: socket.socket, entry: Entry) -> None:
@@ -195,4 +219,8 @@ def main(arguments: list[str], load_entry: Callable[[], Entry]) -> None:
         return  # the supervisor ended before it could be watched
     entry = load_entry()
     settle()
+    try:
+        filter_system_calls(channel)
+    except (EOFError, ConnectionError):
+        return
     serve(channel, entry)

@@ -66,6 +66,16 @@ class JailSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return f"{self.state_root}/tenants/{self.tenant}"
 
 
+class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """First message to the zygote.
+
+    `policy` is what it and its children may call, `seccomp.compiled("zygote")`; empty where the
+    system cannot filter calls and the operator has waived that.
+    """
+
+    policy: bytes
+
+
 class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Asks for a worker. The message carries `SPAWN_DESCRIPTORS`, in that order.
 

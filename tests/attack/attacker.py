@@ -237,4 +237,6 @@ if __name__ == "__main__":
         main.main(sys.argv[1:], lambda: entry)
     else:
         main.settle()
-        main.serve(socket.socket(fileno=int(sys.argv[1])), entry)
+        with socket.socket(fileno=int(sys.argv[1])) as channel:
+            main.filter_system_calls(channel)
+            main.serve(channel, entry)

@@ -8,7 +8,7 @@ configuration is worked out from the steps in force there, and `test_matrix.py` 
 what happens.
 """
 
-# ruff: noqa: PTH101, PTH102, PTH108, PTH116, PTH123, PTH208, PTH211 - calls as an attacker makes them
+# ruff: noqa: PTH101, PTH102, PTH104, PTH108, PTH116, PTH123, PTH208, PTH211 - calls as an attacker makes them
 
 import ctypes
 import errno
@@ -229,7 +229,11 @@ NEIGHBOURS_FILES: dict[str, Attack] = {
             lambda t: os.chmod(f"{t.neighbour}/secret", 0o666),
             (SECCOMP,),
         ),
-        ("chown the neighbour's file", lambda t: os.chown(f"{t.neighbour}/secret", -1, -1), (SECCOMP,)),
+        (
+            "chown the neighbour's file",
+            lambda t: os.chown(f"{t.neighbour}/secret", -1, -1),
+            (SECCOMP,),
+        ),
         ("touch the neighbour's file", lambda t: os.utime(f"{t.neighbour}/secret"), (SECCOMP,)),
         (
             "truncate the neighbour's file",
@@ -287,9 +291,7 @@ GATEWAYS_FILES: dict[str, Attack] = {
 }
 PROC: dict[str, Attack] = {
     # A root without /proc; and with one, not being dumpable.
-    "open own environ": attack(
-        lambda _: _open("/proc/self/environ"), ROOT, LANDLOCK, NOT_DUMPABLE
-    ),
+    "open own environ": attack(lambda _: _open("/proc/self/environ"), ROOT, LANDLOCK, NOT_DUMPABLE),
     "open own memory": attack(lambda _: _open("/proc/self/mem"), ROOT, LANDLOCK, NOT_DUMPABLE),
     "open the parents' environ": attack(_environ_of_parents, UID, ROOT, LANDLOCK),
     "open init's status": attack(lambda _: _open("/proc/1/status"), ROOT, LANDLOCK),
@@ -314,9 +316,7 @@ SYSTEM_FILES: dict[str, Attack] = {
     "write to /tmp": attack(lambda _: _make("/tmp/openclaw-attack"), ROOT, LANDLOCK),
     "write to /usr": attack(lambda _: _make("/usr/openclaw-attack"), UID, ROOT, LANDLOCK),
     "write to Python": attack(lambda _: _append(os.__file__), UID, ROOT, LANDLOCK),
-    "make a directory in /": attack(
-        lambda _: os.mkdir("/openclaw-attack"), UID, ROOT, LANDLOCK
-    ),
+    "make a directory in /": attack(lambda _: os.mkdir("/openclaw-attack"), UID, ROOT, LANDLOCK),
 }
 EXECUTION: dict[str, Attack] = {
     "exec": attack(lambda _: os.execv(PROGRAM, ["true"]), SECCOMP, LANDLOCK),
@@ -360,62 +360,66 @@ SOCKETS: dict[str, Attack] = {
     "connect an inherited socket": attack(_connect, SECCOMP, varies=True),
     "a process descriptor of the peer": attack(_peer_descriptor, SECCOMP, varies=True),
 }
-PROCESSES: dict[str, Attack] = {
-    name: attack(act, UID, NAMESPACES, SECCOMP)
-    for name, act in {
-        "see the neighbour by kill 0": lambda t: os.kill(t.neighbour_pid, 0),
-        "see the gateway by kill 0": lambda _: os.kill(os.getppid() or 2, 0),
-        "kill the neighbour": lambda t: os.kill(t.neighbour_pid, signal.SIGKILL),
-        "tgkill the neighbour": lambda t: raw("tgkill", t.neighbour_pid, t.neighbour_pid, 9),
-        "tkill the neighbour": lambda t: raw("tkill", t.neighbour_pid, 9),
-        "queue a signal": lambda t: raw(
-            "rt_sigqueueinfo", t.neighbour_pid, 9, (9).to_bytes(8, "little") + b"\xff" * 120
-        ),
-        "signal by descriptor": lambda t: raw(
-            "pidfd_send_signal", raw("pidfd_open", t.neighbour_pid, 0), 9, 0, 0
-        ),
-        "take the neighbour's descriptor": lambda t: raw(
-            "pidfd_getfd", raw("pidfd_open", t.neighbour_pid, 0), 0, 0
-        ),
-        "ptrace the neighbour": lambda t: raw("ptrace", 0x4206, t.neighbour_pid),
-        "compare the neighbour's files": lambda t: raw("kcmp", t.neighbour_pid, os.getpid(), 2),
-        "read the neighbour's memory": lambda t: raw(
-            "process_vm_readv", t.neighbour_pid, VECTOR, 1, VECTOR, 1, 0
-        ),
-        "write the neighbour's memory": lambda t: raw(
-            "process_vm_writev", t.neighbour_pid, VECTOR, 1, VECTOR, 1, 0
-        ),
-        "renice the neighbour": lambda t: os.setpriority(os.PRIO_PROCESS, t.neighbour_pid, 19),
-        "pin the neighbour": lambda t: os.sched_setaffinity(t.neighbour_pid, {0}),
-        "schedule the neighbour": lambda t: os.sched_setscheduler(
-            t.neighbour_pid, os.SCHED_IDLE, os.sched_param(0)
-        ),
-        "slow the neighbour's disk": lambda t: raw("ioprio_set", 1, t.neighbour_pid, 3 << 13),
-        "limit the neighbour": lambda t: resource.prlimit(
-            t.neighbour_pid, resource.RLIMIT_NOFILE, (0, 0)
-        ),
-        "see the neighbour's limits": lambda t: resource.prlimit(
-            t.neighbour_pid, resource.RLIMIT_NOFILE
-        ),
-    }.items()
-} | {
-    # What everybody may know of a process that he can name.
-    name: attack(act, NAMESPACES, SECCOMP)
-    for name, act in {
-        "pidfd_open": lambda t: os.pidfd_open(t.neighbour_pid),
-        "look at the neighbour's priority": lambda t: os.getpriority(
-            os.PRIO_PROCESS, t.neighbour_pid
-        ),
-        "see the neighbour's processors": lambda t: os.sched_getaffinity(t.neighbour_pid),
-        "see the neighbour's scheduling": lambda t: os.sched_getscheduler(t.neighbour_pid),
-        "see the neighbour's session": lambda t: os.getsid(t.neighbour_pid),
-        "see the neighbour's group": lambda t: os.getpgid(t.neighbour_pid),
-        "kill everybody": lambda _: os.kill(-1, 0),
-    }.items()
-} | {
-    "kill the group": attack(lambda _: os.kill(0, 0), SECCOMP),
-    "ptrace me": attack(lambda _: raw("ptrace", 0), SECCOMP, varies=True),
-}
+PROCESSES: dict[str, Attack] = (
+    {
+        name: attack(act, UID, NAMESPACES, SECCOMP)
+        for name, act in {
+            "see the neighbour by kill 0": lambda t: os.kill(t.neighbour_pid, 0),
+            "see the gateway by kill 0": lambda _: os.kill(os.getppid() or 2, 0),
+            "kill the neighbour": lambda t: os.kill(t.neighbour_pid, signal.SIGKILL),
+            "tgkill the neighbour": lambda t: raw("tgkill", t.neighbour_pid, t.neighbour_pid, 9),
+            "tkill the neighbour": lambda t: raw("tkill", t.neighbour_pid, 9),
+            "queue a signal": lambda t: raw(
+                "rt_sigqueueinfo", t.neighbour_pid, 9, (9).to_bytes(8, "little") + b"\xff" * 120
+            ),
+            "signal by descriptor": lambda t: raw(
+                "pidfd_send_signal", raw("pidfd_open", t.neighbour_pid, 0), 9, 0, 0
+            ),
+            "take the neighbour's descriptor": lambda t: raw(
+                "pidfd_getfd", raw("pidfd_open", t.neighbour_pid, 0), 0, 0
+            ),
+            "ptrace the neighbour": lambda t: raw("ptrace", 0x4206, t.neighbour_pid),
+            "compare the neighbour's files": lambda t: raw("kcmp", t.neighbour_pid, os.getpid(), 2),
+            "read the neighbour's memory": lambda t: raw(
+                "process_vm_readv", t.neighbour_pid, VECTOR, 1, VECTOR, 1, 0
+            ),
+            "write the neighbour's memory": lambda t: raw(
+                "process_vm_writev", t.neighbour_pid, VECTOR, 1, VECTOR, 1, 0
+            ),
+            "renice the neighbour": lambda t: os.setpriority(os.PRIO_PROCESS, t.neighbour_pid, 19),
+            "pin the neighbour": lambda t: os.sched_setaffinity(t.neighbour_pid, {0}),
+            "schedule the neighbour": lambda t: os.sched_setscheduler(
+                t.neighbour_pid, os.SCHED_IDLE, os.sched_param(0)
+            ),
+            "slow the neighbour's disk": lambda t: raw("ioprio_set", 1, t.neighbour_pid, 3 << 13),
+            "limit the neighbour": lambda t: resource.prlimit(
+                t.neighbour_pid, resource.RLIMIT_NOFILE, (0, 0)
+            ),
+            "see the neighbour's limits": lambda t: resource.prlimit(
+                t.neighbour_pid, resource.RLIMIT_NOFILE
+            ),
+        }.items()
+    }
+    | {
+        # What everybody may know of a process that he can name.
+        name: attack(act, NAMESPACES, SECCOMP)
+        for name, act in {
+            "pidfd_open": lambda t: os.pidfd_open(t.neighbour_pid),
+            "look at the neighbour's priority": lambda t: os.getpriority(
+                os.PRIO_PROCESS, t.neighbour_pid
+            ),
+            "see the neighbour's processors": lambda t: os.sched_getaffinity(t.neighbour_pid),
+            "see the neighbour's scheduling": lambda t: os.sched_getscheduler(t.neighbour_pid),
+            "see the neighbour's session": lambda t: os.getsid(t.neighbour_pid),
+            "see the neighbour's group": lambda t: os.getpgid(t.neighbour_pid),
+            "kill everybody": lambda _: os.kill(-1, 0),
+        }.items()
+    }
+    | {
+        "kill the group": attack(lambda _: os.kill(0, 0), SECCOMP),
+        "ptrace me": attack(lambda _: raw("ptrace", 0), SECCOMP, varies=True),
+    }
+)
 KERNEL: dict[str, Attack] = {
     # With no capability, only a user namespace can be had, and then everything in it.
     "unshare user": attack(lambda _: linux.unshare(linux.CLONE_NEWUSER), SECCOMP, varies=True),
@@ -433,9 +437,7 @@ KERNEL: dict[str, Attack] = {
             "fsopen": lambda _: raw("fsopen", b"tmpfs\0", 0),
             "fspick": lambda _: raw("fspick", -100, b".\0", 0),
             "remount": lambda _: linux.set_mount_attributes(linux.AT_FDCWD, ".", 0),
-            "open_by_handle_at": lambda _: raw(
-                "open_by_handle_at", linux.AT_FDCWD, HANDLE, 0
-            ),
+            "open_by_handle_at": lambda _: raw("open_by_handle_at", linux.AT_FDCWD, HANDLE, 0),
             "set hostname": lambda _: socket.sethostname("attack"),
             "swapon": lambda _: raw("swapon", b"own\0", 0),
             "load a module": lambda _: raw("init_module", b"\0", 0, b"\0"),
@@ -445,9 +447,7 @@ KERNEL: dict[str, Attack] = {
             "set the clock": lambda _: raw("clock_settime", 0, b"\xff" * 16),
             "ports": lambda _: raw("iopl", 3),
             "become root": lambda _: os.setuid(0),
-            "raise a limit": lambda _: resource.setrlimit(
-                resource.RLIMIT_NOFILE, (2**19, 2**19)
-            ),
+            "raise a limit": lambda _: resource.setrlimit(resource.RLIMIT_NOFILE, (2**19, 2**19)),
         }.items()
     },
     **{

@@ -16,12 +16,13 @@ import msgspec
 
 from protocol import descriptors
 from supervisor.zygote import main, roots, seccomp
-from supervisor.zygote.spec import JailSpec, Reply, Spawn, Spawned, SpawnFailed
+from supervisor.zygote.spec import JailSpec, Reply, Spawn, Spawned, SpawnFailed, Start
 
 ATTACKER = Path(__file__).with_name("attacker.py")
 DEADLINE_SECONDS = 20.0
 UID_FIRST = 1_900_000_000
 ROOT = os.geteuid() == 0
+SECCOMP = "filter_system_calls"
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
@@ -153,7 +154,9 @@ class Worker:
 class Zygote:
     """A zygote process and the workers made by it."""
 
-    def __init__(self, program: Path | None = ATTACKER, *arguments: str) -> None:
+    def __init__(
+        self, program: Path | None = ATTACKER, *arguments: str, filtered: bool = True
+    ) -> None:
         self.channel, theirs = descriptors.pair()
         self.channel.settimeout(DEADLINE_SECONDS)
         command = main.command(theirs.fileno())
@@ -161,6 +164,8 @@ class Zygote:
             command = [*command[:2], str(program), *command[3:], *arguments]
         with theirs:
             self.process = subprocess.Popen(command, env={}, pass_fds=[theirs.fileno()])
+        policy = seccomp.compiled("zygote") if filtered else b""
+        descriptors.send(self.channel, msgspec.msgpack.encode(Start(policy=policy)))
         self.workers: list[Worker] = []
         self._requests = 0
 
@@ -239,8 +244,12 @@ def order(
 
 @contextmanager
 def attackers(**options: Any) -> Iterator[Zygote]:
-    """A zygote whose workers attack; see `attacker.Options`."""
-    with Zygote(ATTACKER, json.dumps(options)) as zygote:
+    """A zygote whose workers attack; see `attacker.Options`.
+
+    Where seccomp is left out, the filter that the zygote hands on to them is too.
+    """
+    filtered = options.get("shed", True) and SECCOMP not in options.get("skip", ())
+    with Zygote(ATTACKER, json.dumps(options), filtered=filtered) as zygote:
         yield zygote
 
 

@@ -141,7 +141,9 @@ def test_what_works_is_what_no_wall_stops(field: Field) -> None:
     assert (field.state / "tenants/globex/secret").read_text() == "globex's"
     assert os.waitpid(field.victim.pid, os.WNOHANG) == (0, 0), "the neighbour lives"
     if filtered:
-        refusals = {outcomes[name] for name, each in attacks.ALL.items() if SECCOMP in each.stopped_by}
+        refusals = {
+            outcomes[name] for name, each in attacks.ALL.items() if SECCOMP in each.stopped_by
+        }
         assert refusals == {"EPERM", "ENOSYS"}
         assert harness.listing(field.state / "tenants/acme") == ["own"]
 
@@ -150,6 +152,6 @@ def test_every_wall_stops_something_alone() -> None:
     """Without it, the others being there, at least one attack would work."""
     everything = WALLS | {attacks.LIMITS, attacks.CAPABILITIES}
     for wall in (ROOT, LANDLOCK, SECCOMP, attacks.LIMITS):
-        assert any(
-            not each.stopped_by & (everything - {wall}) for each in attacks.ALL.values()
-        ), wall
+        assert any(not each.stopped_by & (everything - {wall}) for each in attacks.ALL.values()), (
+            wall
+        )
