@@ -6,12 +6,14 @@ A worker is told what to do (`Order`) and answers with JSON on its link to the s
 import asyncio
 import contextlib
 import ctypes
+import errno
 import json
 import mmap
 import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 from pathlib import Path
@@ -24,17 +26,22 @@ import uvloop
 
 from protocol import descriptors
 from protocol.descriptors import WorkerDescriptors
-from supervisor.zygote import jail, main
+from supervisor.zygote import jail, main, seccomp
 from tests.attack import attacks
 
 DEADLINE_SECONDS = 10.0
 READ_BYTES = 65536
+TERMINALS = range(0x5400, 0x5480)
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`skip` names steps of the jail that are left out; `shed` is what the zygote does at start."""
+    """`skip` names steps of the jail that are left out; `shed` is what the zygote does at start.
+
+    With `marked`, see `answer_marked_calls`.
+    """
 
     skip: tuple[str, ...] = ()
+    marked: bool = False
     second_thread: bool = False
     shed: bool = True
 
@@ -45,6 +52,7 @@ class Order(msgspec.Struct, frozen=True):
     target: attacks.Target
     attacks: tuple[str, ...] = ()
     task: str = ""
+    arguments: tuple[tuple[str, int, int], ...] = ()
 
 
 def try_attacks(order: Order) -> dict[str, str]:
@@ -189,6 +197,76 @@ def outlive(_: Order) -> dict[str, object]:
     sys.exit(0)  # there is nobody left to report to
 
 
+MARK = 0x0C1A_57A1
+PASSED = 77  # an error number that nothing else here gives
+# uretprobe and uprobe of x86_64: Linux lets them past every filter and ends with SIGILL whoever
+# makes them elsewhere than from its own trampoline.
+UNFILTERABLE = {335, 336}
+CALLS = [number for number in range(1024) if number not in UNFILTERABLE]
+X32 = 0x4000_0000
+X32_CALLS_MAX = 560
+ARGUMENTS = (*range(-2, 81), *(1 << bit for bit in range(7, 32)), *range(1024, 1050), *TERMINALS)
+
+
+def answer_marked_calls(_: jail.Confinement) -> None:
+    """A filter under the jail's own: a call whose last argument is `MARK` is answered, not made.
+
+    Of two filters the stricter one decides, and of two errors the later filter's, which is the
+    jail's: so a marked call fails with `PASSED` exactly if the jail would let it through.
+    """
+    last_argument = 16 + 5 * 8
+    program = b"".join(
+        struct.pack("=HBBI", *instruction)
+        for instruction in (
+            (0x20, 0, 0, last_argument),
+            (0x15, 0, 1, MARK),
+            (0x06, 0, 0, 0x0005_0000 | PASSED),
+            (0x06, 0, 0, 0x7FFF_0000),
+        )
+    )
+    seccomp.load(program)
+
+
+def passes(call: int, argument: int = 0, value: int = 0) -> bool:
+    """Whether the jail lets a call with this argument through."""
+    words = [0] * 5
+    words[argument] = value
+    try:
+        attacks.raw_number(call, *words, MARK)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOSYS):
+            return False
+        return error.errno == PASSED
+    raise AssertionError(f"system call {call} was made")
+
+
+def walk_system_calls(order: Order) -> dict[str, object]:
+    """Every number, and every value in `ARGUMENTS` of the arguments that decide."""
+    decided = {
+        call: [value for value in (*ARGUMENTS, os.getpid()) if passes(number, argument, value)]
+        for call, number, argument in order.arguments
+    }
+    return {
+        "pid": os.getpid(),
+        "calls": [number for number in CALLS if passes(number)],
+        "arguments": decided,
+    }
+
+
+def walk_x32(_: Order) -> dict[str, object]:
+    """Every number of the x32 table, each in a process of its own, which ends by a signal."""
+    program = seccomp.compiled("worker")
+    ends: list[int] = []
+    for number in range(X32_CALLS_MAX):
+        pid = os.fork()
+        if pid == 0:
+            seccomp.load(program)
+            attacks.raw_number(X32 | number)
+            os._exit(0)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return {"ends": ends}
+
+
 def other_abi(_: Order) -> dict[str, object]:
     """getpid by the 32-bit gate: mov eax, 20; int 0x80; ret."""
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
@@ -214,6 +292,8 @@ TASKS = {
         use_uvloop,
         take_descriptor,
         wait_to_be_told,
+        walk_system_calls,
+        walk_x32,
         other_abi,
         x32_abi,
     )
@@ -231,6 +311,8 @@ def entry(spec: bytes, links: WorkerDescriptors) -> int:
 if __name__ == "__main__":
     options = msgspec.json.decode(sys.argv[3], type=Options)
     jail.STEPS = tuple(step for step in jail.STEPS if step.__name__ not in options.skip)
+    if options.marked:
+        jail.STEPS = (*jail.STEPS[:-1], answer_marked_calls, jail.STEPS[-1])
     if options.second_thread:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
     if options.shed:

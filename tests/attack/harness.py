@@ -53,7 +53,7 @@ def ids(tenant: str) -> tuple[int, int]:
     return uid, uid
 
 
-def worker_spec(root: Path, tenant: str, **changes: Any) -> JailSpec:
+def worker_spec(root: Path, tenant: str, /, **changes: Any) -> JailSpec:
     """The jail of a tenant's worker."""
     uid, gid = ids(tenant)
     fields: dict[str, Any] = {
@@ -112,7 +112,7 @@ class Worker:
         answer = b"".join(iter(lambda: self.link.recv(65536), b""))
         if answer:
             return json.loads(answer)
-        assert self.wait() == 0, self.errors()
+        assert self.wait() == 0, (self.wait(), self.errors())
         return None
 
     def wait_ready(self) -> None:
@@ -226,6 +226,7 @@ def order(
     names: Sequence[str] = (),
     neighbour_pid: int = 1,
     port: int = 1,
+    arguments: Sequence[tuple[str, int, int]] = (),
 ) -> bytes:
     """What an attacker's worker is told; the neighbour is always globex."""
     return json.dumps(
@@ -238,17 +239,18 @@ def order(
             },
             "attacks": list(names),
             "task": task,
+            "arguments": list(arguments),
         }
     ).encode()
 
 
 @contextmanager
-def attackers(**options: Any) -> Iterator[Zygote]:
+def attackers(*, filtered: bool = True, **options: Any) -> Iterator[Zygote]:
     """A zygote whose workers attack; see `attacker.Options`.
 
     Where seccomp is left out, the filter that the zygote hands on to them is too.
     """
-    filtered = options.get("shed", True) and SECCOMP not in options.get("skip", ())
+    filtered = filtered and options.get("shed", True) and SECCOMP not in options.get("skip", ())
     with Zygote(ATTACKER, json.dumps(options), filtered=filtered) as zygote:
         yield zygote
 
