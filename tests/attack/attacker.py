@@ -26,7 +26,7 @@ import uvloop
 
 from protocol import descriptors
 from protocol.descriptors import WorkerDescriptors
-from supervisor.zygote import jail, main, seccomp
+from supervisor.zygote import jail, linux, main, roots, seccomp
 from tests.attack import attacks
 
 DEADLINE_SECONDS = 10.0
@@ -37,11 +37,14 @@ TERMINALS = range(0x5400, 0x5480)
 class Options(msgspec.Struct, frozen=True):
     """`skip` names steps of the jail that are left out; `shed` is what the zygote does at start.
 
-    With `marked`, see `answer_marked_calls`.
+    With `marked`, see `answer_marked_calls`. With `dumpable` a process is that until
+    `forbid_dumps`. `shared` are namespaces (`CLONE_NEW*` bits) that a worker does not get.
     """
 
     skip: tuple[str, ...] = ()
     marked: bool = False
+    dumpable: bool = False
+    shared: int = 0
     second_thread: bool = False
     shed: bool = True
 
@@ -208,6 +211,11 @@ X32_CALLS_MAX = 560
 ARGUMENTS = (*range(-2, 81), *(1 << bit for bit in range(7, 32)), *range(1024, 1050), *TERMINALS)
 
 
+def become_dumpable(_: jail.Confinement) -> None:
+    """Undo what a change of uid has done, and the zygote's word."""
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)
+
+
 def answer_marked_calls(_: jail.Confinement) -> None:
     """A filter under the jail's own: a call whose last argument is `MARK` is answered, not made.
 
@@ -310,6 +318,16 @@ def entry(spec: bytes, links: WorkerDescriptors) -> int:
 
 if __name__ == "__main__":
     options = msgspec.json.decode(sys.argv[3], type=Options)
+    if options.dumpable:
+        at = jail.STEPS.index(jail.forbid_dumps)
+        jail.STEPS = (*jail.STEPS[:at], become_dumpable, *jail.STEPS[at:])
+    if options.shared:
+        flags_of = roots.namespace_flags
+
+        def some_flags(profile: seccomp.Profile, *, root: bool) -> int:
+            return flags_of(profile, root=root) & ~options.shared
+
+        setattr(roots, "namespace_flags", some_flags)  # noqa: B010 - mypy takes it for a constant
     jail.STEPS = tuple(step for step in jail.STEPS if step.__name__ not in options.skip)
     if options.marked:
         jail.STEPS = (*jail.STEPS[:-1], answer_marked_calls, jail.STEPS[-1])

@@ -1,5 +1,8 @@
 """Each step of the jail does something: without it an attack works, or the kernel says so.
 
+Every step has a test for root and one for an ordinary user, see `proves`. What the steps stop
+together is in `test_matrix.py`.
+
 The steps are left out in the attacker's own zygote only; the product has no way to do that.
 """
 
@@ -8,17 +11,41 @@ import os
 import select
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
 
-from supervisor.zygote import jail
+from supervisor.zygote import jail, linux
+from supervisor.zygote.spec import SpawnFailed
 from tests.attack import harness
 
 PARENT = Path(__file__).with_name("parent.py")
+as_root = pytest.mark.root
 as_user = pytest.mark.user  # root's tenants are kept apart by their uids
+
+Test = TypeVar("Test", bound=Callable[..., None])
+proofs: dict[str, list[Callable[..., None]]] = {}
+
+
+def proves(step: Callable[[jail.Confinement], None]) -> Callable[[Test], Test]:
+    """Note that a test fails unless this step is what it is about."""
+
+    def note(test: Test) -> Test:
+        proofs.setdefault(step.__name__, []).append(test)
+        return test
+
+    return note
+
+
+def test_every_step_has_its_proof_for_whoever_runs_this() -> None:
+    other = "user" if harness.ROOT else "root"
+    for step in jail.STEPS:
+        tests = proofs.get(step.__name__, [])
+        marks = [{mark.name for mark in getattr(test, "pytestmark", [])} for test in tests]
+        assert any(other not in names for names in marks), step.__name__
 
 
 def attack(state: Path, *names: str, skip: tuple[str, ...], **changes: Any) -> dict[str, str]:
@@ -31,9 +58,9 @@ def attack(state: Path, *names: str, skip: tuple[str, ...], **changes: Any) -> d
         return report
 
 
-def kernels_view(state: Path, *skip: str, shed: bool = True) -> dict[str, str]:
+def kernels_view(state: Path, *skip: str, **options: Any) -> dict[str, str]:
     """/proc/<pid>/status, and some more, of a worker in a jail without some steps."""
-    with harness.attackers(skip=skip, shed=shed) as zygote:
+    with harness.attackers(skip=skip, **options) as zygote:
         spec = harness.worker_spec(state, "acme")
         worker = zygote.spawn(spec, harness.order(state, "wait_to_be_told"))
         worker.wait_ready()
@@ -64,6 +91,7 @@ def state(state_dir: Path) -> Path:
     return state_dir
 
 
+@proves(jail.validate)
 def test_without_validate_no_directory_is_found(state: Path) -> None:
     # What it refuses is in test_refusals.py.
     code, errors = end_without(state, "validate")
@@ -71,6 +99,7 @@ def test_without_validate_no_directory_is_found(state: Path) -> None:
     assert "jail: enter_directory" in errors
 
 
+@proves(jail.close_descriptors)
 def test_without_close_descriptors_more_is_inherited(state: Path) -> None:
     with harness.attackers(skip=["close_descriptors"]) as zygote:
         worker = zygote.spawn(
@@ -79,6 +108,7 @@ def test_without_close_descriptors_more_is_inherited(state: Path) -> None:
         assert len(worker.report()["descriptors"]) > 6
 
 
+@proves(jail.new_session)
 def test_without_new_session_the_terminal_is_shared(state: Path) -> None:
     seen = kernels_view(state, "new_session")
     assert seen["session"] != seen["pid"]
@@ -86,9 +116,8 @@ def test_without_new_session_the_terminal_is_shared(state: Path) -> None:
     assert seen["session"] == seen["pid"]
 
 
-def test_without_limit_resources_limits_are_the_gateways(
-    state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@proves(jail.limit_resources)
+def test_without_limit_resources_limits_are_the_gateways(state: Path) -> None:
     before = os.umask(0o027)
     try:
         assert kernels_view(state, "limit_resources")["Umask"] == "0027"
@@ -97,6 +126,7 @@ def test_without_limit_resources_limits_are_the_gateways(
         os.umask(before)
 
 
+@proves(jail.enter_namespaces)
 @as_user
 def test_without_enter_namespaces_nothing_can_be_mounted(state: Path) -> None:
     code, errors = end_without(state, "enter_namespaces")
@@ -104,6 +134,48 @@ def test_without_enter_namespaces_nothing_can_be_mounted(state: Path) -> None:
     assert "jail: change_root" in errors
 
 
+NAMESPACES = {
+    "pid": linux.CLONE_NEWPID,
+    "net": linux.CLONE_NEWNET,
+    "ipc": linux.CLONE_NEWIPC,
+    "uts": linux.CLONE_NEWUTS,
+    "mnt": linux.CLONE_NEWNS,
+}
+
+
+def shares(state: Path, name: str, flag: int) -> bool:
+    """Whether a worker has the namespace of the zygote, or as an ordinary user everybody's.
+
+    Dumpable, as its own user may not look at it otherwise.
+    """
+    # In the mount namespace of others it mounts nothing.
+    mounts = ("change_root", "enter_directory") if flag == linux.CLONE_NEWNS else ()
+    with harness.attackers(skip=("forbid_dumps", *mounts), dumpable=True, shared=flag) as zygote:
+        worker = zygote.spawn(
+            harness.worker_spec(state, "acme"), harness.order(state, "wait_to_be_told")
+        )
+        worker.wait_ready()
+        whose = zygote.process.pid if harness.ROOT else os.getpid()
+        namespaces = [Path(f"/proc/{pid}/ns/{name}") for pid in (worker.pid, whose)]
+        return namespaces[0].stat().st_ino == namespaces[1].stat().st_ino
+
+
+@proves(jail.enter_namespaces)
+@pytest.mark.parametrize("name", NAMESPACES)
+def test_each_namespace_is_its_own(name: str, state: Path) -> None:
+    assert not shares(state, name, 0)
+    assert shares(state, name, NAMESPACES[name])
+
+
+@as_user
+def test_without_a_user_namespace_there_is_no_worker(state: Path) -> None:
+    with harness.attackers(shared=linux.CLONE_NEWUSER) as zygote:
+        reply = zygote.ask(harness.worker_spec(state, "acme"), b"")
+        assert isinstance(reply, SpawnFailed)
+        assert reply.reason.startswith("[Errno 1] clone")
+
+
+@proves(jail.change_root)
 def test_without_change_root_neighbours_are_seen(state: Path) -> None:
     # As an ordinary user this is the only wall against stat; as root permissions hide the file.
     name = f"stat the neighbour's {'directory' if harness.ROOT else 'file'}"
@@ -113,7 +185,22 @@ def test_without_change_root_neighbours_are_seen(state: Path) -> None:
     assert attack(state, name, skip=())[name] == "ENOENT"
 
 
-@pytest.mark.root
+@proves(jail.limit_resources)
+@pytest.mark.parametrize("name", ["swallow memory", "swallow shared memory"])
+def test_without_limit_resources_it_has_the_machines_memory(name: str, state: Path) -> None:
+    assert attack(state, name, skip=("limit_resources",))[name].startswith("worked")
+    assert attack(state, name, skip=())[name] == "ENOMEM"
+
+
+@proves(jail.drop_identity)
+@as_user
+def test_without_drop_identity_capabilities_could_come_back(state: Path) -> None:
+    assert int(kernels_view(state, "drop_identity")["CapBnd"], 16) != 0
+    assert int(kernels_view(state)["CapBnd"], 16) == 0
+
+
+@proves(jail.drop_identity)
+@as_root
 def test_without_drop_identity_it_is_root(state: Path) -> None:
     skip = ("drop_identity", "drop_capabilities", "enter_directory")
     assert kernels_view(state, *skip)["Uid"].split()[0] == "0"
@@ -123,12 +210,23 @@ def test_without_drop_identity_it_is_root(state: Path) -> None:
     assert "jail: enter_directory" in errors
 
 
+@proves(jail.drop_capabilities)
+@as_root
+def test_without_drop_capabilities_root_would_have_the_zygotes(state: Path) -> None:
+    # With a uid of its own the kernel has taken them already.
+    as_root = ("drop_identity", "enter_directory")
+    assert int(kernels_view(state, *as_root, "drop_capabilities")["CapEff"], 16) != 0
+    assert int(kernels_view(state, *as_root)["CapEff"], 16) == 0
+
+
+@proves(jail.drop_capabilities)
 @as_user
 def test_without_drop_capabilities_they_are_kept_in_the_user_namespace(state: Path) -> None:
     assert int(kernels_view(state, "drop_capabilities")["CapEff"], 16) != 0
     assert int(kernels_view(state)["CapEff"], 16) == 0
 
 
+@proves(jail.enter_directory)
 def test_without_enter_directory_the_directory_stays_open(state: Path) -> None:
     with harness.attackers(skip=["enter_directory", "restrict_files"]) as zygote:
         worker = zygote.spawn(
@@ -139,13 +237,15 @@ def test_without_enter_directory_the_directory_stays_open(state: Path) -> None:
     assert len(report["descriptors"]) == 7
 
 
-@as_user
+@proves(jail.forbid_dumps)
 def test_without_forbid_dumps_proc_is_open_to_the_same_uid(state: Path) -> None:
-    # As root the change of uid has closed it already.
-    assert kernels_view(state, "forbid_dumps")["owner"] == str(os.geteuid())
-    assert kernels_view(state)["owner"] == "0"
+    # Dumpable before it: else the zygote and the change of uid have seen to it already.
+    uid, _ = harness.ids("acme")
+    assert kernels_view(state, "forbid_dumps", dumpable=True)["owner"] == str(uid)
+    assert kernels_view(state, dumpable=True)["owner"] == "0"
 
 
+@proves(jail.forbid_new_privileges)
 def test_without_no_new_privileges_nothing_more_can_be_forbidden(state: Path) -> None:
     # The zygote has them forbidden already, unless it is told not to shed what it has.
     code, errors = end_without(state, "forbid_new_privileges", shed=False)
@@ -153,6 +253,7 @@ def test_without_no_new_privileges_nothing_more_can_be_forbidden(state: Path) ->
     assert "jail: restrict_files: [Errno 1]" in errors
 
 
+@proves(jail.restrict_files)
 def test_without_landlock_the_root_can_be_listed(state: Path) -> None:
     skip = ("restrict_files",)
     assert attack(state, "list /", skip=skip)["list /"].startswith("worked")
@@ -167,6 +268,7 @@ def test_without_landlock_and_namespaces_others_files_are_open(state: Path) -> N
     assert attack(state, name, skip=(), **alone)[name] == "EACCES"
 
 
+@proves(jail.filter_system_calls)
 @pytest.mark.parametrize(
     "name", ["fork", "socket inet", "socketpair of datagrams", "symlink", "memfd_create", "inotify"]
 )
@@ -215,6 +317,7 @@ def test_everything_dies_with_the_supervisor(state: Path) -> None:
         os.close(pidfd)
 
 
+@proves(jail.die_with_supervisor)
 def test_without_die_with_supervisor_a_worker_stays(state: Path) -> None:
     parent, pids, talk = start_family(state, "die_with_supervisor")
     with parent, talk:
