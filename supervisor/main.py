@@ -37,7 +37,7 @@ from supervisor.reception import front_settings, listen, stage_certificate, url_
 from supervisor.registry import Quota, Tenant
 from supervisor.state import StateError, StateLock, StateRoot
 from supervisor.status import TenantStatus
-from supervisor.tenants import CreatedTenant, TenantDesk, TenantView, unix_ms
+from supervisor.tenants import SHARED_UIDS, CreatedTenant, TenantDesk, TenantView, unix_ms
 from supervisor.version import VERSION
 from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
@@ -111,7 +111,8 @@ class Supervisor:
             on_ready: Called with the URL once requests are answered.
 
         Raises:
-            StateError: the state root is an ordinary user's, and root runs this.
+            StateError: the state root is an ordinary user's, and root runs this; or a uid of the
+                shared processes is a tenant's.
             CertificateError: certificate and key cannot be used.
             OSError: the address cannot be listened on, or a process cannot be started.
             LinkClosedError, TimeoutError: the front does not start; the log says why.
@@ -149,6 +150,14 @@ class Supervisor:
             msg = (
                 f"{self._root} was made by an ordinary user ({strangers[0]} has no uid of its "
                 "own); run the gateway as that user, or use another state directory"
+            )
+            raise StateError(msg)
+        given = self._desk.registry.uids_given()
+        first = self._config.isolation.uid_first
+        if os.geteuid() == 0 and first < given.stop and given.start < first + SHARED_UIDS:
+            msg = (
+                f"isolation.uid_first: the gateway's own processes would get uids from {first}, "
+                f"which tenants have had; name one from {given.stop} on"
             )
             raise StateError(msg)
 
