@@ -76,12 +76,26 @@ def shed_privileges() -> None:
             linux.unshare(linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
         linux.drop_bounding_set(keep=_CAPABILITIES)
         linux.set_capabilities(_CAPABILITIES & linux.permitted_capabilities())
+    else:
+        _enter_user_namespace(os.geteuid(), os.getegid())
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     # A Ctrl-C is for the supervisor, which ends the others in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _enter_user_namespace(uid: int, gid: int) -> None:
+    """Leave the caller's network, as root does; workers get user namespaces inside this one."""
+    kinds = linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+    try:
+        linux.unshare(linux.CLONE_NEWUSER | kinds)
+    except OSError:
+        return  # where there are no namespaces, workers have none
+    roots.map_ids(uid, gid)
+    linux.drop_bounding_set()
+    linux.set_capabilities()
 
 
 def settle() -> None:

@@ -38,7 +38,7 @@ SECCOMP = "filter_system_calls"
 CAPABILITIES = "drop_capabilities"
 NOT_DUMPABLE = "forbid_dumps"
 LIMITS = "limit_resources"
-# Not a step: root's zygote has a network namespace of its own before it forks.
+# Not a step: the zygote leaves the caller's network before it forks.
 ZYGOTE = "shed_privileges"
 
 Act = Callable[["Target"], object]

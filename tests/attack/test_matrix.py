@@ -17,9 +17,7 @@ from tests.attack import attacks, harness
 from tests.attack.attacks import LANDLOCK, NAMESPACES, ROOT, SECCOMP, UID
 from tests.conftest import make_state_dir, remove_tree
 
-ALWAYS = frozenset((attacks.CAPABILITIES, attacks.NOT_DUMPABLE, attacks.LIMITS)) | (
-    {attacks.ZYGOTE} if harness.ROOT else frozenset()
-)
+ALWAYS = frozenset((attacks.CAPABILITIES, attacks.NOT_DUMPABLE, attacks.LIMITS, attacks.ZYGOTE))
 WALLS = frozenset((UID, NAMESPACES, ROOT, LANDLOCK, SECCOMP))
 SYSTEM_ONLY = ("/dev/urandom", "/usr")
 ENDED = "worked: it is another program now"

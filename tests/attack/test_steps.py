@@ -143,28 +143,43 @@ NAMESPACES = {
 }
 
 
-def shares(state: Path, name: str, flag: int) -> bool:
-    """Whether a worker has the namespace of the zygote, or as an ordinary user everybody's.
+def namespace_of(pid: int, name: str) -> int:
+    return Path(f"/proc/{pid}/ns/{name}").stat().st_ino
 
-    Dumpable, as its own user may not look at it otherwise.
-    """
-    # In the mount namespace of others it mounts nothing.
-    mounts = ("change_root", "enter_directory") if flag == linux.CLONE_NEWNS else ()
-    with harness.attackers(skip=("forbid_dumps", *mounts), dumpable=True, shared=flag) as zygote:
-        worker = zygote.spawn(
-            harness.worker_spec(state, "acme"), harness.order(state, "wait_to_be_told")
-        )
-        worker.wait_ready()
-        whose = zygote.process.pid if harness.ROOT else os.getpid()
-        namespaces = [Path(f"/proc/{pid}/ns/{name}") for pid in (worker.pid, whose)]
-        return namespaces[0].stat().st_ino == namespaces[1].stat().st_ino
+
+def namespaces_of_two(state: Path, name: str, shared: int) -> tuple[int, int]:
+    """A namespace of each of two workers; dumpable, as their own user may not look otherwise."""
+    # In the mount namespace of others they mount nothing.
+    mounts = ("change_root", "enter_directory") if shared == linux.CLONE_NEWNS else ()
+    skip = ("forbid_dumps", *mounts)
+    with harness.attackers(skip=skip, dumpable=True, shared=shared) as zygote:
+        workers = [
+            zygote.spawn(
+                harness.worker_spec(state, tenant), harness.order(state, "wait_to_be_told")
+            )
+            for tenant in ("acme", "globex")
+        ]
+        for worker in workers:
+            worker.wait_ready()
+        one, other = (namespace_of(worker.pid, name) for worker in workers)
+        return one, other
 
 
 @proves(jail.enter_namespaces)
 @pytest.mark.parametrize("name", NAMESPACES)
 def test_each_namespace_is_its_own(name: str, state: Path) -> None:
-    assert not shares(state, name, 0)
-    assert shares(state, name, NAMESPACES[name])
+    one, other = namespaces_of_two(state, name, 0)
+    assert len({one, other, namespace_of(os.getpid(), name)}) == 3
+    one, other = namespaces_of_two(state, name, NAMESPACES[name])
+    assert one == other
+
+
+@pytest.mark.parametrize("name", ["net", "ipc", "uts"])
+def test_what_a_worker_would_share_is_the_zygotes_and_not_the_callers(
+    name: str, state: Path
+) -> None:
+    one, _ = namespaces_of_two(state, name, NAMESPACES[name])
+    assert one != namespace_of(os.getpid(), name)
 
 
 @as_user
