@@ -27,7 +27,7 @@ import uvloop
 from protocol import descriptors
 from protocol.descriptors import WorkerDescriptors
 from supervisor.zygote import jail, linux, main, roots, seccomp
-from tests.attack import attacks
+from tests.attack import acts, attacks
 
 DEADLINE_SECONDS = 10.0
 READ_BYTES = 65536
@@ -52,7 +52,7 @@ class Options(msgspec.Struct, frozen=True):
 class Order(msgspec.Struct, frozen=True):
     """What a worker does: a list of attacks, or one of the functions below by its name."""
 
-    target: attacks.Target
+    target: acts.Target
     attacks: tuple[str, ...] = ()
     task: str = ""
     arguments: tuple[tuple[str, int, int], ...] = ()
@@ -240,7 +240,7 @@ def passes(call: int, argument: int = 0, value: int = 0) -> bool:
     words = [0] * 5
     words[argument] = value
     try:
-        attacks.raw_number(call, *words, MARK)
+        acts.raw_number(call, *words, MARK)
     except OSError as error:
         if error.errno in (errno.EPERM, errno.ENOSYS):
             return False
@@ -269,7 +269,7 @@ def walk_x32(_: Order) -> dict[str, object]:
         pid = os.fork()
         if pid == 0:
             seccomp.load(program)
-            attacks.raw_number(X32 | number)
+            acts.raw_number(X32 | number)
             os._exit(0)
         ends.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     return {"ends": ends}
@@ -285,7 +285,7 @@ def other_abi(_: Order) -> dict[str, object]:
 
 def x32_abi(_: Order) -> dict[str, object]:
     """getpid as x32 numbers it."""
-    return {"pid": attacks.raw_number(0x4000_0000 | 39)}
+    return {"pid": acts.raw_number(0x4000_0000 | 39)}
 
 
 TASKS = {

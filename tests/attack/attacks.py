@@ -8,27 +8,23 @@ configuration is worked out from the steps in force there, and `test_matrix.py` 
 what happens.
 """
 
-# ruff: noqa: PTH101, PTH102, PTH104, PTH108, PTH116, PTH123, PTH208, PTH211 - calls as an attacker makes them
+# ruff: noqa: PTH101, PTH102, PTH104, PTH108, PTH208, PTH211 - calls as an attacker makes them
 
-import ctypes
 import errno
 import fcntl
-import mmap
 import os
 import posix
 import resource
 import signal
 import socket
-import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-import pyseccomp
-
 from supervisor.zygote import linux
+from tests.attack import acts
+from tests.attack.acts import Target
 
 UID = "drop_identity"
 NAMESPACES = "enter_namespaces"
@@ -41,7 +37,7 @@ LIMITS = "limit_resources"
 # Not a step: the zygote leaves the caller's network before it forks.
 ZYGOTE = "shed_privileges"
 
-Act = Callable[["Target"], object]
+Act = Callable[[Target], object]
 
 
 class Attack(NamedTuple):
@@ -62,166 +58,22 @@ def attack(act: Act, *stopped_by: str, varies: bool = False) -> Attack:
     return Attack(act, frozenset(stopped_by), varies)
 
 
-FAMILIES_MAX = 64
-SOCKET_TYPES = (1, 2, 3, 4, 5, 6, 10)
-
-SWALLOWED_BYTES = 8 * 2**30
-PROGRAM = "/usr/bin/true"
-_BUFFER = ctypes.create_string_buffer(8)
-# struct iovec: an address that both processes have, as they were forked by the same one.
-VECTOR = struct.pack("=QQ", ctypes.addressof(_BUFFER), 8)
-# struct file_handle: of eight bytes, of type 1.
-HANDLE = struct.pack("=Ii", 8, 1) + b"\0" * 8
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.syscall.restype = ctypes.c_long
-
-
-class Target(msgspec.Struct, frozen=True):
-    """`neighbour` is another tenant's directory with a file `secret`; the pid is its worker's.
-
-    `port` is the gateway's, of the loopback address.
-    """
-
-    state_root: str
-    neighbour: str
-    neighbour_pid: int
-    port: int = 1
-
-
-def raw(name: str, *arguments: int | bytes) -> int:
-    """A system call by its name, past the C library."""
-    number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name)
-    assert number >= 0, name
-    return raw_number(number, *arguments)
-
-
-def raw_number(number: int, *arguments: int | bytes) -> int:
-    words = [ctypes.c_long(a) if isinstance(a, int) else a for a in arguments]
-    words += [ctypes.c_long(0)] * (6 - len(words))
-    result: int = _libc.syscall(ctypes.c_long(number), *words)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result
-
-
-def _open(path: str) -> object:
-    with open(path, "rb") as file:
-        return file.read(16)
-
-
-def _exists(path: str) -> object:
-    return os.stat(path)
-
-
-def _append(path: str) -> object:
-    with open(path, "ab") as file:
-        return file.write(b"x")
-
-
-def _make(path: str) -> None:
-    _append(path)
-    os.unlink(path)
-
-
-def _find_the_state_root(target: Target) -> None:
-    root = Path(target.state_root)
-    # Where Python lies in there, a jailed process may see the way to it.
-    if root.name not in os.listdir(root.parent):
-        raise FileNotFoundError(errno.ENOENT, "not in its directory")
-
-
-def _fork() -> int:
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    return pid
-
-
-def _raw_fork(name: str, *arguments: int | bytes) -> int:
-    pid = raw(name, *arguments)
-    if pid == 0:
-        os._exit(0)
-    return pid
-
-
-def _socket(family: int, kind: int = socket.SOCK_STREAM) -> None:
-    socket.socket(family, kind).close()
-
-
-def _any_socket(_: Target) -> None:
-    """A socket of any family and type; raises the last refusal when there is none at all."""
-    refusal = OSError(errno.EPERM, "no family")
-    for family in range(FAMILIES_MAX):
-        for kind in SOCKET_TYPES:
-            try:
-                raw("socket", family, kind, 0)
-            except OSError as error:
-                refusal = error
-            else:
-                return
-    raise refusal
-
-
-def _bind(_: Target) -> None:
-    with socket.socket(fileno=os.dup(3)) as link:
-        link.bind("\0openclaw-attack")
-
-
-def _connect(_: Target) -> None:
-    with socket.socket(fileno=os.dup(3)) as link:
-        link.connect("\0openclaw-attack")
-
-
-def _reach_the_gateway(target: Target) -> None:
-    socket.create_connection(("127.0.0.1", target.port), 5).close()
-
-
-def _peer_descriptor(_: Target) -> object:
-    with socket.socket(fileno=os.dup(3)) as link:
-        return link.getsockopt(socket.SOL_SOCKET, 77)
-
-
-def _shared_memory(_: Target) -> None:
-    raw("shmctl", raw("shmget", 0, 4096, 0o1600), 0)
-
-
-def _message_queue(_: Target) -> None:
-    raw("msgctl", raw("msgget", 0, 0o1600), 0)
-
-
-def _semaphores(_: Target) -> None:
-    raw("semctl", raw("semget", 0, 1, 0o1600), 0, 0)
-
-
-def _parents(_: Target) -> list[int]:
-    return [pid for pid in (os.getppid(), os.getsid(0), 1) if pid]
-
-
-def _environ_of_parents(target: Target) -> object:
-    return [_open(f"/proc/{pid}/environ") for pid in _parents(target)]
-
-
-def _swallow_memory(_: Target) -> None:
-    """More than any worker may have, in pieces that are all kept, and none of it touched."""
-    kept = [mmap.mmap(-1, SWALLOWED_BYTES // 64, mmap.MAP_PRIVATE) for _ in range(64)]
-    del kept
-
-
-def _swallow_shared_memory(_: Target) -> None:
-    kept = [mmap.mmap(-1, SWALLOWED_BYTES // 64, mmap.MAP_SHARED) for _ in range(64)]
-    del kept
-
-
 NEIGHBOURS_FILES: dict[str, Attack] = {
     name: attack(act, UID, ROOT, *more)
     for name, act, more in (
-        ("open the neighbour's file", lambda t: _open(f"{t.neighbour}/secret"), (LANDLOCK,)),
-        ("write the neighbour's file", lambda t: _append(f"{t.neighbour}/secret"), (LANDLOCK,)),
-        ("make a file at the neighbour's", lambda t: _append(f"{t.neighbour}/new"), (LANDLOCK,)),
+        (
+            "open the neighbour's file",
+            lambda t: acts.read_some(f"{t.neighbour}/secret"),
+            (LANDLOCK,),
+        ),
+        ("write the neighbour's file", lambda t: acts.append(f"{t.neighbour}/secret"), (LANDLOCK,)),
+        (
+            "make a file at the neighbour's",
+            lambda t: acts.append(f"{t.neighbour}/new"),
+            (LANDLOCK,),
+        ),
         ("list the neighbour's directory", lambda t: os.listdir(t.neighbour), (LANDLOCK,)),
-        ("stat the neighbour's file", lambda t: _exists(f"{t.neighbour}/secret"), ()),
+        ("stat the neighbour's file", lambda t: acts.exists(f"{t.neighbour}/secret"), ()),
         ("enter the neighbour's directory", lambda t: os.chdir(t.neighbour), ()),
         ("chmod the neighbour's directory", lambda t: os.chmod(t.neighbour, 0o777), (SECCOMP,)),
         (
@@ -263,13 +115,13 @@ NEIGHBOURS_FILES: dict[str, Attack] = {
         ),
         (
             "climb to the neighbour",
-            lambda t: _open(f"../{Path(t.neighbour).name}/secret"),
+            lambda t: acts.read_some(f"../{Path(t.neighbour).name}/secret"),
             (LANDLOCK,),
         ),
     )
 } | {
     # Where permissions allow it a name can be looked up; nothing can be opened.
-    "stat the neighbour's directory": attack(lambda t: _exists(t.neighbour), ROOT),
+    "stat the neighbour's directory": attack(lambda t: acts.exists(t.neighbour), ROOT),
 }
 GATEWAYS_FILES: dict[str, Attack] = {
     "list the tenants": attack(lambda t: os.listdir(f"{t.state_root}/tenants"), ROOT, LANDLOCK),
@@ -282,7 +134,7 @@ GATEWAYS_FILES: dict[str, Attack] = {
             LANDLOCK,
         )
         for name in ("registry.sqlite", "admin.key", "config.yaml")
-        for verb, act in (("read", _open), ("write", _append))
+        for verb, act in (("read", acts.read_some), ("write", acts.append))
     },
     "chmod the state root": attack(lambda t: os.chmod(t.state_root, 0o777), UID, ROOT, SECCOMP),
     "chmod the admin key": attack(
@@ -291,15 +143,19 @@ GATEWAYS_FILES: dict[str, Attack] = {
 }
 PROC: dict[str, Attack] = {
     # A root without /proc; and with one, not being dumpable.
-    "open own environ": attack(lambda _: _open("/proc/self/environ"), ROOT, LANDLOCK, NOT_DUMPABLE),
-    "open own memory": attack(lambda _: _open("/proc/self/mem"), ROOT, LANDLOCK, NOT_DUMPABLE),
-    "open the parents' environ": attack(_environ_of_parents, UID, ROOT, LANDLOCK),
-    "open init's status": attack(lambda _: _open("/proc/1/status"), ROOT, LANDLOCK),
+    "open own environ": attack(
+        lambda _: acts.read_some("/proc/self/environ"), ROOT, LANDLOCK, NOT_DUMPABLE
+    ),
+    "open own memory": attack(
+        lambda _: acts.read_some("/proc/self/mem"), ROOT, LANDLOCK, NOT_DUMPABLE
+    ),
+    "open the parents' environ": attack(acts.environ_of_parents, UID, ROOT, LANDLOCK),
+    "open init's status": attack(lambda _: acts.read_some("/proc/1/status"), ROOT, LANDLOCK),
     "open the neighbour's status": attack(
-        lambda t: _open(f"/proc/{t.neighbour_pid}/status"), ROOT, LANDLOCK
+        lambda t: acts.read_some(f"/proc/{t.neighbour_pid}/status"), ROOT, LANDLOCK
     ),
     "open the neighbour's memory": attack(
-        lambda t: _open(f"/proc/{t.neighbour_pid}/mem"), UID, ROOT, LANDLOCK, NOT_DUMPABLE
+        lambda t: acts.read_some(f"/proc/{t.neighbour_pid}/mem"), UID, ROOT, LANDLOCK, NOT_DUMPABLE
     ),
     "open the neighbour's root": attack(
         lambda t: os.listdir(f"/proc/{t.neighbour_pid}/root"), UID, ROOT, LANDLOCK, NOT_DUMPABLE
@@ -307,48 +163,52 @@ PROC: dict[str, Attack] = {
     "list processes": attack(lambda _: os.listdir("/proc"), ROOT, LANDLOCK),
 }
 SYSTEM_FILES: dict[str, Attack] = {
-    "open /etc/shadow": attack(lambda _: _open("/etc/shadow"), UID, ROOT, LANDLOCK),
-    "open /etc/passwd": attack(lambda _: _open("/etc/passwd"), ROOT, LANDLOCK),
-    "open /dev/null": attack(lambda _: _open("/dev/null"), ROOT, LANDLOCK),
-    "open a disk": attack(lambda _: _open("/dev/vda"), UID, ROOT, LANDLOCK),
+    "open /etc/shadow": attack(lambda _: acts.read_some("/etc/shadow"), UID, ROOT, LANDLOCK),
+    "open /etc/passwd": attack(lambda _: acts.read_some("/etc/passwd"), ROOT, LANDLOCK),
+    "open /dev/null": attack(lambda _: acts.read_some("/dev/null"), ROOT, LANDLOCK),
+    "open a disk": attack(lambda _: acts.read_some("/dev/vda"), UID, ROOT, LANDLOCK),
     "list /": attack(lambda _: os.listdir("/"), LANDLOCK),
-    "list what lies beside the state root": attack(_find_the_state_root, ROOT, LANDLOCK),
-    "write to /tmp": attack(lambda _: _make("/tmp/openclaw-attack"), ROOT, LANDLOCK),
-    "write to /usr": attack(lambda _: _make("/usr/openclaw-attack"), UID, ROOT, LANDLOCK),
-    "write to Python": attack(lambda _: _append(os.__file__), UID, ROOT, LANDLOCK),
+    "list what lies beside the state root": attack(acts.find_the_state_root, ROOT, LANDLOCK),
+    "write to /tmp": attack(lambda _: acts.make("/tmp/openclaw-attack"), ROOT, LANDLOCK),
+    "write to /usr": attack(lambda _: acts.make("/usr/openclaw-attack"), UID, ROOT, LANDLOCK),
+    "write to Python": attack(lambda _: acts.append(os.__file__), UID, ROOT, LANDLOCK),
     "make a directory in /": attack(lambda _: os.mkdir("/openclaw-attack"), UID, ROOT, LANDLOCK),
 }
 EXECUTION: dict[str, Attack] = {
-    "exec": attack(lambda _: os.execv(PROGRAM, ["true"]), SECCOMP, LANDLOCK),
+    "exec": attack(lambda _: os.execv(acts.PROGRAM, ["true"]), SECCOMP, LANDLOCK),
     "exec by descriptor": attack(
-        lambda _: os.execve(os.open(PROGRAM, os.O_RDONLY), ["true"], {}), SECCOMP, LANDLOCK
+        lambda _: os.execve(os.open(acts.PROGRAM, os.O_RDONLY), ["true"], {}), SECCOMP, LANDLOCK
     ),
     "execveat": attack(
-        lambda _: raw("execveat", -100, PROGRAM.encode() + b"\0", 0, 0, 0), SECCOMP, LANDLOCK
+        lambda _: acts.raw("execveat", -100, acts.PROGRAM.encode() + b"\0", 0, 0, 0),
+        SECCOMP,
+        LANDLOCK,
     ),
-    "spawn": attack(lambda _: os.posix_spawn(PROGRAM, ["true"], {}), SECCOMP, LANDLOCK),
-    "subprocess": attack(lambda _: subprocess.run([PROGRAM], check=True), SECCOMP, LANDLOCK),
-    "fork": attack(lambda _: _fork(), SECCOMP),
-    "raw clone": attack(lambda _: _raw_fork("clone", int(signal.SIGCHLD)), SECCOMP),
+    "spawn": attack(lambda _: os.posix_spawn(acts.PROGRAM, ["true"], {}), SECCOMP, LANDLOCK),
+    "subprocess": attack(lambda _: subprocess.run([acts.PROGRAM], check=True), SECCOMP, LANDLOCK),
+    "fork": attack(lambda _: acts.fork(), SECCOMP),
+    "raw clone": attack(lambda _: acts.raw_fork("clone", int(signal.SIGCHLD)), SECCOMP),
     "raw clone into a user namespace": attack(
-        lambda _: _raw_fork("clone", linux.CLONE_NEWUSER | int(signal.SIGCHLD)),
+        lambda _: acts.raw_fork("clone", linux.CLONE_NEWUSER | int(signal.SIGCHLD)),
         SECCOMP,
         varies=True,
     ),
     "thread flag with a namespace": attack(
-        lambda _: _raw_fork("clone", 0x10000 | linux.CLONE_NEWNS), SECCOMP, varies=True
+        lambda _: acts.raw_fork("clone", 0x10000 | linux.CLONE_NEWNS), SECCOMP, varies=True
     ),
-    "clone3": attack(lambda _: _raw_fork("clone3", b"\0" * 88, 88), SECCOMP),
+    "clone3": attack(lambda _: acts.raw_fork("clone3", b"\0" * 88, 88), SECCOMP),
 }
 SOCKETS: dict[str, Attack] = {
-    "a socket of any family": attack(_any_socket, SECCOMP),
-    "socket unix": attack(lambda _: _socket(socket.AF_UNIX), SECCOMP),
-    "socket inet": attack(lambda _: _socket(socket.AF_INET), SECCOMP),
-    "socket netlink": attack(lambda _: _socket(socket.AF_NETLINK, socket.SOCK_DGRAM), SECCOMP),
-    "socket packet": attack(
-        lambda _: _socket(socket.AF_PACKET, socket.SOCK_DGRAM), SECCOMP, CAPABILITIES
+    "a socket of any family": attack(acts.any_socket, SECCOMP),
+    "socket unix": attack(lambda _: acts.make_socket(socket.AF_UNIX), SECCOMP),
+    "socket inet": attack(lambda _: acts.make_socket(socket.AF_INET), SECCOMP),
+    "socket netlink": attack(
+        lambda _: acts.make_socket(socket.AF_NETLINK, socket.SOCK_DGRAM), SECCOMP
     ),
-    "connect to the gateway": attack(_reach_the_gateway, NAMESPACES, ZYGOTE, SECCOMP),
+    "socket packet": attack(
+        lambda _: acts.make_socket(socket.AF_PACKET, socket.SOCK_DGRAM), SECCOMP, CAPABILITIES
+    ),
+    "connect to the gateway": attack(acts.reach_the_gateway, NAMESPACES, ZYGOTE, SECCOMP),
     "socketpair of datagrams": attack(
         lambda _: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM), SECCOMP
     ),
@@ -356,9 +216,9 @@ SOCKETS: dict[str, Attack] = {
         lambda _: socket.socketpair(30, socket.SOCK_STREAM), SECCOMP, varies=True
     ),
     # It is connected: no step is needed for that, and seccomp refuses before the kernel looks.
-    "bind an inherited socket": attack(_bind, SECCOMP, varies=True),
-    "connect an inherited socket": attack(_connect, SECCOMP, varies=True),
-    "a process descriptor of the peer": attack(_peer_descriptor, SECCOMP, varies=True),
+    "bind an inherited socket": attack(acts.bind, SECCOMP, varies=True),
+    "connect an inherited socket": attack(acts.connect, SECCOMP, varies=True),
+    "a process descriptor of the peer": attack(acts.peer_descriptor, SECCOMP, varies=True),
 }
 PROCESSES: dict[str, Attack] = (
     {
@@ -367,31 +227,37 @@ PROCESSES: dict[str, Attack] = (
             "see the neighbour by kill 0": lambda t: os.kill(t.neighbour_pid, 0),
             "see the gateway by kill 0": lambda _: os.kill(os.getppid() or 2, 0),
             "kill the neighbour": lambda t: os.kill(t.neighbour_pid, signal.SIGKILL),
-            "tgkill the neighbour": lambda t: raw("tgkill", t.neighbour_pid, t.neighbour_pid, 9),
-            "tkill the neighbour": lambda t: raw("tkill", t.neighbour_pid, 9),
-            "queue a signal": lambda t: raw(
+            "tgkill the neighbour": lambda t: acts.raw(
+                "tgkill", t.neighbour_pid, t.neighbour_pid, 9
+            ),
+            "tkill the neighbour": lambda t: acts.raw("tkill", t.neighbour_pid, 9),
+            "queue a signal": lambda t: acts.raw(
                 "rt_sigqueueinfo", t.neighbour_pid, 9, (9).to_bytes(8, "little") + b"\xff" * 120
             ),
-            "signal by descriptor": lambda t: raw(
-                "pidfd_send_signal", raw("pidfd_open", t.neighbour_pid, 0), 9, 0, 0
+            "signal by descriptor": lambda t: acts.raw(
+                "pidfd_send_signal", acts.raw("pidfd_open", t.neighbour_pid, 0), 9, 0, 0
             ),
-            "take the neighbour's descriptor": lambda t: raw(
-                "pidfd_getfd", raw("pidfd_open", t.neighbour_pid, 0), 0, 0
+            "take the neighbour's descriptor": lambda t: acts.raw(
+                "pidfd_getfd", acts.raw("pidfd_open", t.neighbour_pid, 0), 0, 0
             ),
-            "ptrace the neighbour": lambda t: raw("ptrace", 0x4206, t.neighbour_pid),
-            "compare the neighbour's files": lambda t: raw("kcmp", t.neighbour_pid, os.getpid(), 2),
-            "read the neighbour's memory": lambda t: raw(
-                "process_vm_readv", t.neighbour_pid, VECTOR, 1, VECTOR, 1, 0
+            "ptrace the neighbour": lambda t: acts.raw("ptrace", 0x4206, t.neighbour_pid),
+            "compare the neighbour's files": lambda t: acts.raw(
+                "kcmp", t.neighbour_pid, os.getpid(), 2
             ),
-            "write the neighbour's memory": lambda t: raw(
-                "process_vm_writev", t.neighbour_pid, VECTOR, 1, VECTOR, 1, 0
+            "read the neighbour's memory": lambda t: acts.raw(
+                "process_vm_readv", t.neighbour_pid, acts.VECTOR, 1, acts.VECTOR, 1, 0
+            ),
+            "write the neighbour's memory": lambda t: acts.raw(
+                "process_vm_writev", t.neighbour_pid, acts.VECTOR, 1, acts.VECTOR, 1, 0
             ),
             "renice the neighbour": lambda t: os.setpriority(os.PRIO_PROCESS, t.neighbour_pid, 19),
             "pin the neighbour": lambda t: os.sched_setaffinity(t.neighbour_pid, {0}),
             "schedule the neighbour": lambda t: os.sched_setscheduler(
                 t.neighbour_pid, os.SCHED_IDLE, os.sched_param(0)
             ),
-            "slow the neighbour's disk": lambda t: raw("ioprio_set", 1, t.neighbour_pid, 3 << 13),
+            "slow the neighbour's disk": lambda t: acts.raw(
+                "ioprio_set", 1, t.neighbour_pid, 3 << 13
+            ),
             "limit the neighbour": lambda t: resource.prlimit(
                 t.neighbour_pid, resource.RLIMIT_NOFILE, (0, 0)
             ),
@@ -417,7 +283,7 @@ PROCESSES: dict[str, Attack] = (
     }
     | {
         "kill the group": attack(lambda _: os.kill(0, 0), SECCOMP),
-        "ptrace me": attack(lambda _: raw("ptrace", 0), SECCOMP, varies=True),
+        "ptrace me": attack(lambda _: acts.raw("ptrace", 0), SECCOMP, varies=True),
     }
 )
 KERNEL: dict[str, Attack] = {
@@ -434,18 +300,20 @@ KERNEL: dict[str, Attack] = {
             "chroot": lambda _: os.chroot("."),
             "pivot_root": lambda _: linux.pivot_root(".", "."),
             "open_tree": lambda _: linux.clone_tree("."),
-            "fsopen": lambda _: raw("fsopen", b"tmpfs\0", 0),
-            "fspick": lambda _: raw("fspick", -100, b".\0", 0),
+            "fsopen": lambda _: acts.raw("fsopen", b"tmpfs\0", 0),
+            "fspick": lambda _: acts.raw("fspick", -100, b".\0", 0),
             "remount": lambda _: linux.set_mount_attributes(linux.AT_FDCWD, ".", 0),
-            "open_by_handle_at": lambda _: raw("open_by_handle_at", linux.AT_FDCWD, HANDLE, 0),
+            "open_by_handle_at": lambda _: acts.raw(
+                "open_by_handle_at", linux.AT_FDCWD, acts.HANDLE, 0
+            ),
             "set hostname": lambda _: socket.sethostname("attack"),
-            "swapon": lambda _: raw("swapon", b"own\0", 0),
-            "load a module": lambda _: raw("init_module", b"\0", 0, b"\0"),
-            "load a kernel": lambda _: raw("kexec_load", 0, 0, 0, 0),
-            "clear the kernel's log": lambda _: raw("syslog", 5, 0, 0),
-            "process accounting": lambda _: raw("acct", 0),
-            "set the clock": lambda _: raw("clock_settime", 0, b"\xff" * 16),
-            "ports": lambda _: raw("iopl", 3),
+            "swapon": lambda _: acts.raw("swapon", b"own\0", 0),
+            "load a module": lambda _: acts.raw("init_module", b"\0", 0, b"\0"),
+            "load a kernel": lambda _: acts.raw("kexec_load", 0, 0, 0, 0),
+            "clear the kernel's log": lambda _: acts.raw("syslog", 5, 0, 0),
+            "process accounting": lambda _: acts.raw("acct", 0),
+            "set the clock": lambda _: acts.raw("clock_settime", 0, b"\xff" * 16),
+            "ports": lambda _: acts.raw("iopl", 3),
             "become root": lambda _: os.setuid(0),
             "raise a limit": lambda _: resource.setrlimit(resource.RLIMIT_NOFILE, (2**19, 2**19)),
         }.items()
@@ -453,41 +321,41 @@ KERNEL: dict[str, Attack] = {
     **{
         name: attack(act, SECCOMP)
         for name, act in {
-            "umask": lambda _: raw("umask", 0o77),
-            "keyctl": lambda _: raw("keyctl", 0, -3, 1),
-            "add_key": lambda _: raw("add_key", b"user\0", b"x\0", b"x", 1, -3),
+            "umask": lambda _: acts.raw("umask", 0o77),
+            "keyctl": lambda _: acts.raw("keyctl", 0, -3, 1),
+            "add_key": lambda _: acts.raw("add_key", b"user\0", b"x\0", b"x", 1, -3),
             "memfd_create": lambda _: os.memfd_create("attack"),
-            "landlock": lambda _: raw("landlock_create_ruleset", 0, 0, 1),
-            "personality": lambda _: raw("personality", 0x0040000),
-            "inotify": lambda _: raw("inotify_init1", 0),
-            "shared memory": _shared_memory,
-            "message queue": _message_queue,
-            "semaphores": _semaphores,
+            "landlock": lambda _: acts.raw("landlock_create_ruleset", 0, 0, 1),
+            "personality": lambda _: acts.raw("personality", 0x0040000),
+            "inotify": lambda _: acts.raw("inotify_init1", 0),
+            "shared memory": acts.shared_memory,
+            "message queue": acts.message_queue,
+            "semaphores": acts.semaphores,
             "become dumpable": lambda _: linux.prctl(linux.PR_SET_DUMPABLE, 1),
             "outlive the supervisor": lambda _: linux.prctl(linux.PR_SET_PDEATHSIG, 0),
             "read capabilities": lambda _: linux.permitted_capabilities(),
-            "whiteout": lambda _: raw("renameat2", -100, b"own\0", -100, b"gone\0", 4),
+            "whiteout": lambda _: acts.raw("renameat2", -100, b"own\0", -100, b"gone\0", 4),
             "own signals from a file": lambda _: fcntl.fcntl(3, fcntl.F_SETOWN, os.getpid()),
         }.items()
     },
     **{
         name: attack(act, SECCOMP, varies=True)
         for name, act in {
-            "setns": lambda _: raw("setns", 3, 0),
-            "move_mount": lambda _: raw("move_mount", -100, b".\0", -100, b".\0", 0),
-            "statmount": lambda _: raw_number(457),
-            "listmount": lambda _: raw_number(458),
-            "request_key": lambda _: raw("request_key", b"user\0", b"x\0"),
-            "bpf": lambda _: raw("bpf", 0, b"\0" * 128, 128),
-            "io_uring_setup": lambda _: raw("io_uring_setup", 8, b"\0" * 128),
-            "perf_event_open": lambda _: raw("perf_event_open", b"\0" * 128, 0, -1, -1, 0),
-            "userfaultfd": lambda _: raw("userfaultfd", 1),
-            "seccomp": lambda _: raw("seccomp", 2, 0, b"\0\0\0\0"),
-            "fanotify": lambda _: raw("fanotify_init", 0x200, 0),
-            "mq_open": lambda _: raw("mq_open", b"attack\0", 0o101, 0o600, 0),
-            "syslog": lambda _: raw("syslog", 3, b"\0" * 64, 64),
+            "setns": lambda _: acts.raw("setns", 3, 0),
+            "move_mount": lambda _: acts.raw("move_mount", -100, b".\0", -100, b".\0", 0),
+            "statmount": lambda _: acts.raw_number(457),
+            "listmount": lambda _: acts.raw_number(458),
+            "request_key": lambda _: acts.raw("request_key", b"user\0", b"x\0"),
+            "bpf": lambda _: acts.raw("bpf", 0, b"\0" * 128, 128),
+            "io_uring_setup": lambda _: acts.raw("io_uring_setup", 8, b"\0" * 128),
+            "perf_event_open": lambda _: acts.raw("perf_event_open", b"\0" * 128, 0, -1, -1, 0),
+            "userfaultfd": lambda _: acts.raw("userfaultfd", 1),
+            "seccomp": lambda _: acts.raw("seccomp", 2, 0, b"\0\0\0\0"),
+            "fanotify": lambda _: acts.raw("fanotify_init", 0x200, 0),
+            "mq_open": lambda _: acts.raw("mq_open", b"attack\0", 0o101, 0o600, 0),
+            "syslog": lambda _: acts.raw("syslog", 3, b"\0" * 64, 64),
             "push into a terminal": lambda _: fcntl.ioctl(0, 0x5412, b"x"),
-            "unknown system call": lambda _: raw_number(1000),
+            "unknown system call": lambda _: acts.raw_number(1000),
         }.items()
     },
 }
@@ -508,8 +376,8 @@ OWN_DIRECTORY: dict[str, Attack] = {
     "past the size limit": attack(lambda _: posix.truncate("own", 1 << 50), SECCOMP, LIMITS),
 }
 GREED: dict[str, Attack] = {
-    "swallow memory": attack(_swallow_memory, LIMITS),
-    "swallow shared memory": attack(_swallow_shared_memory, LIMITS),
+    "swallow memory": attack(acts.swallow_memory, LIMITS),
+    "swallow shared memory": attack(acts.swallow_shared_memory, LIMITS),
 }
 ALL: dict[str, Attack] = {
     **NEIGHBOURS_FILES,
