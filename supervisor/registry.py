@@ -173,7 +173,13 @@ class Registry:
             msg = f"the uid range {first}..{first + count - 1} is used up"
             raise RegistryError(msg)
         self._set_counter("next_uid", uid + 1)
+        if not self._counter("first_uid"):
+            self._set_counter("first_uid", uid)
         return uid
+
+    def uids_given(self) -> range:
+        """Give the range in which all uids lie that any tenant, here or gone, has ever had."""
+        return range(self._counter("first_uid"), self._counter("next_uid"))
 
     def find(self, tenant: str) -> Tenant | None:
         """Give one tenant."""

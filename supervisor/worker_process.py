@@ -15,7 +15,7 @@ import msgspec
 
 from protocol import aio, descriptors, frames, limits
 from protocol.errors import RemoteProtocolError
-from protocol.spawn import Idle, WorkerSettings, WorkerSpec
+from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, WorkerSettings, WorkerSpec
 from supervisor.child import Child, Exit
 from supervisor.lifecycle import Death
 from supervisor.logs import Log, LogPump
@@ -30,6 +30,7 @@ LATE: Final = "it was not ready in time"
 OVERDUE: Final = "did not end in time"
 LINKS_LOST_MAX: Final = 3
 LINKS_LOST_WINDOW_SECONDS: Final = 60.0
+OUT_OF_MEMORY: Final = "it reached its memory limit (worker.memory_bytes)"
 
 
 class WorkerOwner(Protocol):
@@ -219,6 +220,8 @@ class WorkerProcess:
         for sock in (self._channel, self._first_front):
             if sock is not None:
                 sock.close()
+        if status.code == EXIT_OUT_OF_MEMORY:
+            self.exit_reason = self.exit_reason or OUT_OF_MEMORY
         self._owner.on_exit(self, status)
 
     # protocol.aio.LinkHandler

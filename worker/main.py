@@ -23,7 +23,7 @@ from protocol.errors import ErrorCode, GatewayError
 from protocol.link import LIVENESS, REQUESTS
 from protocol.methods.health import HEALTH
 from protocol.spawn import Idle, WorkerSettings, WorkerSpec
-from worker import discover, dispatch, health, log
+from worker import discover, dispatch, health, log, memory
 from worker.agents.catalogue import CATALOGUE, Catalogue
 from worker.channels import webhook
 from worker.clock import Clock, SystemClock
@@ -295,6 +295,7 @@ def run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue = CATALOGUE) -
         log.failure("worker cannot start", error, reason=str(error))
         code = EXIT_WOULD_FAIL_AGAIN
     except BaseException as error:  # noqa: BLE001 - the last frame of this process
+        memory.end_if_exhausted(error)
         log.failure("worker failed", error)
     finally:
         # At once: nobody waits for what still runs, and the stores are safe at any time.
@@ -350,6 +351,7 @@ def _run(
 def _on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if isinstance(error, BaseException):
+        memory.end_if_exhausted(error)
         log.failure("error in the event loop", error)
     else:
         log.write("error", "error in the event loop", text=str(context.get("message"))[:200])
