@@ -2,7 +2,6 @@
 
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any, Final, Literal
 
@@ -12,7 +11,6 @@ import msgspec
 from cli.client import Tenants, open_tenants
 from cli.exits import ExitCode, fail
 from protocol.errors import GatewayError
-from supervisor.registry import Quota
 
 MICRO: Final = 1_000_000
 AMOUNT_MAX: Final = 2**53
@@ -89,6 +87,9 @@ def create(
     as_json: bool,
 ) -> None:
     """Create a tenant and print its token, which is shown this once."""
+    # Imported late, as is the pool below: neither is needed to look at tenants.
+    from supervisor.registry import Quota  # noqa: PLC0415
+
     quota = Quota(tokens_per_day=tokens_per_day, cost_per_day_micro_usd=cost_per_day_micro_usd)
     with open_tenants() as tenants:
         created = tenants.create(tenant_id, display_name, quota)
@@ -206,6 +207,8 @@ def restart(tenant_id: str | None, everyone: bool, at_once: int, as_json: bool) 
             results = [_restart(tenants, tenant_id)]
         else:
             running = [row["tenantId"] for row in tenants.status(None) if "pid" in row]
+            from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
             with ThreadPoolExecutor(at_once) as pool:
                 results = list(pool.map(lambda name: _restart(tenants, name), running))
     restarted = [row for row in results if row is not None]
