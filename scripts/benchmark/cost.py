@@ -3,7 +3,8 @@
 The scheduler counts in ns, whoever else is busy on the machine; so these hold where rates do not.
 """
 
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,3 +44,11 @@ def used(pids: Iterable[int]) -> Cost:
             total[2] += int(status["nonvoluntary_ctxt_switches"])
             total[3] += int((task / "stat").read_text().rpartition(")")[2].split()[_MINFLT])
     return Cost(*total)
+
+
+def medians(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """Give the median over rounds of each figure of each group of processes."""
+    return {
+        group: {name: statistics.median(one[group][name] for one in rounds) for name in figures}
+        for group, figures in rounds[0].items()
+    }

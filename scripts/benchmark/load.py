@@ -1,7 +1,9 @@
 """A closed-loop HTTP client: every connection sends its next request when the last is answered."""
 
 import asyncio
+import contextlib
 import itertools
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, cast
@@ -109,6 +111,17 @@ def run(
         percentile(latencies, 99) * 1000,
         failures,
     )
+
+
+@contextlib.contextmanager
+def giving_way() -> Iterator[None]:
+    """Have this process take no processor from one that has just got it (sched(7))."""
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
 
 
 def percentile(values: list[float], percent: float) -> float:
