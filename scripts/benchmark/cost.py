@@ -21,7 +21,12 @@ class Cost(NamedTuple):
     faults: int
 
     def __sub__(self, other: "Cost") -> "Cost":
-        return Cost(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+        return Cost(
+            self.cpu_s - other.cpu_s,
+            self.waits - other.waits,
+            self.preemptions - other.preemptions,
+            self.faults - other.faults,
+        )
 
     def per(self, requests: int) -> dict[str, Any]:
         """Give the share of one request, CPU in µs."""
@@ -35,15 +40,15 @@ class Cost(NamedTuple):
 
 def used(pids: Iterable[int]) -> Cost:
     """Give the sum over processes, all threads; those that have ended count for nothing."""
-    total = [0.0, 0, 0, 0]
+    cpu_s, waits, preemptions, faults = 0.0, 0, 0, 0
     for pid in pids:
         for task in Path(f"/proc/{pid}/task").glob("*"):
             status = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines())
-            total[0] += int((task / "schedstat").read_text().split()[0]) / 1e9
-            total[1] += int(status["voluntary_ctxt_switches"])
-            total[2] += int(status["nonvoluntary_ctxt_switches"])
-            total[3] += int((task / "stat").read_text().rpartition(")")[2].split()[_MINFLT])
-    return Cost(*total)
+            cpu_s += int((task / "schedstat").read_text().split()[0]) / 1e9
+            waits += int(status["voluntary_ctxt_switches"])
+            preemptions += int(status["nonvoluntary_ctxt_switches"])
+            faults += int((task / "stat").read_text().rpartition(")")[2].split()[_MINFLT])
+    return Cost(cpu_s, waits, preemptions, faults)
 
 
 def medians(rounds: Sequence[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
