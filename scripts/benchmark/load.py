@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-import itertools
 import os
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Final, NamedTuple, cast
 
 import uvloop
@@ -23,10 +23,10 @@ class Load(NamedTuple):
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, requests: Iterator[bytes], latencies: list[float], stop_at: float) -> None:
+    def __init__(self, request: bytes, latencies: list[float], stop_at: float) -> None:
         self.done: Final[asyncio.Future[None]] = asyncio.get_running_loop().create_future()
         self.failures = 0
-        self._requests: Final = requests
+        self._request: Final = request
         self._latencies: Final = latencies
         self._stop_at: Final = stop_at
         self._buffer = b""
@@ -40,7 +40,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self) -> None:
         self._sent_at = time.perf_counter()
-        self._transport.write(next(self._requests))
+        self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -84,8 +84,10 @@ def post(path: str, body: bytes, token: str) -> bytes:
 def run(
     address: tuple[str, int], requests: Sequence[bytes], connections: int, seconds: float
 ) -> Load:
-    """Send `requests` over and over, in turn on all connections; gives rate and latencies."""
-    in_turn = itertools.cycle(requests)
+    """Send requests over and over, each connection one of them; gives rate and latencies.
+
+    A client keeps its connection and its token, so the requests are dealt out once.
+    """
     latencies: list[float] = []
 
     async def drive() -> int:
@@ -94,10 +96,11 @@ def run(
         opened = [
             (
                 await loop.create_connection(
-                    lambda: _Connection(in_turn, latencies, stop_at), *address
+                    partial(_Connection, requests[number % len(requests)], latencies, stop_at),
+                    *address,
                 )
             )[1]
-            for _ in range(connections)
+            for number in range(connections)
         ]
         await asyncio.gather(*(connection.done for connection in opened))
         return sum(connection.failures for connection in opened)
