@@ -56,14 +56,14 @@ class FrameDecoder:
     """
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
-        self._held = 0
+        # Not a list of what came: a peer may send byte by byte, and each would cost an object.
+        self._rest = bytearray()
         self._awaited = 0
 
     @property
     def pending_bytes(self) -> int:
         """How much of an incomplete frame is held."""
-        return self._held
+        return len(self._rest)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Take bytes and yield every frame that they complete, in order.
@@ -74,17 +74,15 @@ class FrameDecoder:
             RemoteProtocolError: a length over the bound, an unknown tag or a malformed frame. The
                 stream cannot be read on, and nothing of it is kept.
         """
-        if self._held:
-            self._pieces.append(data)
-            self._held += len(data)
-            if self._held < self._awaited:
+        whole: bytes | bytearray = data
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._awaited:
                 return
-            data = b"".join(self._pieces)
-            self._pieces.clear()
-            self._held = 0
+            whole, self._rest = self._rest, bytearray()
         self._awaited = _PREFIX_BYTES
-        view = memoryview(data)
-        available = len(data)
+        view = memoryview(whole)
+        available = len(whole)
         offset = 0
         try:
             while available - offset >= _PREFIX_BYTES:
@@ -102,8 +100,7 @@ class FrameDecoder:
             raise
         finally:
             if offset < available:
-                self._pieces.append(data[offset:])
-                self._held = available - offset
+                self._rest += view[offset:]
 
 
 def _decode(body: memoryview) -> Frame:
