@@ -16,7 +16,6 @@ LOST_WITHOUT: Final = {
     "close_descriptors": "it would hold whatever the gateway had open",
     "new_session": "it could write to the operator's terminal",
     "limit_resources": "it could use up files, threads and disk, and dump core with secrets",
-    "give_way": "waking it could stop the front in the middle of other tenants' requests",
     "enter_namespaces": "it would see and signal other processes, and use the network",
     "change_root": "it would see the whole file system, other tenants' names included",
     "drop_identity": "it would be root, or share one uid with other tenants",

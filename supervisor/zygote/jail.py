@@ -157,16 +157,6 @@ def limit_resources(process: Confinement) -> None:
         resource.setrlimit(kind, (bounded, bounded))
 
 
-def give_way(process: Confinement) -> None:
-    """Never take a processor from whoever has just got it (sched(7), SCHED_BATCH).
-
-    Else every message that wakes a worker could stop the front that sent it, half-way through a
-    batch for many tenants.
-    """
-    if process.spec.profile == "worker":
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-
-
 def enter_namespaces(process: Confinement) -> None:
     """Enter the namespaces, if not cloned into them; map the user's ids in a user namespace."""
     spec = process.spec
@@ -271,7 +261,6 @@ STEPS: tuple[Callable[[Confinement], None], ...] = (
     close_descriptors,
     new_session,
     limit_resources,
-    give_way,
     enter_namespaces,
     change_root,
     drop_identity,

@@ -45,7 +45,6 @@ def kernels_view(state: Path, *skip: str, shed: bool = True) -> dict[str, str]:
             "open files": limits[3],
             "session": (proc / "stat").read_text().rpartition(")")[2].split()[3],
             "pid": str(worker.pid),
-            "policy": str(os.sched_getscheduler(worker.pid)),
             "owner": str((proc / "environ").stat().st_uid),
         }
 
@@ -96,11 +95,6 @@ def test_without_limit_resources_limits_are_the_gateways(
         assert kernels_view(state)["Umask"] == "0077"
     finally:
         os.umask(before)
-
-
-def test_without_give_way_a_worker_is_scheduled_as_the_gateway_is(state: Path) -> None:
-    assert kernels_view(state, "give_way")["policy"] == str(os.sched_getscheduler(0))
-    assert kernels_view(state)["policy"] == str(os.SCHED_BATCH)
 
 
 @as_user

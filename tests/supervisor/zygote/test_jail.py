@@ -13,7 +13,6 @@ def test_the_steps_and_their_order() -> None:
         "close_descriptors",
         "new_session",
         "limit_resources",
-        "give_way",
         "enter_namespaces",
         "change_root",
         "drop_identity",
