@@ -33,7 +33,7 @@ BEHAVIOURS: Final = (
 
 def windows(rounds: int, seconds: float) -> dict[str, Any]:
     """For each behaviour: failed requests, and the neighbour's p99 in noise over that in quiet."""
-    figures: dict[str, Any] = {}
+    figures: dict[str, dict[str, Any]] = {}
     state_dir = make_state_dir()
     try:
         with Crowd(state_dir) as crowd, Neighbour(crowd, crowd.create("healthy")) as neighbour:
@@ -41,6 +41,10 @@ def windows(rounds: int, seconds: float) -> dict[str, Any]:
                 figures[behaviour] = _against(crowd, neighbour, behaviour, rounds, seconds)
     finally:
         remove_tree(state_dir)
+    figures["all"] = {
+        "p99_ratio": round(statistics.median(one["p99_ratio"] for one in figures.values()), 2),
+        "failures": sum(one["failures"] for one in figures.values()),
+    }
     return figures
 
 
