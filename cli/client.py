@@ -5,11 +5,10 @@ where it serves; without one the command takes the lock itself and works on the 
 """
 
 import contextlib
-import http.client
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -18,12 +17,14 @@ from cli.exits import ExitCode, fail, refuse
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from supervisor import config as gateway_config
-from supervisor import tls
-from supervisor.audit import AuditError
-from supervisor.registry import Quota, RegistryError
 from supervisor.state import LOCK_WAIT_SECONDS, LockedError, StateError, StateRoot, default_root
 from supervisor.status import TenantStatus
-from supervisor.tenants import TenantDesk
+
+if TYPE_CHECKING:
+    import http.client
+
+    from supervisor.registry import Quota
+    from supervisor.tenants import TenantDesk
 
 REQUEST_SECONDS: Final = 60.0
 
@@ -31,7 +32,7 @@ REQUEST_SECONDS: Final = 60.0
 class Tenants(Protocol):
     """What the tenant commands need; JSON as the control plane gives it."""
 
-    def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
+    def create(self, tenant: str, display_name: str | None, quota: "Quota") -> dict[str, Any]:
         """Make a tenant."""
 
     def everyone(self) -> list[dict[str, Any]]:
@@ -59,11 +60,11 @@ class Tenants(Protocol):
 class DirectTenants:
     """Works on the files, with the lock held."""
 
-    def __init__(self, desk: TenantDesk) -> None:
+    def __init__(self, desk: "TenantDesk") -> None:
         self._desk: Final = desk
         self._actor: Final = f"cli:{os.getuid()}"
 
-    def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
+    def create(self, tenant: str, display_name: str | None, quota: "Quota") -> dict[str, Any]:
         """See `Tenants`."""
         created = self._desk.create(
             tenant, actor=self._actor, display_name=display_name, quota=quota
@@ -135,13 +136,20 @@ class RemoteTenants:
         self._admin_key: Final = admin_key
         self._tls: Final = tls_directory if parts.scheme == "https" else None
 
-    def _connection(self) -> http.client.HTTPConnection:
+    def _connection(self) -> "http.client.HTTPConnection":
+        # Imported late: it brings TLS and e-mail along, and there may be no gateway to ask.
+        import http.client  # noqa: PLC0415
+
         if self._tls is None:
             return http.client.HTTPConnection(self._address, timeout=REQUEST_SECONDS)
+        from supervisor import tls  # noqa: PLC0415
+
         context = tls.client_context(self._tls)
         return http.client.HTTPSConnection(self._address, timeout=REQUEST_SECONDS, context=context)
 
     def _ask(self, verb: str, path: str, body: Any = None) -> Any:
+        import http.client  # noqa: PLC0415 - see `_connection`
+
         connection = self._connection()
         headers = {"Authorization": f"Bearer {self._admin_key}"}
         if body is not None:
@@ -162,7 +170,7 @@ class RemoteTenants:
             raise GatewayError(code, refusal.message)
         return answer
 
-    def create(self, tenant: str, display_name: str | None, quota: Quota) -> dict[str, Any]:
+    def create(self, tenant: str, display_name: str | None, quota: "Quota") -> dict[str, Any]:
         """See `Tenants`."""
         body: dict[str, Any] = {"tenantId": tenant, "quota": _plain(quota)}
         if display_name is not None:
@@ -231,7 +239,7 @@ def open_tenants() -> Iterator[Tenants]:
         refuse(error)
     except gateway_config.ConfigError as error:
         fail(str(error), ExitCode.CONFIGURATION)
-    except (StateError, RegistryError, AuditError, OSError) as error:
+    except (StateError, OSError) as error:
         fail(str(error))
 
 
@@ -264,6 +272,9 @@ def _open() -> Iterator[Tenants]:
             fail(f"{error} and does not serve", ExitCode.TRY_LATER)
         yield RemoteTenants(error.holder.url, state.admin_key(), state.tls)
         return
+    # Imported late: with a gateway it is the gateway that opens the registry.
+    from supervisor.tenants import TenantDesk  # noqa: PLC0415
+
     with lock, contextlib.closing(TenantDesk(state, config)) as desk:
         desk.recover()
         yield DirectTenants(desk)

@@ -12,10 +12,8 @@ from cli.exits import ExitCode, fail
 from protocol.errors import LinkClosedError
 from supervisor import config as gateway_config
 from supervisor import isolation
-from supervisor.audit import AuditError
 from supervisor.logs import open_log
 from supervisor.main import Supervisor
-from supervisor.registry import RegistryError
 from supervisor.state import (
     LOCK_WAIT_SECONDS,
     LockedError,
@@ -89,5 +87,5 @@ def _serve(
         what = "zygote" if isinstance(error, SpawnError) else "front"
         reason = f"the {what} does not start ({error}); {state.log} says why"
         fail(reason, ExitCode.WOULD_FAIL_AGAIN)
-    except (RegistryError, AuditError, StateError, CertificateError) as error:
+    except (StateError, CertificateError) as error:
         fail(str(error), ExitCode.CONFIGURATION)

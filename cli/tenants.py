@@ -4,7 +4,6 @@ import re
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any, Final, Literal
 
@@ -14,7 +13,6 @@ import msgspec
 from cli.client import Tenants, open_tenants
 from cli.exits import ExitCode, fail
 from protocol.errors import GatewayError
-from supervisor.registry import Quota
 
 MICRO: Final = 1_000_000
 AMOUNT_MAX: Final = 2**53
@@ -91,6 +89,9 @@ def create(
     as_json: bool,
 ) -> None:
     """Create a tenant and print its token, which is shown this once."""
+    # Imported late, as is the pool below: neither is needed to look at tenants.
+    from supervisor.registry import Quota  # noqa: PLC0415
+
     quota = Quota(tokens_per_day=tokens_per_day, cost_per_day_micro_usd=cost_per_day_micro_usd)
     with open_tenants() as tenants:
         created = tenants.create(tenant_id, display_name, quota)
@@ -237,6 +238,8 @@ def _restart_all(
         if row is None and not keep_going:
             stopped.set()
         return row
+
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     with ThreadPoolExecutor(at_once) as pool:
         results = list(pool.map(restart, running))

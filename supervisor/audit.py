@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from supervisor.state import StateError
+
 _GENESIS: Final = "0" * 64
 LINE_BYTES_MAX: Final = 32 * 1024
 # Holds the last whole line and a torn one after it.
@@ -31,7 +33,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     hash: str = ""
 
 
-class AuditError(Exception):
+class AuditError(StateError):
     """The audit cannot be continued."""
 
 

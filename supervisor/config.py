@@ -5,13 +5,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-import yaml
 
 from protocol import limits
 
 CONFIG_BYTES_MAX: Final = 256 * 1024
-# What PyYAML lets escape for a date that is none, a number of 5000 digits, `!!bool perhaps`, ….
-_SCALAR_ERRORS: Final = (ValueError, LookupError, AttributeError, TypeError)
 
 Origin = Annotated[str, msgspec.Meta(pattern=r"\Ahttps?://[a-z0-9.:\[\]-]{1,253}(:[0-9]{1,5})?\Z")]
 HostName = Annotated[str, msgspec.Meta(pattern=r"\A[a-z0-9.:\[\]-]{1,253}\Z")]
@@ -144,7 +141,7 @@ def load(path: Path, *, port: int | None = None) -> Config:
     try:
         tree = _parse(text)
         config = msgspec.convert({} if tree is None else tree, Config)
-    except (yaml.YAMLError, msgspec.ValidationError, RecursionError, *_SCALAR_ERRORS) as error:
+    except (ValueError, RecursionError) as error:
         msg = f"{path}: {error}"
         raise ConfigError(msg) from error
     isolation = config.isolation
@@ -157,29 +154,12 @@ def load(path: Path, *, port: int | None = None) -> Config:
     return config
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without what makes a small file large or hides a line of it."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """See `yaml.composer.Composer`; ten nested merges of aliases would fill the memory."""
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.composer.ComposerError(None, None, "aliases are not taken here", mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - the signature is PyYAML's
-        """See `yaml.constructor.SafeConstructor`; of two equal keys one would be lost."""
-        mapping = super().construct_mapping(node, deep)
-        if len(mapping) < len(node.value):
-            raise yaml.constructor.ConstructorError(
-                None, None, "a key is there twice", node.start_mark
-            )
-        return mapping
-
-
 def _parse(text: bytes) -> Any:
     # JSON on its own first: YAML 1.1 takes no tabs between its tokens and no surrogate pairs.
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
+        # Imported late: most configurations are empty or JSON, and most commands short.
+        from supervisor import strict_yaml  # noqa: PLC0415
+
+        return strict_yaml.parse(text)

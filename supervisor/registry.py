@@ -14,6 +14,7 @@ import msgspec
 
 from protocol.methods import ALL_SCOPES
 from protocol.names import digest, mint_token
+from supervisor.state import StateError
 
 SCHEMA_VERSION: Final = 1
 SQLITE_VERSION_MIN: Final = (3, 51, 3)
@@ -57,7 +58,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     quota: Quota
 
 
-class RegistryError(Exception):
+class RegistryError(StateError):
     """The registry cannot be used by this version."""
 
 

@@ -1,9 +1,10 @@
-"""Workers that want more than they should have: memory, log, processes."""
+"""Workers that want more than they should have: processors, memory, log, processes."""
 
 import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +89,20 @@ def forks(spec: bytes, fds: WorkerDescriptors) -> None:
     worker.run(spec, fds)
 
 
+def spins(spec: bytes, fds: WorkerDescriptors) -> None:
+    """The real worker, which answers, with two threads that compute for ever."""
+
+    def spin() -> None:
+        while True:
+            pow(3, 10**5)
+
+    for _ in range(2):
+        threading.Thread(target=spin, daemon=True).start()
+    worker.run(spec, fds)
+
+
 PROGRAMS: dict[str, Program] = {
+    "spins": spins,
     "leaks": leaks,
     "swallows": swallows,
     "floods-its-log": floods_its_log,
