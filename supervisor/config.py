@@ -131,7 +131,7 @@ def load(path: Path, *, port: int | None = None) -> Config:
         if path.is_symlink():
             msg = f"{path} is a link to a file that is not there"
             raise ConfigError(msg) from error
-        text = b""
+        text = b"{}"
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
         raise ConfigError(msg) from error
