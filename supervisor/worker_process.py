@@ -134,11 +134,15 @@ class WorkerProcess:
         """Say whether it was killed, and not by us."""
         return status is not None and status.signal == signal.SIGKILL and not self.exit_reason
 
-    def death(self, status: Exit | None, cause: str, *, out_of_memory: bool) -> Death:
-        """Give its end; `status` is None for one that could not be started."""
+    def death(self, status: Exit | None, cause: str, *, starved: bool) -> Death:
+        """Give its end; `status` is None for one that could not be started.
+
+        `starved` is one that the kernel ended for want of memory, as it looks.
+        """
         now = asyncio.get_running_loop().time()
         code, number = status or (None, None)
         uptime = now - self.started_at
+        out_of_memory = starved or code == EXIT_OUT_OF_MEMORY
         return Death(now, code, number, cause, uptime, self.spec.generation, out_of_memory)
 
     def ping(self) -> int:

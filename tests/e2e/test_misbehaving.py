@@ -248,6 +248,7 @@ def test_a_leaking_worker_ends_at_its_limit_and_the_next_one_serves(crowd: Crowd
     assert row["lastDeath"] == (
         f"exited with {EXIT_OUT_OF_MEMORY}; it reached its memory limit (worker.memory_bytes)"
     )
+    assert row["deathHistory"][0]["outOfMemory"] is True
     assert MEMORY_BYTES / 2 < shown < 2 * MEMORY_BYTES
     assert "memory limit reached" in crowd.output_of("leaks")
     served_by_a_good_worker(crowd, token)
