@@ -5,11 +5,10 @@ where it serves; without one the command takes the lock itself and works on the 
 """
 
 import contextlib
-import http.client
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 from urllib.parse import quote, urlsplit
 
 import click
@@ -27,11 +26,12 @@ from protocol.control.shapes import (
 )
 from protocol.errors import ErrorCode, GatewayError
 from supervisor import config as gateway_config
-from supervisor import tls
-from supervisor.audit import AuditError
-from supervisor.registry import RegistryError
 from supervisor.state import LOCK_WAIT_SECONDS, LockedError, StateError, StateRoot, default_root
-from supervisor.tenants import TenantDesk
+
+if TYPE_CHECKING:
+    import http.client
+
+    from supervisor.tenants import TenantDesk
 
 REQUEST_SECONDS: Final = 60.0
 # A little longer than the front waits: what it says then is better than silence.
@@ -81,7 +81,7 @@ class Tenants(Protocol):
 class DirectTenants:
     """Works on the files, with the lock held."""
 
-    def __init__(self, desk: TenantDesk) -> None:
+    def __init__(self, desk: "TenantDesk") -> None:
         self._desk: Final = desk
         self._actor: Final = f"cli:{os.getuid()}"
 
@@ -163,13 +163,20 @@ class RemoteTenants:
         self._admin_key: Final = admin_key
         self._tls: Final = tls_directory if parts.scheme == "https" else None
 
-    def _connection(self, seconds: float) -> http.client.HTTPConnection:
+    def _connection(self, seconds: float) -> "http.client.HTTPConnection":
+        # Imported late: it brings TLS and e-mail along, and there may be no gateway to ask.
+        import http.client  # noqa: PLC0415
+
         if self._tls is None:
             return http.client.HTTPConnection(self._address, timeout=seconds)
+        from supervisor import tls  # noqa: PLC0415
+
         context = tls.client_context(self._tls)
         return http.client.HTTPSConnection(self._address, timeout=seconds, context=context)
 
     def _ask(self, verb: str, path: str, body: Any = None) -> Any:
+        import http.client  # noqa: PLC0415 - see `_connection`
+
         connection = self._connection(WIPE_SECONDS if verb == "DELETE" else REQUEST_SECONDS)
         headers = {"Authorization": f"Bearer {self._admin_key}"}
         if body is not None:
@@ -296,7 +303,7 @@ def open_tenants() -> Iterator[Tenants]:
         refuse(error)
     except gateway_config.ConfigError as error:
         fail(str(error), ExitCode.CONFIGURATION)
-    except (StateError, RegistryError, AuditError, OSError) as error:
+    except (StateError, OSError) as error:
         fail(str(error))
 
 
@@ -329,6 +336,9 @@ def _open() -> Iterator[Tenants]:
             fail(f"{error} and does not serve", ExitCode.TRY_LATER)
         yield RemoteTenants(error.holder.url, state.admin_key(), state.tls)
         return
+    # Imported late: with a gateway it is the gateway that opens the registry.
+    from supervisor.tenants import TenantDesk  # noqa: PLC0415
+
     with lock, contextlib.closing(TenantDesk(state, config)) as desk:
         if desk.audit.repaired_bytes:
             cut = desk.audit.repaired_bytes

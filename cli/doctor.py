@@ -39,5 +39,5 @@ def command(as_json: bool) -> None:
 def _print(check: checkup.Check) -> None:
     detail = f" ({check.detail})" if check.detail else ""
     click.echo(f"{'✓' if check.holds else '✗'} {check.name:<22} {check.what}{detail}")
-    if check.lost:
-        click.echo(f"  {'':<22} without it {check.lost}")
+    if check.without:
+        click.echo(f"  {'':<22} without it {check.without}")

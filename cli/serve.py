@@ -12,10 +12,9 @@ from cli.exits import ExitCode, fail
 from protocol.errors import GatewayError, LinkClosedError
 from supervisor import config as gateway_config
 from supervisor import isolation
-from supervisor.audit import AuditError
 from supervisor.logs import open_log
 from supervisor.main import Supervisor
-from supervisor.registry import RegistryError, RegistryUnwritableError
+from supervisor.registry import RegistryUnwritableError
 from supervisor.state import (
     LOCK_WAIT_SECONDS,
     LockedError,
@@ -91,5 +90,5 @@ def _serve(
         fail(reason, ExitCode.WOULD_FAIL_AGAIN)
     except (GatewayError, RegistryUnwritableError) as error:
         fail(str(error), ExitCode.TRY_LATER)
-    except (RegistryError, AuditError, StateError, CertificateError) as error:
+    except (StateError, CertificateError) as error:
         fail(str(error), ExitCode.CONFIGURATION)

@@ -4,7 +4,6 @@ import re
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import Any, Final, Literal
 
@@ -293,6 +292,9 @@ def _restart_all(
         if row is None and not keep_going:
             stopped.set()
         return row
+
+    # Imported late: it is not needed to look at tenants.
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
     with ThreadPoolExecutor(at_once) as pool:
         results = list(pool.map(restart, running))

@@ -50,7 +50,7 @@ class LinkHandler(Protocol):
 class LinkEnd(asyncio.Protocol):
     """One end of a link on a stream transport.
 
-    Writes of one turn of the event loop leave in one system call.
+    What is said in one turn of the event loop leaves together.
     """
 
     def __init__(self, accepts: frozenset[type], handler: LinkHandler) -> None:
@@ -63,6 +63,8 @@ class LinkEnd(asyncio.Protocol):
         self._closed = False
         self._reason: Exception | None = None
         self._asks_no_more = False
+        self.congested = False
+        """Whether more is waiting to be sent than should be; then let big answers wait."""
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -78,6 +80,7 @@ class LinkEnd(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`. Lets nothing escape."""
+        self._flush_due = True  # at the end of this
         try:
             for frame in self.link.receive(data):
                 self._act(frame)
@@ -87,15 +90,16 @@ class LinkEnd(asyncio.Protocol):
             self.close(error)
         except Exception as error:  # noqa: BLE001 - anything that escapes would hang the transport
             self.close(error)
-        if self.link.has_outgoing:
-            self.flush()
+        self._write()
 
     def pause_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
+        self.congested = True
         self._writable.clear()
 
     def resume_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
+        self.congested = False
         self._writable.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -140,20 +144,18 @@ class LinkEnd(asyncio.Protocol):
         if not self.link.calls_open:
             self.finish()
 
-    @property
-    def congested(self) -> bool:
-        """Whether more is waiting to be sent than should be; then let big answers wait."""
-        return (
-            not self._writable.is_set() or self.link.outgoing_bytes > limits.LINK_WRITE_BUFFER_HIGH
-        )
-
     async def writable(self) -> None:
         """Wait until the transport's buffer has room again."""
         await self._writable.wait()
 
     def flush(self) -> None:
-        """Have what the link wants to say written at the end of this turn of the loop."""
-        if not self._flush_due:
+        """Have what the link wants to say written, at the latest in the next turn of the loop.
+
+        At once when enough has come together, else when all that was received is acted on.
+        """
+        if self.link.outgoing_bytes >= limits.LINK_WRITE_BYTES:
+            self._send()
+        elif not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._write)
 
@@ -234,24 +236,29 @@ class LinkEnd(asyncio.Protocol):
 
     def _write(self) -> None:
         self._flush_due = False
+        if self.link.outgoing_bytes:
+            self._send()
+
+    def _send(self) -> None:
         if self._closed or self._transport is None or self._transport.is_closing():
             return
-        if not self.link.has_outgoing:
-            return
         self._transport.write(self.link.take_outgoing())
-        if self._transport.get_write_buffer_size() > limits.LINK_WRITE_BUFFER_MAX:
+        # Only a peer that does not read leaves anything in the buffer.
+        if self.congested and (
+            self._transport.get_write_buffer_size() > limits.LINK_WRITE_BUFFER_MAX
+        ):
             self.close(LocalProtocolError("the peer does not read"))
 
     def _act(self, frame: frames.Frame) -> None:
         match frame:
             case frames.Call():
                 self._handler.on_call(self, frame)
-            case frames.Chunk():
-                self._replies[frame.id](frame)
             case frames.Result() | frames.Failure() | frames.End():
                 self._replies.pop(frame.id)(frame)
                 if self._asks_no_more and not self.link.calls_open:
                     self.finish()
+            case frames.Chunk():
+                self._replies[frame.id](frame)
             case frames.Cancel():
                 self._handler.on_cancel(self, frame.id)
             case frames.Credit():

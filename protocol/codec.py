@@ -1,7 +1,7 @@
 """Bytes to frames and back: incremental, without I/O, bounded."""
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
@@ -56,12 +56,14 @@ class FrameDecoder:
     """
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        # Not a list of what came: a peer may send byte by byte, and each would cost an object.
+        self._rest = bytearray()
+        self._awaited = 0
 
     @property
     def pending_bytes(self) -> int:
         """How much of an incomplete frame is held."""
-        return len(self._buffer)
+        return len(self._rest)
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Take bytes and yield every frame that they complete, in order.
@@ -72,38 +74,42 @@ class FrameDecoder:
             RemoteProtocolError: a length over the bound, an unknown tag or a malformed frame. The
                 stream cannot be read on, and nothing of it is kept.
         """
-        buffer = self._buffer
-        buffer += data
+        whole: bytes | bytearray = data
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._awaited:
+                return
+            whole, self._rest = self._rest, bytearray()
+        self._awaited = _PREFIX_BYTES
+        view = memoryview(whole)
+        available = len(whole)
         offset = 0
-        available = len(buffer)
         try:
             while available - offset >= _PREFIX_BYTES:
                 start = offset + _PREFIX_BYTES
-                size = _checked_size(buffer[offset:start])
+                size = int.from_bytes(view[offset:start], "little")
+                if size > FRAME_BYTES_MAX:
+                    _refuse(f"a frame of {size} bytes is over the bound of {FRAME_BYTES_MAX}")
                 if available - start < size:
+                    self._awaited += size
                     break
                 offset = start + size
-                yield _decode(buffer, start, offset)
+                yield _decode(view[start:offset])
         except RemoteProtocolError:
-            offset = len(buffer)
+            offset = available
             raise
         finally:
-            del buffer[:offset]
+            if offset < available:
+                self._rest += view[offset:]
 
 
-def _checked_size(prefix: bytearray) -> int:
-    size = int.from_bytes(prefix, "little")
-    if size > FRAME_BYTES_MAX:
-        msg = f"a frame of {size} bytes is over the bound of {FRAME_BYTES_MAX}"
-        raise RemoteProtocolError(msg)
-    return size
-
-
-def _decode(buffer: bytearray, start: int, end: int) -> Frame:
+def _decode(body: memoryview) -> Frame:
     try:
-        # A copy, because a decoder that saw a view would keep the bytearray from being cut.
-        frame: Frame = _decoder.decode(bytes(memoryview(buffer)[start:end]))
+        frame: Frame = _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        reason = f"a frame that cannot be read: {error}"
-        raise RemoteProtocolError(reason) from error
+        _refuse(f"a frame that cannot be read: {error}")
     return frame
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise RemoteProtocolError(reason)

@@ -9,8 +9,10 @@ An id lives from its `Call` to its `Result`, `Failure` or `End`; `Cancel` does n
 the answer may already be on its way.
 """
 
-from collections.abc import Iterator
-from typing import Final, NoReturn
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NoReturn
+
+import msgspec
 
 from protocol import frames, limits
 from protocol.codec import FrameDecoder, encode_into
@@ -25,15 +27,12 @@ REQUESTS: Final = frozenset({frames.Call, frames.Cancel, frames.Credit})
 LIVENESS: Final = frozenset({frames.Ping, frames.Pong})
 
 
-class _Open:
+class _Open(msgspec.Struct, gc=False):
     """A call, ours or the peer's, that waits for its answer."""
 
-    __slots__ = ("cancelled", "credit", "streams")
-
-    def __init__(self, credit: int) -> None:
-        self.credit = credit
-        self.streams = credit > 0
-        self.cancelled = False
+    credit: int
+    streams: bool
+    cancelled: bool = False
 
 
 class Link:
@@ -103,7 +102,7 @@ class Link:
         call_id = self._last_asked + 1
         self._say(frames.Call(call_id, method, params, scopes, credit, idempotency_key))
         self._last_asked = call_id
-        self._asked[call_id] = _Open(credit)
+        self._asked[call_id] = _Open(credit, credit > 0)
         return call_id
 
     def cancel(self, call_id: int) -> None:
@@ -205,21 +204,15 @@ class Link:
         self._say(frames.Ping(self._last_ping))
         return missed
 
-    def take_outgoing(self) -> bytes:
+    def take_outgoing(self) -> bytearray:
         """Give what is to be written to the peer, and forget it."""
-        out = bytes(self._out)
-        self._out.clear()
+        out, self._out = self._out, bytearray()
         return out
 
     @property
     def outgoing_bytes(self) -> int:
         """How much `take_outgoing` would give."""
         return len(self._out)
-
-    @property
-    def has_outgoing(self) -> bool:
-        """Whether there is anything to be written."""
-        return bool(self._out)
 
     def abandon(self) -> list[int]:
         """Forget all there is (the link has ended); gives the ids of our open calls."""
@@ -258,65 +251,48 @@ class Link:
             raise RemoteProtocolError(reason)
         try:
             for frame in self._decoder.feed(data):
-                if type(frame) not in self._accepts:
-                    _refuse(f"a {type(frame).__name__} frame, which this end does not take")
-                if self._book(frame):
+                kind = type(frame)
+                if kind not in self._accepts:
+                    _refuse(f"a {kind.__name__} frame, which this end does not take")
+                if self._book[kind](self, frame):
                     yield frame
         except RemoteProtocolError:
             self._broken = True
             raise
 
-    def _book(self, frame: frames.Frame) -> bool:  # noqa: PLR0912 - one case a kind
-        """Note what a frame changes; say whether our side has to see it."""
-        match frame:
-            case frames.Call():
-                self._book_call(frame)
-            case frames.Result() | frames.Failure():
-                self._asked_or_refuse(frame)
-                del self._asked[frame.id]
-            case frames.Chunk():
-                asked = self._asked_or_refuse(frame)
-                if asked.credit < 1:
-                    _refuse(f"a chunk on call {frame.id} without credit")
-                asked.credit -= 1
-                return not asked.cancelled
-            case frames.End():
-                if not self._asked_or_refuse(frame).streams:
-                    _refuse(f"the end of a stream on call {frame.id}, which has none")
-                del self._asked[frame.id]
-            case frames.Credit():
-                return self._book_credit(frame)
-            case frames.Cancel():
-                if frame.id > self._last_served:
-                    _refuse(f"a cancel of call {frame.id}, which was never made")
-                return frame.id in self._serving
-            case frames.Ping():
-                self._say(frames.Pong(frame.nonce))
-                return False
-            case frames.Pong():
-                if not self._last_pong < frame.nonce <= self._last_ping:
-                    _refuse(f"a pong to ping {frame.nonce}, which waits for none")
-                # An answer proves that the loop took everything before it too.
-                self._last_pong = frame.nonce
-            case _:
-                pass
-        return True
+    # Each notes what a frame changes, and says whether our side has to see it.
 
-    def _asked_or_refuse(
-        self, frame: frames.Result | frames.Failure | frames.Chunk | frames.End
-    ) -> _Open:
-        asked = self._asked.get(frame.id)
-        if asked is None:
-            _refuse(f"an answer to call {frame.id}, which is not open")
-        return asked
-
-    def _book_call(self, call: frames.Call) -> None:
+    def _book_call(self, call: frames.Call) -> bool:
         if call.id <= self._last_served:
             _refuse(f"call id {call.id} again")
         if len(self._serving) >= limits.CALLS_IN_FLIGHT_MAX:
             _refuse(f"more than {limits.CALLS_IN_FLIGHT_MAX} calls in flight")
         self._last_served = call.id
-        self._serving[call.id] = _Open(call.credit)
+        self._serving[call.id] = _Open(call.credit, call.credit > 0)
+        return True
+
+    def _book_answer(self, answer: frames.Result | frames.Failure) -> bool:
+        if self._asked.pop(answer.id, None) is None:
+            _refuse_answer(answer.id)
+        return True
+
+    def _book_chunk(self, chunk: frames.Chunk) -> bool:
+        asked = self._asked.get(chunk.id)
+        if asked is None:
+            _refuse_answer(chunk.id)
+        if asked.credit < 1:
+            _refuse(f"a chunk on call {chunk.id} without credit")
+        asked.credit -= 1
+        return not asked.cancelled
+
+    def _book_end(self, end: frames.End) -> bool:
+        asked = self._asked.get(end.id)
+        if asked is None:
+            _refuse_answer(end.id)
+        if not asked.streams:
+            _refuse(f"the end of a stream on call {end.id}, which has none")
+        del self._asked[end.id]
+        return True
 
     def _book_credit(self, credit: frames.Credit) -> bool:
         if credit.id > self._last_served:
@@ -328,6 +304,44 @@ class Link:
             _refuse(f"credit of call {credit.id} over {limits.STREAM_CREDIT_MAX}, or no stream")
         serving.credit += credit.count
         return True
+
+    def _book_cancel(self, cancel: frames.Cancel) -> bool:
+        if cancel.id > self._last_served:
+            _refuse(f"a cancel of call {cancel.id}, which was never made")
+        return cancel.id in self._serving
+
+    def _book_ping(self, ping: frames.Ping) -> bool:
+        self._say(frames.Pong(ping.nonce))
+        return False
+
+    def _book_pong(self, pong: frames.Pong) -> bool:
+        if not self._last_pong < pong.nonce <= self._last_ping:
+            _refuse(f"a pong to ping {pong.nonce}, which waits for none")
+        # An answer proves that the loop took everything before it too.
+        self._last_pong = pong.nonce
+        return True
+
+    def _book_notice(self, _notice: frames.Event | frames.Drain | frames.Drained) -> bool:
+        return True
+
+    _book: Final[dict[type, Callable[[Any, Any], bool]]] = {
+        frames.Call: _book_call,
+        frames.Result: _book_answer,
+        frames.Failure: _book_answer,
+        frames.Chunk: _book_chunk,
+        frames.End: _book_end,
+        frames.Credit: _book_credit,
+        frames.Cancel: _book_cancel,
+        frames.Event: _book_notice,
+        frames.Ping: _book_ping,
+        frames.Pong: _book_pong,
+        frames.Drain: _book_notice,
+        frames.Drained: _book_notice,
+    }
+
+
+def _refuse_answer(call_id: int) -> NoReturn:
+    _refuse(f"an answer to call {call_id}, which is not open")
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -1,10 +1,13 @@
 """What the supervisor tells a process at its start, and asks the front later."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
 from protocol import limits
+
+EXIT_OUT_OF_MEMORY: Final = 12
+"""How a worker ends that has reached its memory limit; the number is that of ENOMEM."""
 
 
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol.control.shapes import AuditEntry
+from supervisor.state import StateError
 
 GENESIS: Final = "0" * 64
 LINE_BYTES_MAX: Final = 32 * 1024
@@ -22,7 +23,7 @@ _TAIL_BYTES: Final = 2 * LINE_BYTES_MAX
 _encoder: Final = msgspec.json.Encoder(order="sorted")
 
 
-class AuditError(Exception):
+class AuditError(StateError):
     """The audit cannot be continued."""
 
 

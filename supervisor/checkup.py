@@ -32,13 +32,13 @@ LOST_WITHOUT: Final = {
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """One line. `lost` is what is lost where it does not hold."""
+    """One line. `without` is what is lost where it does not hold."""
 
     name: str
     holds: bool
     what: str
     detail: str | None = None
-    lost: str | None = None
+    without: str | None = None
 
 
 def steps(report: Report) -> list[Check]:
@@ -62,12 +62,14 @@ def _step(name: str, what: str, report: Report) -> Check:
         detail = f"Landlock ABI {found.landlock_abi}" if holds else "this kernel has no Landlock"
     elif name == "filter_system_calls":
         holds, detail = found.seccomp is None, found.seccomp
+    elif found.step is not None and name in found.step:
+        holds, detail = False, found.step
     return Check(
         name=name,
         holds=holds,
         what=what.splitlines()[0],
         detail=detail,
-        lost=None if holds else LOST_WITHOUT[name],
+        without=LOST_WITHOUT[name],
     )
 
 
@@ -80,14 +82,14 @@ def surroundings(report: Report) -> list[Check]:
             holds=not report.missing,
             what="Tenants can be kept apart on this machine.",
             detail=" ".join(report.missing) or None,
-            lost=None if not report.missing else "the gateway does not start here",
+            without="the gateway does not start, unless isolation.mode is none",
         ),
         Check(
             name="sqlite",
             holds=sqlite,
             what="SQLite has no known corruption.",
             detail=apsw.sqlite_lib_version(),
-            lost=None if sqlite else "databases can be corrupted when a log is reset",
+            without="databases can be corrupted when a log is reset",
         ),
         Check(
             name="caller",

@@ -89,9 +89,14 @@ class IsolationSection(_Section, frozen=True, kw_only=True):
 
 
 class WorkerSection(_Section, frozen=True, kw_only=True):
-    """How workers live. After `idle_seconds` without work one is parked; 0 is never."""
+    """How workers live.
+
+    After `idle_seconds` without work one is parked; 0 is never. One that asks for more than
+    `memory_bytes` of memory of its own (RLIMIT_DATA) ends and is replaced.
+    """
 
     idle_seconds: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 900.0
+    memory_bytes: Annotated[int, msgspec.Meta(ge=128 * 2**20, le=2**40)] = 2**30
 
 
 class AlertsSection(_Section, frozen=True, kw_only=True):
@@ -126,7 +131,7 @@ def load(path: Path, *, port: int | None = None) -> Config:
         if path.is_symlink():
             msg = f"{path} is a link to a file that is not there"
             raise ConfigError(msg) from error
-        text = b""
+        text = b"{}"
     except OSError as error:
         msg = f"{path} cannot be read: {error.strerror}"
         raise ConfigError(msg) from error

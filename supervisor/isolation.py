@@ -13,8 +13,7 @@ from supervisor.config import IsolationSection
 from supervisor.zygote import probe, roots, seccomp
 from supervisor.zygote.spec import JailSpec, Limits
 
-WORKER_LIMITS: Final = Limits()
-FRONT_LIMITS: Final = Limits(open_files=16384)
+FRONT_LIMITS: Final = Limits(open_files=16384, data_bytes=4 * 2**30)
 SWITCHED_OFF: Final = "isolation is off: tenants are not kept apart (isolation.mode: none)"
 
 
@@ -42,9 +41,12 @@ class Report(NamedTuple):
         """Give what everybody who looks after the gateway has to know."""
         return (SWITCHED_OFF,) if self.missing else ()
 
-    def worker_jail(self, state_root: Path, tenant: str, uid: int | None) -> JailSpec:
+    def worker_jail(
+        self, state_root: Path, tenant: str, uid: int | None, memory_bytes: int
+    ) -> JailSpec:
         """Give the jail of a tenant's worker; without a uid of its own it has the gateway's."""
-        return self._jail("worker", state_root, uid, tenant=tenant)
+        limits = Limits(data_bytes=memory_bytes)
+        return self._jail("worker", state_root, uid, limits, tenant=tenant)
 
     @property
     def front_uid(self) -> int | None:
@@ -53,17 +55,20 @@ class Report(NamedTuple):
 
     def front_jail(self, state_root: Path, *readable: Path) -> JailSpec:
         """Give the jail of the front, which may read `readable` beside the libraries."""
-        return self._jail("front", state_root, self.front_uid, readable, limits=FRONT_LIMITS)
+        return self._jail("front", state_root, self.front_uid, FRONT_LIMITS, readable)
+
+    def zygote_policy(self) -> bytes:
+        """Give the system calls of the zygote; empty where they cannot be filtered."""
+        return b"" if self.found.seccomp else seccomp.compiled("zygote")
 
     def _jail(
         self,
         profile: seccomp.Profile,
         state_root: Path,
         uid: int | None,
+        limits: Limits,
         readable: tuple[Path, ...] = (),
-        *,
         tenant: str = "",
-        limits: Limits = WORKER_LIMITS,
     ) -> JailSpec:
         own = (os.geteuid(), os.getegid()) if uid is None else (uid, uid)
         return JailSpec(

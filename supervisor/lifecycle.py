@@ -219,7 +219,7 @@ class Death(NamedTuple):
     uptime: float
     generation: int = 0
     out_of_memory: bool = False
-    """Whether it looks as if the kernel ended it for want of memory."""
+    """Whether it ended for want of memory: at its limit or, as it looks, by the kernel."""
 
 
 class Lifecycle:

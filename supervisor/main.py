@@ -45,7 +45,7 @@ from supervisor.reconcile import Wanted
 from supervisor.reload import Reloader
 from supervisor.state import StateError, StateLock, StateRoot
 from supervisor.tenant_requests import TenantRequests
-from supervisor.tenants import TenantDesk
+from supervisor.tenants import SHARED_UIDS, TenantDesk
 from supervisor.version import VERSION
 from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
@@ -120,7 +120,8 @@ class Supervisor:
             on_ready: Called with the URL once requests are answered.
 
         Raises:
-            StateError: the state root is an ordinary user's, and root runs this.
+            StateError: the state root is an ordinary user's, and root runs this; or a uid of the
+                shared processes is a tenant's.
             CertificateError: certificate and key cannot be used.
             OSError: the address cannot be listened on, or a process cannot be started.
             LinkClosedError, TimeoutError: the front does not start; the log says why.
@@ -165,6 +166,14 @@ class Supervisor:
             msg = (
                 f"{self._root} was made by an ordinary user ({strangers[0]} has no uid of its "
                 "own); run the gateway as that user, or use another state directory"
+            )
+            raise StateError(msg)
+        given = self._desk.registry.uids_given()
+        first = self._config.isolation.uid_first
+        if os.geteuid() == 0 and first < given.stop and given.start < first + SHARED_UIDS:
+            msg = (
+                f"isolation.uid_first: the gateway's own processes would get uids from {first}, "
+                f"which tenants have had; name one from {given.stop} on"
             )
             raise StateError(msg)
 
@@ -233,9 +242,10 @@ class Supervisor:
     async def _start_zygote(self) -> ZygoteProcess:
         zygote = ZygoteProcess(
             self._zygote_command,
+            self._isolation.zygote_policy(),
             self._zygotes.ended,
             self._log.bind(source="zygote"),
-            self._isolation.worker_jail(self._root, "", None).shape,
+            self._worker_jail("", None).shape,
         )
         await zygote.start()
         return zygote
@@ -322,7 +332,11 @@ class Supervisor:
         directory = self._state.tenant_directory(tenant)
         if not directory.is_dir():
             await self._disk(self._desk.ensure_directory, row)
-        return self._isolation.worker_jail(self._root, tenant, row.uid)
+        return self._worker_jail(tenant, row.uid)
+
+    def _worker_jail(self, tenant: str, uid: int | None) -> JailSpec:
+        memory = self._config.worker.memory_bytes
+        return self._isolation.worker_jail(self._root, tenant, uid, memory)
 
     async def reload(self) -> Reloaded:
         """See `supervisor.actions.Around`."""

@@ -18,6 +18,7 @@ from protocol.methods import ALL_SCOPES
 from protocol.names import digest, mint_token, mint_token_id
 from protocol.spawn import TokenGrant
 from supervisor import registry_schema
+from supervisor.state import StateError
 
 DEFAULT_TOKEN: Final = "default"
 """The name of the token that a tenant is created with."""
@@ -57,7 +58,7 @@ class NewToken(NamedTuple):
     secret: str
 
 
-class RegistryError(Exception):
+class RegistryError(StateError):
     """The registry cannot be used by this version."""
 
 
@@ -181,7 +182,13 @@ class Registry:
             msg = f"the uid range {first}..{first + count - 1} is used up"
             raise RegistryError(msg)
         self._set_counter("next_uid", uid + 1)
+        if not self._counter("first_uid"):
+            self._set_counter("first_uid", uid)
         return uid
+
+    def uids_given(self) -> range:
+        """Give the range in which all uids lie that any tenant, here or gone, has ever had."""
+        return range(self._counter("first_uid"), self._counter("next_uid"))
 
     def find(self, tenant: str) -> Tenant | None:
         """Give one tenant."""

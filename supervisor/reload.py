@@ -26,10 +26,14 @@ LIVE: Final = frozenset(
         "gateway.trusted_proxies",
         "gateway.connections_per_address",
         "worker.idle_seconds",
+        "worker.memory_bytes",
         "alerts.command",
     }
 )
-"""The keys that take effect without a restart of the gateway; of `tls` only other files."""
+"""The keys that take effect without a restart of the gateway.
+
+Of `tls` only other files; `worker.memory_bytes` is that of workers that start from then on.
+"""
 
 
 class Comparison(NamedTuple):

@@ -120,4 +120,7 @@ class Spares:
             if self._closed:
                 spare.kill()
             if not await asyncio.shield(spare.waits):
-                return  # it has ended; so would the next
+                # It has ended, or is about to; so would the next.
+                spare.kill()
+                await spare.child.wait()
+                return

@@ -342,7 +342,7 @@ class TenantWorker:
         starved = process.was_killed_by_others(status) and self._memory.is_short()
         if starved:
             cause = f"{cause}; the system was out of memory"
-        death = process.death(status, cause, out_of_memory=starved)
+        death = process.death(status, cause, starved=starved)
         action = self._judge(process, death)
         if self.life.deaths and self.life.deaths[-1] is death:
             self._log.warning(

@@ -10,12 +10,14 @@ import ssl
 from pathlib import Path
 from typing import Final
 
+from supervisor.config import ConfigError
+
 CERTIFICATE: Final = "certificate.pem"
 KEY: Final = "key.pem"
 FILE_BYTES_MAX: Final = 256 * 1024
 
 
-class CertificateError(Exception):
+class CertificateError(ConfigError):
     """Certificate and key cannot be used; the message names the file and what is wrong."""
 
 

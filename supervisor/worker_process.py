@@ -15,7 +15,7 @@ import msgspec
 
 from protocol import aio, descriptors, frames, limits
 from protocol.errors import RemoteProtocolError
-from protocol.spawn import Idle, WorkerSettings, WorkerSpec
+from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, WorkerSettings, WorkerSpec
 from supervisor.child import Child, Exit
 from supervisor.lifecycle import Death
 from supervisor.logs import Log, LogPump
@@ -30,6 +30,7 @@ LATE: Final = "it was not ready in time"
 OVERDUE: Final = "did not end in time"
 LINKS_LOST_MAX: Final = 3
 LINKS_LOST_WINDOW_SECONDS: Final = 60.0
+OUT_OF_MEMORY: Final = "it reached its memory limit (worker.memory_bytes)"
 
 
 class WorkerOwner(Protocol):
@@ -133,11 +134,15 @@ class WorkerProcess:
         """Say whether it was killed, and not by us."""
         return status is not None and status.signal == signal.SIGKILL and not self.exit_reason
 
-    def death(self, status: Exit | None, cause: str, *, out_of_memory: bool) -> Death:
-        """Give its end; `status` is None for one that could not be started."""
+    def death(self, status: Exit | None, cause: str, *, starved: bool) -> Death:
+        """Give its end; `status` is None for one that could not be started.
+
+        `starved` is one that the kernel ended for want of memory, as it looks.
+        """
         now = asyncio.get_running_loop().time()
         code, number = status or (None, None)
         uptime = now - self.started_at
+        out_of_memory = starved or code == EXIT_OUT_OF_MEMORY
         return Death(now, code, number, cause, uptime, self.spec.generation, out_of_memory)
 
     def ping(self) -> int:
@@ -219,6 +224,8 @@ class WorkerProcess:
         for sock in (self._channel, self._first_front):
             if sock is not None:
                 sock.close()
+        if status.code == EXIT_OUT_OF_MEMORY:
+            self.exit_reason = self.exit_reason or OUT_OF_MEMORY
         self._owner.on_exit(self, status)
 
     # protocol.aio.LinkHandler

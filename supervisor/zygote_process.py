@@ -1,6 +1,7 @@
 """The supervisor's side of the zygote: ask for a worker, get a pid; replace it when it dies."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from supervisor.child import Child, Exit, end_unwatched, start_python
 from supervisor.logs import Log, LogPump
 from supervisor.newborn import Newborn
 from supervisor.spares import MakeError, Spares
-from supervisor.zygote.spec import JailSpec, Order, Reply, Serving, Spawn, Spawned
+from supervisor.zygote.spec import JailSpec, Order, Reply, Serving, Spawn, Spawned, Start
 
 START_SECONDS: Final = 10.0
 SPAWN_SECONDS: Final = 10.0
@@ -33,6 +34,7 @@ class ZygoteProcess:
 
     Args:
         command: The interpreter's arguments; the program finds its channel at descriptor 3.
+        policy: The system calls that it may make; see `Start`.
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
         shape: Of the processes that are made ahead; without it there are none.
@@ -41,11 +43,13 @@ class ZygoteProcess:
     def __init__(
         self,
         command: Sequence[str],
+        policy: bytes,
         on_exit: Callable[["ZygoteProcess", Exit], None],
         log: Log,
         shape: JailSpec | None = None,
     ) -> None:
         self._command: Final = command
+        self._policy: Final = policy
         self._on_exit: Final = on_exit
         self._log: Final = log
         self.spares: Final = Spares(shape, self._make, log)
@@ -82,6 +86,8 @@ class ZygoteProcess:
         self._channel.setblocking(False)
         asyncio.get_running_loop().add_reader(self._channel, self._on_message)
         self._child = Child(pid, self._ended)
+        with contextlib.suppress(OSError):  # it has ended already, which is told
+            descriptors.send(self._channel, msgspec.msgpack.encode(Start(policy=self._policy)))
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._serves

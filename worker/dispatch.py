@@ -39,9 +39,10 @@ H = TypeVar("H", bound=Handler)
 
 
 class Binding(NamedTuple):
-    """A declared method and its handler."""
+    """A declared method and its handler. `scope` is the method's as a plain bit."""
 
     method: Method
+    scope: int
     handler: Handler
     is_async: bool
     decoder: "msgspec.json.Decoder[Any]"
@@ -77,7 +78,8 @@ def handles(method: Method) -> Callable[[H], H]:
         if method.name in _bindings:
             raise ValueError(f"{method.name} has two handlers")
         decoder = msgspec.json.Decoder(method.params)
-        _bindings[method.name] = Binding(method, handler, iscoroutinefunction(handler), decoder)
+        is_async = iscoroutinefunction(handler)
+        _bindings[method.name] = Binding(method, method.scope.value, handler, is_async, decoder)
         return handler
 
     return bind
@@ -119,7 +121,7 @@ def start(
         shown = params.printable(name, params.NAME_CHARS_SHOWN)
         raise GatewayError(ErrorCode.METHOD_NOT_FOUND, f"unknown method: {shown}")
     method = binding.method
-    if not method.scope & scopes:
+    if not binding.scope & scopes:
         _refuse_scope(method.scope)
     decoded = params.decode(name, binding.decoder, body)
     context = CallContext(services, idempotency_key, stream if method.streams else None)

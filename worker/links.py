@@ -59,6 +59,7 @@ class CallsLink:
 
     def __init__(self, services: Services) -> None:
         self._services: Final = services
+        self._loop: Final = asyncio.get_running_loop()
         self._open: Final[dict[int, _Open]] = {}
         self._backlog: Final[deque[frames.Call]] = deque()  # bounded by the link's calls in flight
         self._draining_backlog: asyncio.Task[None] | None = None
@@ -125,12 +126,11 @@ class CallsLink:
 
     def on_call(self, end: LinkEnd, call: frames.Call) -> None:
         """See `LinkHandler`."""
-        self.last_call_at = asyncio.get_running_loop().time()
+        self.last_call_at = self._loop.time()
         if self._backlog or end.congested:
             self._backlog.append(call)
             if self._draining_backlog is None:
-                loop = asyncio.get_running_loop()
-                self._draining_backlog = loop.create_task(self._drain_backlog(end))
+                self._draining_backlog = self._loop.create_task(self._drain_backlog(end))
         else:
             self._serve(end, call)
 
@@ -187,7 +187,7 @@ class CallsLink:
         if isinstance(outcome, dispatch.Deferred):
             opened = _Open(stream if outcome.method.streams else None)
             self._open[call.id] = opened
-            opened.task = asyncio.get_running_loop().create_task(outcome.run())
+            opened.task = self._loop.create_task(outcome.run())
             opened.task.add_done_callback(
                 partial(self._on_done, end, call.id, outcome.method.name, opened)
             )

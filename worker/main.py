@@ -16,14 +16,14 @@ import apsw
 import msgspec
 import uvloop
 
-from protocol import codec, descriptors, frames, limits
+from protocol import codec, descriptors, frames, limits, strict_yaml
 from protocol.aio import LinkEnd, attach
 from protocol.descriptors import WorkerDescriptors
 from protocol.errors import ErrorCode, GatewayError
 from protocol.link import LIVENESS, REQUESTS
 from protocol.methods.health import HEALTH
 from protocol.spawn import Idle, WorkerSettings, WorkerSpec
-from worker import discover, dispatch, health, log
+from worker import discover, dispatch, health, log, memory
 from worker.agents.catalogue import CATALOGUE, Catalogue
 from worker.channels import webhook
 from worker.clock import Clock, SystemClock
@@ -59,6 +59,8 @@ _HANDLERS: Final = (
     *(changes, config_handlers, discover, event_handlers),
     *(handlers, health, talking, webhook),
 )
+# `protocol.documents` imports it when there is some, which would be too late here.
+_PRELOADED: Final = (strict_yaml,)
 dispatch.check_complete()
 _spec_decoder: Final = msgspec.msgpack.Decoder(WorkerSpec)
 _settings_decoder: Final = msgspec.json.Decoder(WorkerSettings)
@@ -321,6 +323,7 @@ def run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue = CATALOGUE) -
         log.failure("worker cannot start", error, reason=str(error))
         code = EXIT_WOULD_FAIL_AGAIN
     except BaseException as error:  # noqa: BLE001 - the last frame of this process
+        memory.end_if_exhausted(error)
         log.failure("worker failed", error)
     finally:
         # At once: nobody waits for what still runs, and the stores are safe at any time.
@@ -376,6 +379,7 @@ def _run(
 def _on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if isinstance(error, BaseException):
+        memory.end_if_exhausted(error)
         log.failure("error in the event loop", error)
     else:
         log.write("error", "error in the event loop", text=str(context.get("message"))[:200])

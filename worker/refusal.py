@@ -5,12 +5,14 @@ import uuid
 import apsw
 
 from protocol.errors import ErrorCode, GatewayError
-from worker import log
+from worker import log, memory
 from worker.store.errors import storage_error
 
 
 def of(error: BaseException, **where: str) -> GatewayError:
     """Give the answer for an exception, and log what the client is not told.
+
+    There is none for the want of memory: the process ends.
 
     Args:
         error: What was raised.
@@ -18,6 +20,7 @@ def of(error: BaseException, **where: str) -> GatewayError:
     """
     if isinstance(error, GatewayError):
         return error
+    memory.end_if_exhausted(error)
     if isinstance(error, apsw.Error):
         refusal = storage_error(error)
         if refusal is not None:

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import statistics
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from protocol.control.shapes import Quota
-from scripts.benchmark import load
+from scripts.benchmark import cost, load
 from supervisor.config import Config
 from supervisor.state import LOCK_WAIT_SECONDS, StateRoot
 from supervisor.tenants import TenantDesk
@@ -21,7 +22,7 @@ IDLE_SECONDS = 2.0
 PARKED_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.2
 APART_SECONDS = 0.1
-CONNECTIONS = 64
+WEBHOOK = "/channels/webhook/default"
 HEALTH = b'{"jsonrpc":"2.0","id":1,"method":"health","params":{}}'
 
 
@@ -31,17 +32,49 @@ class Client:
     def __init__(self, gateway: Gateway) -> None:
         self._connection = http.client.HTTPConnection(gateway.address, timeout=60)
 
+    def post(self, token: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """Send a request; gives status and body."""
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._connection.request("POST", path, body, headers)
+        response = self._connection.getresponse()
+        return response.status, response.read()
+
     def health(self, token: str) -> float:
         """Ask a tenant's worker how it is; gives the seconds until the answer."""
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         started = time.perf_counter()
-        self._connection.request("POST", "/rpc", HEALTH, headers)
-        response = self._connection.getresponse()
-        answer = response.read()
+        status, answer = self.post(token, "/rpc", HEALTH)
         elapsed = time.perf_counter() - started
-        if response.status != http.client.OK:
-            raise RuntimeError(f"health: {response.status} {answer!r}")
+        if status != http.client.OK:
+            raise RuntimeError(f"health: {status} {answer!r}")
         return elapsed
+
+    def call(self, token: str, method: str, expected: int = http.client.OK, **params: Any) -> Any:
+        """Call a method; gives its result, or None where it had to be refused with `expected`."""
+        call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        status, answer = self.post(token, "/rpc", json.dumps(call).encode())
+        if status != expected:
+            raise RuntimeError(f"{method}: {status} {answer!r}")
+        return json.loads(answer).get("result")
+
+    def mixed(self, token: str) -> int:
+        """Do a little of all that a tenant does; gives how many calls that were."""
+        key = self.call(token, "sessions.create", label=f"mixed {time.perf_counter_ns()}")["key"]
+        runs = [self.call(token, "sessions.send", key=key, message=f"hello {n}") for n in range(3)]
+        self.call(token, "agent.wait", runId=runs[-1]["runId"], timeoutMs=10_000)
+        self.call(token, "chat.abort", sessionKey=key)
+        for _ in range(3):
+            self.call(token, "sessions.list")
+            self.call(token, "sessions.get", key=key)
+            self.call(token, "chat.history", sessionKey=key)
+        self.call(token, "health", probe=True)
+        self.call(token, "no.such.method", expected=http.client.NOT_FOUND)
+        self.call(token, "sessions.get", expected=http.client.BAD_REQUEST, kye=key)
+        self.call(token, "rpc.discover")
+        message = {"user": {"id": "u1"}, "content": {"type": "text", "text": "hello"}}
+        status, answer = self.post(token, WEBHOOK, json.dumps(message).encode())
+        if status >= http.client.BAD_REQUEST:
+            raise RuntimeError(f"inbound: {status} {answer!r}")
+        return 20
 
 
 def register(state_dir: Path, count: int) -> list[str]:
@@ -134,25 +167,44 @@ def start_with(registered: int, rounds: int) -> dict[str, Any]:
 
 
 def round_robin(tenants: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """The rate of one tenant's `health`, and of as many requests spread over many tenants."""
+    """The rate of one tenant's `health`, and that of many tenants, on as many connections.
+
+    The client is scheduled so that it never stops what it measures by being woken.
+    """
     state_dir = make_state_dir()
     try:
         tokens = register(state_dir, tenants)
-        with Gateway(state_dir) as gateway:
+        with Gateway(state_dir) as gateway, load.giving_way():
             host, port = gateway.address.split(":")
             client = Client(gateway)
             for token in tokens:
                 client.health(token)
+            running = gateway.processes().items()
+            groups = {
+                group: [process.pid for title, process in running if f"openclaw: {group}" in title]
+                for group in ("front", "worker")
+            } | {"client": [os.getpid()]}
             requests = [load.post("/rpc", HEALTH, token) for token in tokens]
-            one, many = [], []
+            one: list[load.Load] = []
+            many: list[load.Load] = []
+            costs: dict[str, list[dict[str, Any]]] = {"one": [], "many": []}
             for _ in range(rounds):
-                one.append(load.run((host, int(port)), requests[:1], CONNECTIONS, seconds))
-                many.append(load.run((host, int(port)), requests, CONNECTIONS, seconds))
+                for name, measured, asked in (("one", one, requests[:1]), ("many", many, requests)):
+                    before = {group: cost.used(pids) for group, pids in groups.items()}
+                    figures = load.run((host, int(port)), asked, tenants, seconds)
+                    measured.append(figures)
+                    count = round(figures.requests_per_second * seconds)
+                    costs[name].append(
+                        {
+                            group: (cost.used(pids) - before[group]).per(count)
+                            for group, pids in groups.items()
+                        }
+                    )
     finally:
         remove_tree(state_dir)
     return {
         "tenants": tenants,
-        "connections": CONNECTIONS,
+        "connections": tenants,
         "one_per_second": round(statistics.median(r.requests_per_second for r in one)),
         "many_per_second": round(statistics.median(r.requests_per_second for r in many)),
         "rate_ratio": round(
@@ -163,6 +215,7 @@ def round_robin(tenants: int, rounds: int, seconds: float) -> dict[str, Any]:
             3,
         ),
         "failures": sum(r.failures for r in (*one, *many)),
+        "per_request": {name: cost.medians(rows) for name, rows in costs.items()},
     }
 
 

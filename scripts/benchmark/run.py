@@ -21,11 +21,12 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.benchmark import fleet, load, sockets
+from scripts.benchmark import command, cost, fleet, load, neighbours, sockets
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
 
 SESSIONS = 50
+MIXED_CALLS = 200
 HERE = Path(__file__).resolve().parent
 
 
@@ -49,11 +50,14 @@ def main() -> None:
                 "idle_websockets": sockets.idle(gateway, options.sockets),
                 "cold_start": cold_start(gateway, options.workers),
                 "memory": memory(gateway, options.workers),
+                "memory_after_use": memory_after_use(gateway),
             }
     finally:
         remove_tree(state_dir)
     figures["wake"] = fleet.wake(options.parked)
     figures["start"] = fleet.start_with(options.registered, options.rounds)
+    figures["command_line"] = command.calls(2 * options.rounds + 1)
+    figures["neighbours"] = neighbours.windows(options.rounds, options.seconds / 2)
     figures["round_robin"] = fleet.round_robin(options.awake, options.rounds, options.seconds)
     table(figures)
     print(json.dumps(figures, indent=2))
@@ -69,12 +73,22 @@ def forward(gateway: Gateway, rounds: int, seconds: float) -> dict[str, Any]:
     answer = gateway.request("POST", "/rpc", token=token, body=call).body
     host, port = gateway.address.split(":")
     figures: dict[str, Any] = {"answer_bytes": len(answer)}
-    with baseline(answer) as baseline_port:
+    processes = [gateway.pid, *(process.pid for process in gateway.processes().values())]
+    with baseline(answer) as (baseline_port, baseline_processes):
         for connections in (1, 64):
-            ours, bare = [], []
+            ours: list[load.Load] = []
+            bare: list[load.Load] = []
+            ours_cpu: list[float] = []
+            bare_cpu: list[float] = []
             for _ in range(rounds):
-                ours.append(load.run((host, int(port)), [request], connections, seconds))
-                bare.append(load.run(("127.0.0.1", baseline_port), [request], connections, seconds))
+                for address, measured, cpu, pids in (
+                    ((host, int(port)), ours, ours_cpu, processes),
+                    (("127.0.0.1", baseline_port), bare, bare_cpu, baseline_processes),
+                ):
+                    before = cost.used(pids)
+                    measured.append(load.run(address, [request], connections, seconds))
+                    count = round(measured[-1].requests_per_second * seconds)
+                    cpu.append((cost.used(pids) - before).per(count)["cpu_us"])
             figures[f"connections_{connections}"] = {
                 "gateway": load.summary(ours),
                 "bare_forwarder": load.summary(bare),
@@ -85,13 +99,23 @@ def forward(gateway: Gateway, rounds: int, seconds: float) -> dict[str, Any]:
                     ),
                     3,
                 ),
+                "p50_ratio": round(
+                    statistics.median(
+                        one.p50_ms / other.p50_ms for one, other in zip(ours, bare, strict=True)
+                    ),
+                    3,
+                ),
+                "cpu_us_per_request": {
+                    "gateway": round(statistics.median(ours_cpu), 1),
+                    "bare_forwarder": round(statistics.median(bare_cpu), 1),
+                },
             }
     return figures
 
 
 @contextlib.contextmanager
-def baseline(answer: bytes) -> Iterator[int]:
-    """Run the bare forwarder; gives its port."""
+def baseline(answer: bytes) -> Iterator[tuple[int, list[int]]]:
+    """Run the bare forwarder; gives its port and its processes."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(answer)
         file.flush()
@@ -99,7 +123,9 @@ def baseline(answer: bytes) -> Iterator[int]:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             try:
-                yield int(process.stdout.readline())
+                port = int(process.stdout.readline())
+                children = psutil.Process(process.pid).children()
+                yield port, [process.pid, *(child.pid for child in children)]
             finally:
                 process.terminate()
 
@@ -154,6 +180,29 @@ def memory(gateway: Gateway, workers: int) -> dict[str, Any]:
         "exec_and_import_only_pss_mb": round(bare, 2),
         "shared_pss_mb": {**shared, "total": round(sum(shared.values()), 1)},
         "wanted_workers": workers,
+    }
+
+
+def memory_after_use(gateway: Gateway) -> dict[str, Any]:
+    """PSS of the same workers when each has answered `MIXED_CALLS` calls of all kinds."""
+    if os.geteuid() != 0:
+        return {"skipped": "only root may read the memory maps of processes that are not dumpable"}
+    client = fleet.Client(gateway)
+    found = gateway.processes()
+    tenants = [title.split()[-1] for title in found if "worker cold-" in title]
+    for tenant in tenants:
+        token = gateway.openclaw_json("tenants", "token", "rotate", tenant)["token"]
+        calls = 0
+        while calls < MIXED_CALLS:
+            calls += client.mixed(token)
+    used = [pss_mb(p.pid) for title, p in gateway.processes().items() if "worker cold-" in title]
+    return {
+        "workers": len(used),
+        "calls_each": MIXED_CALLS,
+        "worker_pss_mb": {
+            "p50": round(load.percentile(used, 50), 2),
+            "max": round(max(used), 2),
+        },
     }
 
 

@@ -20,15 +20,18 @@ import msgspec
 import uvloop
 
 from protocol import aio, descriptors, frames
+from protocol.limits import MIB
 from protocol.spawn import FrontSpec
 from supervisor.front.connection import Connection
 from supervisor.front.handshake import TlsReception
 from supervisor.front.links import FROM_SUPERVISOR, SupervisorLink, WorkerLinks
 from supervisor.front.log import Log
 from supervisor.front.service import Front
+from supervisor.zygote import linux
 from supervisor.zygote.title import set_title
 
 TITLE: Final = "openclaw: front"
+MALLOC_KEPT_BYTES: Final = 8 * MIB
 LISTEN_BACKLOG: Final = 1024
 LOAD_SECONDS: Final = 2.0
 EXIT_USAGE: Final = 78
@@ -48,6 +51,8 @@ def main(arguments: Sequence[str], confine: Confine) -> int:
         confine: Takes effect after the first message and before any client is heard.
     """
     set_title(TITLE)
+    # Else every batch of large answers is given back to the kernel and faulted in for the next.
+    linux.keep_freed_memory(MALLOC_KEPT_BYTES)
     # Often sent to every process at once; the supervisor ends us when our clients are served.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

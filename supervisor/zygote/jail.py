@@ -151,6 +151,9 @@ def limit_resources(process: Confinement) -> None:
         (resource.RLIMIT_NOFILE, limits.open_files),
         (resource.RLIMIT_FSIZE, limits.file_bytes),
         (resource.RLIMIT_NPROC, limits.threads),
+        (resource.RLIMIT_DATA, limits.data_bytes),
+        # What RLIMIT_DATA does not count (shared mappings, those that grow down) is in here.
+        (resource.RLIMIT_AS, limits.data_bytes + limits.mapped_bytes),
     ):
         hard = resource.getrlimit(kind)[1]
         bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)

@@ -22,7 +22,7 @@ import msgspec
 
 from protocol import descriptors
 from protocol.descriptors import WorkerDescriptors
-from supervisor.zygote import jail, linux, roots
+from supervisor.zygote import jail, linux, roots, seccomp
 from supervisor.zygote.spec import (
     SPAWN_DESCRIPTORS,
     TOLD,
@@ -34,6 +34,7 @@ from supervisor.zygote.spec import (
     Spawn,
     Spawned,
     SpawnFailed,
+    Start,
 )
 from supervisor.zygote.title import ROOM, set_title
 
@@ -59,6 +60,7 @@ _CAPABILITIES: Final = frozenset(
         linux.CAP_SYS_ADMIN,
     )
 )
+_start_decoder: Final = msgspec.msgpack.Decoder(Start)
 _spawn_decoder: Final = msgspec.msgpack.Decoder(Spawn)
 _order_decoder: Final = msgspec.msgpack.Decoder(Order)
 
@@ -86,6 +88,8 @@ def shed_privileges() -> None:
             linux.unshare(linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS)
         linux.drop_bounding_set(keep=_CAPABILITIES)
         linux.set_capabilities(_CAPABILITIES & linux.permitted_capabilities())
+    else:
+        _enter_user_namespace(os.geteuid(), os.getegid())
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.prctl(linux.PR_SET_DUMPABLE, 0)
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -94,11 +98,40 @@ def shed_privileges() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _enter_user_namespace(uid: int, gid: int) -> None:
+    """Leave the caller's network, as root does; workers get user namespaces inside this one."""
+    kinds = linux.CLONE_NEWNET | linux.CLONE_NEWIPC | linux.CLONE_NEWUTS
+    try:
+        linux.unshare(linux.CLONE_NEWUSER | kinds)
+    except OSError:
+        return  # where there are no namespaces, workers have none
+    roots.map_ids(uid, gid)
+    linux.drop_bounding_set()
+    linux.set_capabilities()
+
+
 def settle() -> None:
     """Make what has been loaded so far cheap to share: the collector never touches it again."""
     time.localtime()  # the C library reads the time zone once; in the jail there is no /etc
     gc.collect()
     gc.freeze()
+
+
+def filter_system_calls(channel: socket.socket) -> None:
+    """Wait for the supervisor's first message, and leave only the system calls that it names.
+
+    Nothing is imported and nobody else's program run after it; workers rehearse and take their jail
+    under it.
+
+    Raises:
+        EOFError: the supervisor is gone.
+        msgspec.DecodeError: supervisor and zygote do not match.
+        OSError: the kernel refused the policy.
+    """
+    payload, _ = descriptors.receive(channel, descriptors_max=0)
+    policy = _start_decoder.decode(payload).policy
+    if policy:
+        seccomp.load(policy)
 
 
 def serve(channel: socket.socket, program: Program) -> None:
@@ -232,6 +265,9 @@ def main(arguments: list[str], load: Callable[[], Program]) -> None:
         return  # the supervisor ended before it could be watched
     program = load()
     settle()
-    with contextlib.suppress(ConnectionError):  # the supervisor has changed its mind
+    try:
+        filter_system_calls(channel)
         descriptors.send(channel, msgspec.msgpack.encode(Serving()))
+    except (EOFError, ConnectionError):
+        return  # the supervisor has changed its mind
     serve(channel, program)

@@ -6,6 +6,7 @@ this user or in this container.
 
 import errno
 import os
+import resource
 import select
 import socket
 import time
@@ -15,10 +16,21 @@ from typing import Final
 import msgspec
 
 from supervisor.zygote import jail, landlock, linux, roots, seccomp
+from supervisor.zygote.spec import JailSpec
 
 PROBE_SECONDS_MAX: Final = 5.0
 _MESSAGE_BYTES_MAX: Final = 1024
 _HELD: Final = b"held"
+# They need neither root nor namespaces, and no file.
+_PLAIN: Final = (
+    jail.new_session,
+    jail.limit_resources,
+    jail.drop_capabilities,
+    jail.enter_directory,
+    jail.die_with_supervisor,
+    jail.forbid_dumps,
+    jail.forbid_new_privileges,
+)
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +43,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
         seccomp: Why system calls cannot be filtered, None if they can.
         identity: Why a uid of the tenant's own cannot be had, None if it can; as an ordinary user
             always None, as it is not wanted there.
+        step: Which of the steps that need none of these cannot be taken, by its name and why.
     """
 
     root: bool
@@ -38,6 +51,7 @@ class Probe(msgspec.Struct, frozen=True, kw_only=True):
     namespaces: str | None
     seccomp: str | None
     identity: str | None
+    step: str | None = None
 
 
 def probe(uid: int, gid: int) -> Probe:
@@ -71,7 +85,41 @@ def probe(uid: int, gid: int) -> Probe:
         namespaces=_why_not(new_root, flags),
         seccomp=_why_not(_filtered),
         identity=_why_not(become) if root else None,
+        step=_why_not(_take_plain_steps),
     )
+
+
+def _take_plain_steps() -> None:
+    ours, theirs = socket.socketpair()
+    # To `validate` and `close_descriptors` these calls may be missing, in an old kernel.
+    directory = linux.open_without_links("/", os.O_PATH | os.O_DIRECTORY)
+    linux.close_range(directory, directory)
+    spec = JailSpec(
+        profile="front",
+        state_root="/",
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        namespaces=False,
+        readable=(),
+        policy=b"",
+    )
+    process = jail.Confinement(spec, supervisor=theirs.fileno())
+    for step in _PLAIN:
+        try:
+            step(process)
+        except OSError as error:
+            raise OSError(error.errno, f"{step.__name__}: {error.strerror}") from error
+    held = {
+        jail.new_session: os.getsid(0) == os.getpid(),
+        jail.limit_resources: resource.getrlimit(resource.RLIMIT_CORE) == (0, 0),
+        jail.drop_capabilities: not linux.permitted_capabilities(),
+        jail.forbid_dumps: linux.prctl(linux.PR_GET_DUMPABLE) == 0,
+        jail.forbid_new_privileges: linux.prctl(linux.PR_GET_NO_NEW_PRIVS) == 1,
+    }
+    idle = [step.__name__ for step, holds in held.items() if not holds]
+    if idle:
+        raise OSError(errno.ENOTSUP, f"{', '.join(idle)}: taken, and nothing changed")
+    ours.close()
 
 
 def _filtered() -> None:

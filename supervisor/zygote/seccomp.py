@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pyseccomp
 
 Profile = Literal["worker", "front"]
+Policy = Literal["worker", "front", "zygote"]
 
 
 class Condition(NamedTuple):
@@ -82,6 +83,16 @@ _FILES_TO_WRITE: Final = _words("""
     mkdir mkdirat rmdir unlink unlinkat rename renameat
 """)
 _CONNECTIONS_TO_SERVE: Final = ("accept4", "listen", "sendfile")
+
+# What the zygote needs beyond its workers, which come from it and take the steps of the jail under
+# its filter: forking into namespaces and those steps. Their own filter then adds the conditions.
+_FORKING: Final = _words("clone kill tgkill wait4 waitid prctl")
+_JAILING: Final = _words("""
+    setsid getsid umask prlimit64 sched_getaffinity
+    unshare mount umount2 pivot_root open_tree move_mount mount_setattr symlink symlinkat
+    setgroups setresuid setresgid getresuid getresgid capset capget
+    landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp
+""")
 
 _FCNTL_READ: Final = (
     fcntl.F_DUPFD,
@@ -200,11 +211,15 @@ def _socket_options(options: tuple[tuple[int, int], ...]) -> list[Rule]:
     ]
 
 
-def allowed(profile: Profile) -> list[Rule]:
-    """Give every rule of a profile. A call that is in no rule is refused."""
+def allowed(policy: Policy) -> list[Rule]:
+    """Give every rule of a policy. A call that is in no rule is refused."""
+    if policy == "zygote":
+        freely = (*_FORKING, *_JAILING)
+        worker = [rule for rule in allowed("worker") if rule.call not in freely]
+        return [*worker, *(Rule(call) for call in freely)]
     rules = [Rule(call) for call in (*_MEMORY_AND_THREADS, *_INPUT_AND_OUTPUT, *_FILES_TO_READ)]
     rules += [*_threads_and_signals(), *_socket_pairs()]
-    if profile == "worker":
+    if policy == "worker":
         rules += [Rule(call) for call in _FILES_TO_WRITE]
         # Not RENAME_WHITEOUT: it leaves a device behind.
         rules.append(Rule("renameat2", (Condition(4, 0, _INT & ~_RENAME_FLAGS),)))
@@ -217,22 +232,27 @@ def allowed(profile: Profile) -> list[Rule]:
     return rules
 
 
-def refused(profile: Profile) -> list[Rule]:
+def refused(policy: Policy) -> list[Rule]:
     """Give the rules that answer EPERM; what neither list names answers ENOSYS."""
-    partly = {rule.call for rule in allowed(profile)}
-    return [
-        *(Rule(call) for call in _REFUSED_ALWAYS if call not in partly),
+    rules = allowed(policy)
+    named = {rule.call for rule in rules}
+    freely = {rule.call for rule in rules if not rule.conditions}
+    partly = [
         Rule("clone", (Condition(0, 0, _CLONE_THREAD),)),
         Rule("kill", (Condition(0, SELF, differs=True),)),
         Rule("tgkill", (Condition(0, SELF, differs=True),)),
         Rule("prlimit64", (Condition(0, 0, differs=True),)),
         Rule("socketpair", (Condition(0, socket.AF_UNIX, differs=True),)),
     ]
+    return [
+        *(Rule(call) for call in _REFUSED_ALWAYS if call not in named),
+        *(rule for rule in partly if rule.call not in freely),
+    ]
 
 
 @functools.cache
-def compiled(profile: Profile) -> bytes:
-    """Compile a profile to a BPF program, in which the process's own id is still `SELF`.
+def compiled(policy: Policy) -> bytes:
+    """Compile a policy to a BPF program, in which the process's own id is still `SELF`.
 
     Raises:
         OSError: libseccomp is missing or refused a rule.
@@ -242,18 +262,18 @@ def compiled(profile: Profile) -> bytes:
         import pyseccomp  # noqa: PLC0415
     except (ImportError, RuntimeError) as error:
         raise OSError(errno.ENOSYS, f"libseccomp: {error}") from error
-    policy = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.ENOSYS))
-    policy.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
-    policy.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, 2)  # a binary tree, not 200 compares in a row
+    filters = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.ENOSYS))
+    filters.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+    filters.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, 2)  # a binary tree, not 200 compares in a row
     eperm = pyseccomp.ERRNO(errno.EPERM)
-    for action, rules in ((pyseccomp.ALLOW, allowed(profile)), (eperm, refused(profile))):
+    for action, rules in ((pyseccomp.ALLOW, allowed(policy)), (eperm, refused(policy))):
         for rule in rules:
             call_number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, rule.call)
             if call_number >= 0:  # below: a call of another machine, or newer than this library
                 arguments = [_argument(condition) for condition in rule.conditions]
-                policy.add_rule_exactly(action, call_number, *arguments)
+                filters.add_rule_exactly(action, call_number, *arguments)
     with os.fdopen(os.memfd_create("policy"), "r+b") as file:
-        policy.export_bpf(file)
+        filters.export_bpf(file)
         file.seek(0)
         return file.read()
 

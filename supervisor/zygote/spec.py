@@ -10,14 +10,23 @@ from supervisor.zygote.seccomp import Profile
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Resource limits (getrlimit(2)); the hard limit in force bounds each. Core dumps are off.
 
-    `threads` counts everything that runs under the process's uid, in its user namespace if it has
-    one of its own.
+    Attributes:
+        open_files: Descriptors.
+        threads: Everything that runs under the process's uid, in its user namespace if it has one
+            of its own.
+        file_bytes: The longest file it can write.
+        locked_bytes: Memory that is never swapped.
+        data_bytes: Memory of its own that can be written to: heap, stacks of threads, private
+            mappings. It counts once it is asked for, used or not.
+        mapped_bytes: Address space beyond that: libraries, files, memory that is shared.
     """
 
     open_files: int = 1024
     threads: int = 512
     file_bytes: int = 4 * 1024**3
     locked_bytes: int = 64 * 1024
+    data_bytes: int = 1024**3
+    mapped_bytes: int = 2 * 1024**3
 
 
 class JailSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +73,16 @@ class JailSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 NOBODY_YET: Final = -1
 """Stands for uid and gid in a shape; no process can become it."""
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """First message to the zygote.
+
+    `policy` is what it and its children may call, `seccomp.compiled("zygote")`; empty where the
+    system cannot filter calls and the operator has waived that.
+    """
+
+    policy: bytes
 
 
 class Spawn(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,14 +6,17 @@ A worker is told what to do (`Order`) and answers with JSON on its link to the s
 import asyncio
 import contextlib
 import ctypes
+import errno
 import json
 import mmap
 import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -24,17 +27,28 @@ import uvloop
 
 from protocol import descriptors
 from protocol.descriptors import WorkerDescriptors
-from supervisor.zygote import jail, main
-from tests.attack import attacks
+from supervisor.zygote import jail, linux, main, roots, seccomp
+from tests.attack import acts, attacks
 
 DEADLINE_SECONDS = 10.0
 READ_BYTES = 65536
+TERMINALS = range(0x5400, 0x5480)
 
 
 class Options(msgspec.Struct, frozen=True):
-    """`skip` names steps of the jail that are left out; `shed` is what the zygote does at start."""
+    """`skip` names steps of the jail that are left out; `shed` is what the zygote does at start.
+
+    A step that is taken in both halves can be left out in one: `AHEAD.forbid_dumps`. With `marked`,
+    see `answer_marked_calls`. With `dumpable` a process is that until `forbid_dumps`, in each half.
+    `shared` are namespaces (`CLONE_NEW*` bits) that a worker does not get. With `rehearsal` see
+    `rehearse`.
+    """
 
     skip: tuple[str, ...] = ()
+    marked: bool = False
+    dumpable: bool = False
+    shared: int = 0
+    rehearsal: bool = False
     second_thread: bool = False
     shed: bool = True
 
@@ -42,15 +56,16 @@ class Options(msgspec.Struct, frozen=True):
 class Order(msgspec.Struct, frozen=True):
     """What a worker does: a list of attacks, or one of the functions below by its name."""
 
-    target: attacks.Target
+    target: acts.Target
     attacks: tuple[str, ...] = ()
     task: str = ""
+    arguments: tuple[tuple[str, int, int], ...] = ()
 
 
 def try_attacks(order: Order) -> dict[str, str]:
     with contextlib.suppress(OSError):  # without a step of the jail this may be nobody's directory
         Path("own").write_bytes(b"mine")
-    return {name: attacks.attempt(attacks.ALL[name], order.target) for name in order.attacks}
+    return {name: attacks.attempt(name, order.target) for name in order.attacks}
 
 
 def look_around(_: Order) -> dict[str, object]:
@@ -189,6 +204,81 @@ def outlive(_: Order) -> dict[str, object]:
     sys.exit(0)  # there is nobody left to report to
 
 
+MARK = 0x0C1A_57A1
+PASSED = 77  # an error number that nothing else here gives
+# uretprobe and uprobe of x86_64: Linux lets them past every filter and ends with SIGILL whoever
+# makes them elsewhere than from its own trampoline.
+UNFILTERABLE = {335, 336}
+CALLS = [number for number in range(1024) if number not in UNFILTERABLE]
+X32 = 0x4000_0000
+X32_CALLS_MAX = 560
+ARGUMENTS = (*range(-2, 81), *(1 << bit for bit in range(7, 32)), *range(1024, 1050), *TERMINALS)
+
+
+def become_dumpable(_: jail.Confinement) -> None:
+    """Undo what a change of uid has done, and the zygote's word."""
+    linux.prctl(linux.PR_SET_DUMPABLE, 1)
+
+
+def answer_marked_calls(_: jail.Confinement) -> None:
+    """A filter under the jail's own: a call whose last argument is `MARK` is answered, not made.
+
+    Of two filters the stricter one decides, and of two errors the later filter's, which is the
+    jail's: so a marked call fails with `PASSED` exactly if the jail would let it through.
+    """
+    last_argument = 16 + 5 * 8
+    program = b"".join(
+        struct.pack("=HBBI", *instruction)
+        for instruction in (
+            (0x20, 0, 0, last_argument),
+            (0x15, 0, 1, MARK),
+            (0x06, 0, 0, 0x0005_0000 | PASSED),
+            (0x06, 0, 0, 0x7FFF_0000),
+        )
+    )
+    seccomp.load(program)
+
+
+def passes(call: int, argument: int = 0, value: int = 0) -> bool:
+    """Whether the jail lets a call with this argument through."""
+    words = [0] * 5
+    words[argument] = value
+    try:
+        acts.raw_number(call, *words, MARK)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.ENOSYS):
+            return False
+        return error.errno == PASSED
+    raise AssertionError(f"system call {call} was made")
+
+
+def walk_system_calls(order: Order) -> dict[str, object]:
+    """Every number, and every value in `ARGUMENTS` of the arguments that decide."""
+    decided = {
+        call: [value for value in (*ARGUMENTS, os.getpid()) if passes(number, argument, value)]
+        for call, number, argument in order.arguments
+    }
+    return {
+        "pid": os.getpid(),
+        "calls": [number for number in CALLS if passes(number)],
+        "arguments": decided,
+    }
+
+
+def walk_x32(_: Order) -> dict[str, object]:
+    """Every number of the x32 table, each in a process of its own, which ends by a signal."""
+    program = seccomp.compiled("worker")
+    ends: list[int] = []
+    for number in range(X32_CALLS_MAX):
+        pid = os.fork()
+        if pid == 0:
+            seccomp.load(program)
+            acts.raw_number(X32 | number)
+            os._exit(0)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    return {"ends": ends}
+
+
 def other_abi(_: Order) -> dict[str, object]:
     """getpid by the 32-bit gate: mov eax, 20; int 0x80; ret."""
     page = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
@@ -199,7 +289,7 @@ def other_abi(_: Order) -> dict[str, object]:
 
 def x32_abi(_: Order) -> dict[str, object]:
     """getpid as x32 numbers it."""
-    return {"pid": attacks.raw_number(0x4000_0000 | 39)}
+    return {"pid": acts.raw_number(0x4000_0000 | 39)}
 
 
 TASKS = {
@@ -214,6 +304,8 @@ TASKS = {
         use_uvloop,
         take_descriptor,
         wait_to_be_told,
+        walk_system_calls,
+        walk_x32,
         other_abi,
         x32_abi,
     )
@@ -228,15 +320,40 @@ def entry(spec: bytes, links: WorkerDescriptors) -> int:
     return 0
 
 
+def rehearse() -> None:
+    """Say on standard error what a newborn is that waits for its order."""
+    os.write(2, f"dumpable: {linux.prctl(linux.PR_GET_DUMPABLE)}\n".encode())
+
+
+def steps_of(half: str, steps: tuple[jail.Step, ...], options: Options) -> Iterator[jail.Step]:
+    """The steps of a half that are taken, and those that only these tests know."""
+    for step in steps:
+        if step is jail.forbid_dumps and options.dumpable:
+            yield become_dumpable
+        if step is jail.filter_system_calls and options.marked:
+            yield answer_marked_calls
+        if not {step.__name__, f"{half}.{step.__name__}"} & set(options.skip):
+            yield step
+
+
 if __name__ == "__main__":
     options = msgspec.json.decode(sys.argv[3], type=Options)
-    for part in ("AHEAD", "OWN"):
-        steps = getattr(jail, part)
-        setattr(jail, part, tuple(step for step in steps if step.__name__ not in options.skip))
+    program = main.Program(entry, rehearse) if options.rehearsal else main.Program(entry)
+    if options.shared:
+        flags_of = roots.namespace_flags
+
+        def some_flags(profile: seccomp.Profile, *, root: bool) -> int:
+            return flags_of(profile, root=root) & ~options.shared
+
+        setattr(roots, "namespace_flags", some_flags)  # noqa: B010 - mypy takes it for a constant
+    jail.AHEAD = tuple(steps_of("AHEAD", jail.AHEAD, options))
+    jail.OWN = tuple(steps_of("OWN", jail.OWN, options))
     if options.second_thread:
         threading.Thread(target=threading.Event().wait, daemon=True).start()
     if options.shed:
-        main.main(sys.argv[1:], lambda: main.Program(entry))
+        main.main(sys.argv[1:], lambda: program)
     else:
         main.settle()
-        main.serve(socket.socket(fileno=int(sys.argv[1])), main.Program(entry))
+        with socket.socket(fileno=int(sys.argv[1])) as channel:
+            main.filter_system_calls(channel)
+            main.serve(channel, program)

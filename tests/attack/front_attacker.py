@@ -44,7 +44,7 @@ if __name__ == "__main__":
     steps = [step for step in jail.AHEAD + jail.OWN if step.__name__ not in skipped]
     jail.confine_or_exit(jail.Confinement(spec, supervisor=3, keep=frozenset((4,))), steps)
     seen = look_around(order)
-    report = {name: attacks.attempt(attacks.ALL[name], order.target) for name in order.attacks}
+    report = {name: attacks.attempt(name, order.target) for name in order.attacks}
     with socket.socket(fileno=3) as supervisor, socket.socket(fileno=4) as listener:
         supervisor.sendall(json.dumps({"attacks": report, "self": seen}).encode())
         supervisor.sendall(b"\n")

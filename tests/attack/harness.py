@@ -25,19 +25,24 @@ from supervisor.zygote.spec import (
     Spawn,
     Spawned,
     SpawnFailed,
+    Start,
 )
 
 ATTACKER = Path(__file__).with_name("attacker.py")
 DEADLINE_SECONDS = 20.0
 UID_FIRST = 1_900_000_000
 ROOT = os.geteuid() == 0
+SECCOMP = "filter_system_calls"
 # Whether workers are told what they are when they have long waited for it, or at once.
 TELL_SPARES = False
 _decode_reply = msgspec.msgpack.Decoder(Reply).decode
 
 
-def make_state(root: Path, *tenants: str) -> None:
-    """Lay out a state root as the gateway does, with a secret in every tenant's directory."""
+def make_state(root: Path, *tenants: str, owner: tuple[int, int] | None = None) -> None:
+    """Lay out a state root as the gateway does, with a secret in every tenant's directory.
+
+    With an `owner` all tenants are of one uid and gid, else see `ids`.
+    """
     for name in ("registry.sqlite", "admin.key", "config.yaml"):
         (root / name).write_text("secret")
         (root / name).chmod(0o600)
@@ -47,7 +52,7 @@ def make_state(root: Path, *tenants: str) -> None:
         directory.mkdir(mode=0o700)
         (directory / "secret").write_text(f"{tenant}'s")
         (directory / "secret").chmod(0o600)
-        uid, gid = ids(tenant)
+        uid, gid = owner or ids(tenant)
         for path in (directory, directory / "secret"):
             os.chown(path, uid, gid)
 
@@ -60,7 +65,7 @@ def ids(tenant: str) -> tuple[int, int]:
     return uid, uid
 
 
-def worker_spec(root: Path, tenant: str, **changes: Any) -> JailSpec:
+def worker_spec(root: Path, tenant: str, /, **changes: Any) -> JailSpec:
     """The jail of a tenant's worker."""
     uid, gid = ids(tenant)
     fields: dict[str, Any] = {
@@ -109,10 +114,18 @@ class Worker:
 
     def report(self) -> Any:
         """What it answered on its link before it ended."""
+        report = self.report_or_none()
+        assert report is not None, self.errors()
+        return report
+
+    def report_or_none(self) -> Any:
+        """What it answered, or None if it became another program that answers nothing."""
         self.link.settimeout(DEADLINE_SECONDS)
         answer = b"".join(iter(lambda: self.link.recv(65536), b""))
-        assert answer, self.errors()
-        return json.loads(answer)
+        if answer:
+            return json.loads(answer)
+        assert self.wait() == 0, (self.wait(), self.errors())
+        return None
 
     def wait_until_it_waits(self) -> None:
         """Wait until it is a spare, or has ended."""
@@ -172,7 +185,9 @@ def next_reply(channel: socket.socket) -> Spawned | SpawnFailed:
 class Zygote:
     """A zygote process and the workers made by it."""
 
-    def __init__(self, program: Path | None = ATTACKER, *arguments: str) -> None:
+    def __init__(
+        self, program: Path | None = ATTACKER, *arguments: str, filtered: bool = True
+    ) -> None:
         self.channel, theirs = descriptors.pair()
         self.channel.settimeout(DEADLINE_SECONDS)
         command = main.command(theirs.fileno())
@@ -180,6 +195,8 @@ class Zygote:
             command = [*command[:2], str(program), *command[3:], *arguments]
         with theirs:
             self.process = subprocess.Popen(command, env={}, pass_fds=[theirs.fileno()])
+        policy = seccomp.compiled("zygote") if filtered else b""
+        descriptors.send(self.channel, msgspec.msgpack.encode(Start(policy=policy)))
         self.workers: list[Worker] = []
         self._requests = 0
 
@@ -195,10 +212,21 @@ class Zygote:
     def ask(
         self, spec: JailSpec, entry: bytes, *, leave_out: int = 0, hang_up: bool = False
     ) -> Worker | SpawnFailed:
-        """Ask for a worker, with all of its descriptors but the last few.
+        """Ask for a worker, with all of its descriptors but the last few; and tell it.
 
         With `hang_up` the supervisor's end of its link is closed before it is asked for.
         """
+        newborn = self.ask_newborn(spec, leave_out=leave_out, hang_up=hang_up)
+        if isinstance(newborn, Worker):
+            if TELL_SPARES:
+                newborn.wait_until_it_waits()
+            newborn.tell(told(spec, entry))
+        return newborn
+
+    def ask_newborn(
+        self, spec: JailSpec, *, leave_out: int = 0, hang_up: bool = False
+    ) -> Worker | SpawnFailed:
+        """Ask for what becomes a worker when it is told whose; as `ask`."""
         link, their_link = socket.socketpair()
         if hang_up:
             link.close()
@@ -207,9 +235,6 @@ class Zygote:
         errors, their_errors = os.pipe()
         theirs = [their_link.fileno(), their_channel.fileno(), their_ready, their_errors]
         self._requests += 1
-        order = msgspec.msgpack.encode(
-            Order(tenant=spec.tenant, uid=spec.uid, gid=spec.gid, entry=entry)
-        )
         message = msgspec.msgpack.encode(Spawn(request=self._requests, jail=spec.shape))
         descriptors.send(self.channel, message, theirs[: len(theirs) - leave_out])
         their_link.close()
@@ -221,21 +246,43 @@ class Zygote:
         worker = Worker(getattr(reply, "pid", 0), link, channel, ready, errors)
         if isinstance(reply, Spawned):
             self.workers.append(worker)
-            if TELL_SPARES:
-                worker.wait_until_it_waits()
-            worker.tell(order)
             return worker
         worker.reaped = 0
         worker.close()
         return reply
+
+    def end(self, worker: Worker) -> None:
+        """End a worker now instead of at the end of the zygote."""
+        self.workers.remove(worker)
+        worker.close()
 
     def spawn(self, spec: JailSpec, entry: bytes, *, hang_up: bool = False) -> Worker:
         worker = self.ask(spec, entry, hang_up=hang_up)
         assert isinstance(worker, Worker), worker
         return worker
 
+    def spare(self, spec: JailSpec, *, hang_up: bool = False) -> Worker:
+        """A newborn that is told nothing yet."""
+        newborn = self.ask_newborn(spec, hang_up=hang_up)
+        assert isinstance(newborn, Worker), newborn
+        return newborn
 
-def order(root: Path, task: str = "", names: Sequence[str] = (), neighbour_pid: int = 1) -> bytes:
+
+def told(spec: JailSpec, entry: bytes) -> bytes:
+    """What a newborn is told to become the worker of this jail."""
+    return msgspec.msgpack.encode(
+        Order(tenant=spec.tenant, uid=spec.uid, gid=spec.gid, entry=entry)
+    )
+
+
+def order(
+    root: Path,
+    task: str = "",
+    names: Sequence[str] = (),
+    neighbour_pid: int = 1,
+    port: int = 1,
+    arguments: Sequence[tuple[str, int, int]] = (),
+) -> bytes:
     """What an attacker's worker is told; the neighbour is always globex."""
     return json.dumps(
         {
@@ -243,17 +290,23 @@ def order(root: Path, task: str = "", names: Sequence[str] = (), neighbour_pid: 
                 "state_root": str(root),
                 "neighbour": str(root / "tenants" / "globex"),
                 "neighbour_pid": neighbour_pid,
+                "port": port,
             },
             "attacks": list(names),
             "task": task,
+            "arguments": list(arguments),
         }
     ).encode()
 
 
 @contextlib.contextmanager
-def attackers(**options: Any) -> Iterator[Zygote]:
-    """A zygote whose workers attack; see `attacker.Options`."""
-    with Zygote(ATTACKER, json.dumps(options)) as zygote:
+def attackers(*, filtered: bool = True, **options: Any) -> Iterator[Zygote]:
+    """A zygote whose workers attack; see `attacker.Options`.
+
+    Where seccomp is left out, the filter that the zygote hands on to them is too.
+    """
+    filtered = filtered and options.get("shed", True) and SECCOMP not in options.get("skip", ())
+    with Zygote(ATTACKER, json.dumps(options), filtered=filtered) as zygote:
         yield zygote
 
 

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import msgspec
 
 from protocol import descriptors
-from supervisor.zygote import main
-from supervisor.zygote.spec import JailSpec, Order, Spawn, Spawned
+from supervisor.zygote import main, seccomp
+from supervisor.zygote.spec import JailSpec, Order, Spawn, Spawned, Start
 from tests.attack.harness import next_reply
 
 if __name__ == "__main__":
@@ -27,6 +27,8 @@ if __name__ == "__main__":
     command = main.command(theirs.fileno())
     command[2] = str(Path(__file__).with_name("attacker.py"))
     zygote = subprocess.Popen([*command, options], env={}, pass_fds=[theirs.fileno()])
+    start = Start(policy=seccomp.compiled("zygote"))
+    descriptors.send(channel, msgspec.msgpack.encode(start))
     link, their_link = socket.socketpair()
     worker_channel, their_channel = descriptors.pair()
     ready, their_ready = os.pipe()

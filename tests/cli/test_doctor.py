@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from supervisor import checkup
 from supervisor.zygote import jail
 from tests.cli.command import OPENCLAW
@@ -12,8 +14,10 @@ STEPS = dict.fromkeys(step.__name__ for step in jail.AHEAD + jail.OWN)
 WITHOUT = Path(__file__).parents[1] / "e2e" / "without.py"
 
 
-def doctor(state_dir: Path, *refused: str) -> subprocess.CompletedProcess[str]:
-    command = [str(OPENCLAW), "doctor", "--json"]
+def doctor(
+    state_dir: Path, *refused: str, as_json: bool = True
+) -> subprocess.CompletedProcess[str]:
+    command = [str(OPENCLAW), "doctor", *(["--json"] if as_json else [])]
     if refused:
         command = [sys.executable, str(WITHOUT), *refused, "--", *command]
     env = {**os.environ, "OPENCLAW_STATE_DIR": str(state_dir)}
@@ -29,14 +33,32 @@ def test_a_machine_where_everything_holds(state_dir: Path) -> None:
     assert done.returncode == 0, done.stderr
     checks = json.loads(done.stdout)
     assert [check["name"] for check in checks if not check["holds"]] == []
-    assert set(STEPS) <= {check["name"] for check in checks}
+    assert set(STEPS) == {check["name"] for check in checks if check["name"] in STEPS}
+    assert all(check["without"] for check in checks if check["name"] in STEPS)
+
+
+def test_it_says_so_to_people_too(state_dir: Path) -> None:
+    done = doctor(state_dir, as_json=False)
+    assert done.returncode == 0, done.stderr
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    for step in STEPS:
+        (at,) = [n for n, line in enumerate(lines) if line.startswith(f"✓ {step} ")]
+        assert lines[at + 1] == f"without it {checkup.LOST_WITHOUT[step]}"
+
+
+@pytest.mark.parametrize(
+    ("step", "call"), [("new_session", "setsid"), ("drop_capabilities", "capset")]
+)
+def test_a_step_that_is_refused_here(step: str, call: str, state_dir: Path) -> None:
+    checks = json.loads(doctor(state_dir, call).stdout)
+    assert step in [check["name"] for check in checks if not check["holds"]]
 
 
 def test_a_machine_below_the_minimum(state_dir: Path) -> None:
     done = doctor(state_dir, "namespaces", "landlock_create_ruleset")
     assert done.returncode == 78
     missing = {
-        check["name"]: check["lost"] for check in json.loads(done.stdout) if not check["holds"]
+        check["name"]: check["without"] for check in json.loads(done.stdout) if not check["holds"]
     }
     assert set(missing) == {
         "minimum",

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from supervisor.tls import client_context
 
 OPENCLAW = str(Path(sys.executable).with_name("openclaw"))
 SPARE = "openclaw: spare"
+ZYGOTE = "openclaw: zygote"
 START_SECONDS = 20.0
 STOP_SECONDS = 20.0
 REQUEST_SECONDS = 30.0
@@ -127,8 +129,19 @@ class Gateway:
 
     def _children(self) -> Iterator[tuple[str, psutil.Process]]:
         for child in psutil.Process(self.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                yield " ".join(child.cmdline()).strip(), child
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+                title = " ".join(child.cmdline()).strip()
+                # A newborn bears its zygote's title until it has given itself its own.
+                if title != ZYGOTE or not self._is_in_a_pid_namespace(child):
+                    yield title, child
+
+    def _is_in_a_pid_namespace(self, child: psutil.Process) -> bool:
+        ours, its = (
+            re.search(r"^NSpid:(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+            for pid in (self.pid, child.pid)
+        )
+        assert ours is not None
+        return its is not None and len(its[1].split()) > len(ours[1].split())
 
     def process(self, title: str) -> psutil.Process:
         found = self.processes()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import psutil
 import pytest
 
 from tests.e2e.gateway import Gateway, ends
@@ -40,6 +41,12 @@ def state_of(gateway: Gateway, tenant: str) -> str:
 
 def events(gateway: Gateway) -> list[str]:
     return [line["event"] for line in gateway.log_lines()]
+
+
+def memory_limit(process: psutil.Process) -> int:
+    lines = Path(f"/proc/{process.pid}/limits").read_text().splitlines()
+    (data,) = [line.split() for line in lines if line.startswith("Max data size")]
+    return int(data[3])
 
 
 # --- the configuration
@@ -103,6 +110,21 @@ def test_a_worker_that_runs_hears_when_to_sleep(gateway: Gateway) -> None:
     assert gateway.openclaw("gateway", "reload").returncode == 0
     until(lambda: state_of(gateway, "acme") == "parked")
     assert gateway.rpc(token, "health")["generation"] > generation
+
+
+def test_who_starts_later_has_the_new_memory_limit_and_was_a_spare(gateway: Gateway) -> None:
+    gateway.rpc(gateway.create("acme"), "health")
+    before = memory_limit(gateway.process("openclaw: worker acme"))
+    old = {spare.pid for spare in gateway.spares()}
+    configure(gateway, f"worker: {{memory_bytes: {before // 2}}}\n")
+    assert gateway.openclaw_json("gateway", "reload")["applied"] == ["worker.memory_bytes"]
+    until(lambda: old.isdisjoint(spare.pid for spare in gateway.spares()))
+    spares = gateway.spares()
+    gateway.rpc(gateway.create("globex"), "health")
+    globex = gateway.process("openclaw: worker globex")
+    assert globex.pid in {spare.pid for spare in spares}
+    assert memory_limit(globex) == before // 2
+    assert memory_limit(gateway.process("openclaw: worker acme")) == before
 
 
 def test_sighup_reloads(gateway: Gateway) -> None:

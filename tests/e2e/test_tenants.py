@@ -123,6 +123,37 @@ def test_a_state_directory_out_of_reach_is_refused_by_name(state_dir: Path) -> N
 
 
 @pytest.mark.root
+def test_no_uid_is_given_twice_though_tenants_and_ranges_come_and_go(state_dir: Path) -> None:
+    given: list[int] = []
+
+    def configure(uid_first: int) -> None:
+        text = f"isolation: {{uid_first: {uid_first}, uid_count: 2000}}\n"
+        (state_dir / "config.yaml").write_text(text)
+
+    def awaken(gateway: Gateway) -> None:
+        assert gateway.inbound(gateway.create("acme"), "hello").status == 200
+        given.append(gateway.process("openclaw: worker acme").uids().real)
+        assert gateway.process("openclaw: front").uids().real not in given
+        assert gateway.openclaw("tenants", "delete", "acme", "--confirm").returncode == 0
+
+    first = 1_900_000_000
+    configure(first)
+    with Gateway(state_dir) as gateway:
+        for _ in range(3):
+            awaken(gateway)
+    assert given == sorted(set(given))
+    # The shared processes would get what has been a tenant's, though none is there now.
+    configure(given[0])
+    with pytest.raises(AssertionError, match=r"isolation\.uid_first: .* tenants have had"):
+        Gateway(state_dir)
+    for moved in (given[-1] + 1, first):
+        configure(moved)
+        with Gateway(state_dir) as gateway:
+            awaken(gateway)
+    assert given == sorted(set(given))
+
+
+@pytest.mark.root
 def test_a_users_state_directory_is_refused_by_root(state_dir: Path) -> None:
     uid = 12345
     state_dir.chmod(0o777)

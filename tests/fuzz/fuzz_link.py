@@ -114,7 +114,7 @@ def refused_for_good(link: Link) -> None:
     else:
         raise AssertionError
     link.ping()
-    assert not link.has_outgoing
+    assert not link.outgoing_bytes
     link.abandon()
     assert link.calls_open == link.calls_serving == 0
 

@@ -385,8 +385,8 @@ async def test_congestion_is_told_and_passes() -> None:
     await end.writable()
     told = [end.congested]
     end.link.send(event)
-    told.append(end.congested)  # said, not yet written
     end.flush()
+    told.append(end.congested)  # so much is written at once
     await turns(2)
     told.append(end.congested)
     reading = asyncio.create_task(read_until_closed(sock))

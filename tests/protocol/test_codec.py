@@ -1,5 +1,7 @@
 """Bytes to frames and back, cut anywhere, damaged anywhere."""
 
+import tracemalloc
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -130,6 +132,20 @@ def test_a_frame_at_the_bound_in_network_sized_pieces() -> None:
         assert decoder.pending_bytes <= 4 + limits.FRAME_BYTES_MAX
     assert got == [frames.Result(1, bytes(BODY_MAX))]
     assert decoder.pending_bytes == 0
+
+
+def test_a_frame_that_comes_byte_by_byte_costs_what_it_weighs() -> None:
+    size = 100_000
+    wire = encode(frames.Result(1, bytes(size)))
+    decoder = FrameDecoder()
+    tracemalloc.start()
+    try:
+        for place in range(size):
+            assert list(decoder.feed(wire[place : place + 1])) == []
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * size
 
 
 def test_a_frame_over_the_bound_is_not_sent() -> None:

@@ -175,7 +175,7 @@ def test_pings_are_answered_by_the_link_itself() -> None:
     left, right = pair.ends
     assert [left.ping(), left.ping()] == [0, 1]
     assert pair.deliver(1) == []
-    assert right.has_outgoing
+    assert right.outgoing_bytes
     assert right.outgoing_bytes == len(encode(frames.Pong(1)) + encode(frames.Pong(2)))
     assert pair.deliver(0) == [frames.Pong(1), frames.Pong(2)]
     assert left.ping() == 0
@@ -204,7 +204,7 @@ def test_taking_what_is_to_be_sent_takes_it_once() -> None:
     link.ping()
     assert link.take_outgoing() == encode(frames.Ping(1))
     assert link.take_outgoing() == b""
-    assert not link.has_outgoing
+    assert not link.outgoing_bytes
 
 
 # --- what the peer must not do
@@ -282,7 +282,7 @@ def is_dead(link: Link) -> None:
         link.call("m", b"{}")
     link.ping()
     link.send(frames.Event("t", b"1"))
-    assert not link.has_outgoing
+    assert not link.outgoing_bytes
     assert link.abandon() in ([], [1])
     assert link.calls_open == link.calls_serving == link.outgoing_bytes == 0
     assert leftovers(link)["pending"] == 0

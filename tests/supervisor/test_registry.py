@@ -193,6 +193,15 @@ def test_a_range_that_moves_never_gives_an_old_uid(registry: Registry) -> None:
     assert uid_of(registry, "back") == FIRST + 3
 
 
+def test_the_uids_that_were_given_are_remembered(registry: Registry) -> None:
+    assert not registry.uids_given()
+    create(registry, "a")
+    create(registry, "b", uid_first=FIRST + 5)
+    for tenant in ("a", "b"):
+        delete(registry, tenant)
+    assert registry.uids_given() == range(FIRST, FIRST + 6)
+
+
 # --- tokens
 
 

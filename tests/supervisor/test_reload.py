@@ -17,6 +17,7 @@ OTHER: dict[str, object] = {
     "isolation.uid_first": 70_000,
     "isolation.uid_count": 2048,
     "worker.idle_seconds": 1.5,
+    "worker.memory_bytes": 2**28,
     "alerts.command": ("/bin/true",),
 }
 

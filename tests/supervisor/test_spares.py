@@ -11,6 +11,7 @@ from protocol import limits
 from supervisor.child import FIRST_DESCRIPTOR
 from supervisor.logs import open_log
 from supervisor.newborn import Newborn
+from supervisor.zygote import seccomp
 from supervisor.zygote.main import command
 from supervisor.zygote.spec import JailSpec, Limits
 from supervisor.zygote_process import ZygoteProcess
@@ -31,7 +32,8 @@ def with_zygote(state: Path, shape: JailSpec | None, body: Body) -> None:
     async def run() -> None:
         isolated, _, *arguments = command(FIRST_DESCRIPTOR)[1:]
         program = [isolated, str(harness.ATTACKER), *arguments, "{}"]
-        zygote = ZygoteProcess(program, lambda *_: None, open_log(state / "gateway.log"), shape)
+        policy, log = seccomp.compiled("zygote"), open_log(state / "gateway.log")
+        zygote = ZygoteProcess(program, policy, lambda *_: None, log, shape)
         await zygote.start()
         try:
             async with asyncio.timeout(harness.DEADLINE_SECONDS):

@@ -21,7 +21,7 @@ async def test_a_clone_whose_pid_was_never_said_is_ended_and_reaped(tmp_path: Pa
     ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
     command = ("-I", str(dying_zygote.__file__), str(tmp_path / "pid"))
     zygote = ZygoteProcess(
-        command, lambda _, status: ended.set_result(status), structlog.get_logger()
+        command, b"", lambda _, status: ended.set_result(status), structlog.get_logger()
     )
     await zygote.start()
     with pytest.raises(SpawnError):

@@ -1,6 +1,6 @@
 """A worker for tests, as a program: `program.py <mode> <file size limit> <spec> <descriptors…>`.
 
-Modes: `plain`; `imports` prints at the end which modules were imported after `run` was called.
+Modes: `plain`; `imports` prints at the end what was imported or looked for after `run` was called.
 The model echoes, except that it never ends its answer to a message that starts with `wait`.
 """
 
@@ -37,13 +37,19 @@ def main() -> None:
     fds = WorkerDescriptors(*map(int, descriptors))
     if mode == "imports":
         before = set(sys.modules)
+        sought: set[str] = set()
         leave = os._exit
 
         def report(code: int) -> None:
-            os.write(1, json.dumps(sorted(set(sys.modules) - before)).encode())
+            os.write(1, json.dumps(sorted(sought | (set(sys.modules) - before))).encode())
             leave(code)
 
+        def note(event: str, arguments: tuple[object, ...]) -> None:
+            if event == "import":
+                sought.add(str(arguments[0]))
+
         os._exit = report  # type: ignore[assignment]
+        sys.addaudithook(note)
     run(bytes.fromhex(spec), fds, catalogue)
 
 

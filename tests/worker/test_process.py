@@ -11,6 +11,7 @@ import apsw
 import pytest
 
 from protocol.errors import ErrorCode, GatewayError
+from protocol.methods import METHODS
 from tests.worker.harness import Front, Process, names, worker_process
 from worker.sessions import schema
 
@@ -41,6 +42,8 @@ async def test_nothing_is_imported_after_run_was_called(tenant_dir: Path) -> Non
     async with worker_process(tenant_dir, mode="imports") as process:
         front = await started(process)
         await front.call("sessions.create", {"key": KEY})
+        run = (await front.call("sessions.send", message("first")))["runId"]
+        called = {"sessions.send", "chat.abort"}
         for method, params in (
             ("health", {"probe": True}),
             ("rpc.discover", {}),
@@ -49,19 +52,28 @@ async def test_nothing_is_imported_after_run_was_called(tenant_dir: Path) -> Non
             ("sessions.get", {"key": KEY}),
             ("sessions.send", message("x", idempotencyKey="k")),
             ("chat.history", {"sessionKey": KEY}),
+            ("agent.wait", {"runId": run, "timeoutMs": 1000}),
             ("channels.inbound", {"account": "a", "envelope": envelope}),
         ):
+            called.add(method)
             await front.call(method, params)
+        assert called == set(METHODS), "a method that this test does not use"
         wrong: list[tuple[str, object]] = [
             ("no.such\n", {}),
             ("sessions.get", b'{"key":"\xff"}'),
             ("sessions.get", b"[" * 100_000),
             ("sessions.get", {"key": "é\0"}),
             ("sessions.send", message("other", idempotencyKey="k")),
+            ("chat.history", {"sessionKey": KEY, "beforeSeq": -1}),
+            ("agent.wait", {"runId": "gone"}),
         ]
         for method, bad in wrong:
             await front.refused(method, bad)
         await front.stream("sessions.send", message("/time")).result()
+        aborted = front.stream("sessions.send", message("wait for the end"))
+        await aborted.until("waiting")
+        await front.call("chat.abort", {"sessionKey": KEY})
+        await aborted.result()
         cut = front.stream("sessions.send", message("wait"))
         await cut.until("waiting")
         cut.cancel()

@@ -1,9 +1,10 @@
-"""Workers that want more than they should have: memory, log, processes."""
+"""Workers that want more than they should have: processors, memory, log, processes."""
 
 import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,6 @@ from tests.workers.real import replace_start, start_call
 from worker import main as worker
 
 LEAK_BYTES = 8 * 2**20
-LEAK_BYTES_MAX = 160 * 2**20
 FLOOD_BYTES = 2 * 2**20
 LINE = b"flood" * 200 + b"\n"
 
@@ -29,14 +29,19 @@ def before_each_call(act: Callable[[], None]) -> None:
 
 
 def leaks(spec: bytes, fds: WorkerDescriptors) -> None:
-    """The real worker, and every call costs memory for ever; bounded, since nothing else is."""
+    """The real worker, and every call costs memory for ever."""
 
     def leak() -> None:
-        if len(_leaked) * LEAK_BYTES < LEAK_BYTES_MAX:
-            _leaked.append(bytearray(os.urandom(1)) * LEAK_BYTES)
+        _leaked.append(bytearray(os.urandom(1)) * LEAK_BYTES)
 
     before_each_call(leak)
     worker.run(spec, fds)
+
+
+def swallows(spec: bytes, fds: WorkerDescriptors) -> None:
+    """It takes all the memory it can get before it says that it is ready."""
+    while True:
+        _leaked.append(bytearray(os.urandom(1)) * LEAK_BYTES)
 
 
 def floods_its_log(spec: bytes, fds: WorkerDescriptors) -> None:
@@ -84,8 +89,22 @@ def forks(spec: bytes, fds: WorkerDescriptors) -> None:
     worker.run(spec, fds)
 
 
+def spins(spec: bytes, fds: WorkerDescriptors) -> None:
+    """The real worker, which answers, with two threads that compute for ever."""
+
+    def spin() -> None:
+        while True:
+            pow(3, 10**5)
+
+    for _ in range(2):
+        threading.Thread(target=spin, daemon=True).start()
+    worker.run(spec, fds)
+
+
 PROGRAMS: dict[str, Program] = {
+    "spins": spins,
     "leaks": leaks,
+    "swallows": swallows,
     "floods-its-log": floods_its_log,
     "forks": forks,
 }

@@ -1,6 +1,7 @@
 """Workers whose start goes wrong."""
 
 import contextlib
+import ctypes
 import os
 import signal
 
@@ -49,6 +50,10 @@ def raises(_spec: bytes, _fds: WorkerDescriptors) -> None:
     raise RuntimeError(LAST_WORDS)
 
 
+def segfaults(_spec: bytes, _fds: WorkerDescriptors) -> None:
+    ctypes.string_at(0)
+
+
 PROGRAMS: dict[str, Program] = {
     "never-ready": NeverReady.program,
     "ready-when-aborted": ReadyWhenAborted.program,
@@ -58,4 +63,5 @@ PROGRAMS: dict[str, Program] = {
     "exits-3": exits(3),
     "exits-78": exits(78),
     "raises": raises,
+    "segfaults": segfaults,
 }

@@ -16,7 +16,7 @@ from protocol import limits
 from protocol.errors import GatewayError
 from protocol.methods.chat import Part, TextPart, ToolCallPart, ToolResultPart, Usage
 from protocol.methods.sessions import RunStatus
-from worker import log
+from worker import log, memory
 from worker.agents.catalogue import Catalogue
 from worker.agents.model import (
     Finished,
@@ -96,6 +96,7 @@ class AgentRun:
         except GatewayError as error:
             return self._failed(error.message)
         except Exception as error:  # noqa: BLE001 - a provider may fail in any way
+            memory.end_if_exhausted(error)
             reference = uuid.uuid4().hex
             log.failure("turn failed", error, reference=reference, run=self._context.run_id)
             return self._failed(f"internal error (reference {reference})")
@@ -164,6 +165,7 @@ class AgentRun:
         except GatewayError as error:
             return ToolResult(error.message, is_error=True)
         except Exception as error:  # noqa: BLE001 - a tool may fail in any way
+            memory.end_if_exhausted(error)
             log.failure("tool failed", error, tool=call.name, run=self._context.run_id)
             return ToolResult("the tool failed", is_error=True)
 

@@ -3,6 +3,8 @@
 import os
 import random
 import resource
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -70,3 +72,36 @@ def test_an_unknown_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_both_machines_have_every_number() -> None:
     assert all(len(numbers) == len(linux._COLUMNS) for numbers in linux._NUMBERS.values())
+
+
+KEEPER = """
+import ctypes, resource
+from supervisor.zygote import linux
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = (ctypes.c_size_t,)
+libc.free.argtypes = (ctypes.c_void_p,)
+linux.keep_freed_memory(8 * 2**20)
+
+def use(size):
+    blocks = [libc.malloc(size) for _ in range(8)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    for block in blocks:
+        libc.free(block)
+
+use(2**19)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    use(2**19)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_memory_that_is_kept_is_not_faulted_in_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KEEPER], capture_output=True, text=True, check=True
+    )
+    pages_of_one_block = 2**19 // resource.getpagesize()
+    assert int(done.stdout) < pages_of_one_block

@@ -47,6 +47,7 @@ def test_it_keeps_few_privileges(state: Path) -> None:
     assert int(seen["CapPrm"], 16) | kept == kept
     assert int(seen["CapInh"], 16) == int(seen["CapAmb"], 16) == 0
     assert seen["NoNewPrivs"] == "1"
+    assert seen["Seccomp"] == "2"
     assert seen["Threads"] == "1"
     if harness.ROOT:
         assert int(seen["CapBnd"], 16) == kept

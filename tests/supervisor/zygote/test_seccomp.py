@@ -8,7 +8,7 @@ import pyseccomp
 import pytest
 
 from supervisor.zygote import seccomp
-from supervisor.zygote.seccomp import Profile
+from supervisor.zygote.seccomp import Policy, Profile
 
 PROFILES: tuple[Profile, ...] = ("worker", "front")
 ALLOW = pyseccomp.ALLOW
@@ -46,6 +46,15 @@ def run(program: bytes, number: int, *arguments: int, arch: int = ARCH) -> int:
             at += yes if holds else no
 
 
+POLICIES: tuple[Policy, ...] = (*PROFILES, "zygote")
+
+
+@pytest.fixture(params=POLICIES)
+def policy(request: pytest.FixtureRequest) -> Policy:
+    chosen: Policy = request.param
+    return chosen
+
+
 @pytest.fixture(params=PROFILES)
 def profile(request: pytest.FixtureRequest) -> Profile:
     chosen: Profile = request.param
@@ -62,10 +71,11 @@ def number(call: str) -> int:
     return found
 
 
-def test_only_what_is_listed_passes(profile: Profile, program: bytes) -> None:
-    always = {number(r.call) for r in seccomp.allowed(profile) if not r.conditions}
-    never = {number(r.call) for r in seccomp.refused(profile) if not r.conditions}
-    partly = {number(r.call) for r in seccomp.allowed(profile) if r.conditions}
+def test_only_what_is_listed_passes(policy: Policy) -> None:
+    program = seccomp.for_process(seccomp.compiled(policy), PID)
+    always = {number(r.call) for r in seccomp.allowed(policy) if not r.conditions}
+    never = {number(r.call) for r in seccomp.refused(policy) if not r.conditions}
+    partly = {number(r.call) for r in seccomp.allowed(policy) if r.conditions}
     assert not always & never
     assert not partly & (always | never)
     for n in range(2048):
@@ -168,6 +178,27 @@ def test_profiles_differ(call: str, worker: bool, front: bool) -> None:
     for profile, wanted in (("worker", worker), ("front", front)):
         program = seccomp.compiled(profile)
         assert (run(program, number(call)) == ALLOW) is wanted, profile
+
+
+ZYGOTE_NEEDS_NONE_OF = """
+    socket connect bind listen accept execve execveat ptrace process_vm_readv bpf io_uring_setup
+    perf_event_open userfaultfd keyctl setns chroot fsopen init_module kexec_load reboot swapon
+    open_by_handle_at memfd_create chmod chown link mknod setxattr syslog
+"""
+
+
+def test_the_zygote_may_do_little() -> None:
+    for call in ZYGOTE_NEEDS_NONE_OF.split():
+        assert run(seccomp.compiled("zygote"), number(call)) in (EPERM, ENOSYS), call
+
+
+def test_the_zygote_hands_on_all_that_a_worker_may() -> None:
+    zygote = seccomp.compiled("zygote")
+    for rule in seccomp.allowed("worker"):
+        arguments = [0] * 6
+        for condition in rule.conditions:
+            arguments[condition.argument] = condition.value
+        assert run(zygote, number(rule.call), *arguments) == ALLOW, rule
 
 
 def test_renaming_leaves_no_device_behind() -> None:
