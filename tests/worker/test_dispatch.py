@@ -12,6 +12,7 @@ from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import METHODS, Scope, answered_by
 from protocol.methods.registry import Method, Params
+from tests.worker.calls import EVERY_METHOD, OF_WEBSOCKETS
 from tests.worker.harness import names, running_worker
 from worker import dispatch, main
 
@@ -336,41 +337,10 @@ async def test_health(tenant_dir: Path) -> None:
 
 async def test_results_are_what_the_declarations_say(tenant_dir: Path) -> None:
     """The dispatcher sends what handlers give: decode each result by its declaration."""
-    envelope = {"user": {"id": "u"}, "content": {"type": "text", "text": "hi"}}
-    calls: list[tuple[str, object]] = [
-        ("health", {}),
-        ("rpc.discover", {}),
-        ("sessions.create", {"key": KEY, "label": "x", "displayName": "y"}),
-        ("sessions.send", {"key": KEY, "message": "/time", "idempotencyKey": "k"}),
-        ("channels.inbound", {"account": "a", "envelope": envelope}),
-        ("sessions.list", {"includeLastMessage": True}),
-        ("sessions.get", {"key": KEY}),
-        ("chat.history", {"sessionKey": KEY}),
-        ("agent.wait", {"runId": ""}),
-        ("chat.abort", {"sessionKey": KEY}),
-        ("chat.send", {"sessionKey": KEY, "message": "hi", "idempotencyKey": "chat"}),
-        ("agent", {"message": "hi"}),
-        ("chat.inject", {"sessionKey": KEY, "message": "a note", "label": "from outside"}),
-        ("sessions.resolve", {"label": "x"}),
-        ("sessions.preview", {"keys": [KEY]}),
-        ("sessions.search", {"query": "note"}),
-        ("sessions.abort", {"key": KEY}),
-        ("sessions.patch", {"key": KEY, "label": None}),
-        ("sessions.compact", {"key": KEY, "maxLines": 2}),
-        ("sessions.reset", {"key": KEY}),
-        ("sessions.get", {"key": KEY}),
-        ("sessions.delete", {"key": KEY}),
-        ("config.set", {"raw": "{}"}),
-        ("config.patch", {"raw": "agent: {systemPrompt: be kind}"}),
-        ("config.get", {}),
-        ("config.schema", {}),
-        ("events.poll", {}),
-    ]
-    of_websockets = {"events.subscribe", "events.unsubscribe"}
-    assert {name for name, _ in calls} | of_websockets == answered_by("worker")
+    assert {name for name, _ in EVERY_METHOD} | OF_WEBSOCKETS == answered_by("worker")
     async with running_worker() as rig:
         run_id = ""
-        for name, params in calls:
+        for name, params in EVERY_METHOD:
             given = {"runId": run_id} if name == "agent.wait" else params
             result = await rig.front.call(name, given)
             run_id = result.get("runId", run_id)
@@ -378,5 +348,5 @@ async def test_results_are_what_the_declarations_say(tenant_dir: Path) -> None:
             assert msgspec.json.decode(msgspec.json.encode(decoded)) == result, name
             if name in ("sessions.send", "chat.send"):
                 await rig.front.finished(result["runId"], KEY)
-        for name in of_websockets:
+        for name in OF_WEBSOCKETS:
             assert (await rig.front.refused(name)).code is ErrorCode.INVALID_REQUEST

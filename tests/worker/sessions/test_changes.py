@@ -194,11 +194,11 @@ async def test_much_is_removed_in_pieces_and_by_the_next_generation(
     monkeypatch.setattr(transcripts, "PURGED_AT_ONCE", 3)
     async with running_worker() as rig:
         await say(rig.front, *(str(number) for number in range(5)))
-        monkeypatch.setattr(purging.Purging, "start", lambda _: None)
-        await rig.front.call("sessions.delete", {"key": KEY})
+        with monkeypatch.context() as patch:
+            patch.setattr(purging.Purging, "start", lambda _: None)
+            await rig.front.call("sessions.delete", {"key": KEY})
         assert 0 < await count(rig, "messages") < 10
         assert await rig.drain() == 0
-    monkeypatch.undo()
     async with running_worker(generation=2) as rig, asyncio.timeout(SECONDS):
         while await count(rig, "sessions"):
             await something_written(rig)

@@ -1,0 +1,39 @@
+"""A call of every method that a worker answers, in an order in which each succeeds.
+
+`agent.wait` takes the turn of the call before it.
+"""
+
+from typing import Final
+
+KEY: Final = "agent:main:main"
+_ENVELOPE: Final = {"user": {"id": "u"}, "content": {"type": "text", "text": "hi"}}
+OF_WEBSOCKETS: Final = {"events.subscribe", "events.unsubscribe"}
+EVERY_METHOD: Final[list[tuple[str, object]]] = [
+    ("health", {}),
+    ("rpc.discover", {}),
+    ("sessions.create", {"key": KEY, "label": "x", "displayName": "y"}),
+    ("sessions.send", {"key": KEY, "message": "/time", "idempotencyKey": "k"}),
+    ("channels.inbound", {"account": "a", "envelope": _ENVELOPE}),
+    ("sessions.list", {"includeLastMessage": True}),
+    ("sessions.get", {"key": KEY}),
+    ("chat.history", {"sessionKey": KEY}),
+    ("agent.wait", {"runId": ""}),
+    ("chat.abort", {"sessionKey": KEY}),
+    ("chat.send", {"sessionKey": KEY, "message": "hi", "idempotencyKey": "chat"}),
+    ("agent", {"message": "hi"}),
+    ("chat.inject", {"sessionKey": KEY, "message": "a note", "label": "from outside"}),
+    ("sessions.resolve", {"label": "x"}),
+    ("sessions.preview", {"keys": [KEY]}),
+    ("sessions.search", {"query": "note"}),
+    ("sessions.abort", {"key": KEY}),
+    ("sessions.patch", {"key": KEY, "label": None}),
+    ("sessions.compact", {"key": KEY, "maxLines": 2}),
+    ("sessions.reset", {"key": KEY}),
+    ("sessions.get", {"key": KEY}),
+    ("sessions.delete", {"key": KEY}),
+    ("config.set", {"raw": "{}"}),
+    ("config.patch", {"raw": "agent: {systemPrompt: be kind}"}),
+    ("config.get", {}),
+    ("config.schema", {}),
+    ("events.poll", {}),
+]
