@@ -150,6 +150,7 @@ class Actions:
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         """See `TenantActions`."""
         await self._disk(self._desk.begin_delete, tenant, actor=actor)
+        self.rows.pop(tenant, None)
         async with self._telling:
             await self._around.tell_front(TenantsUpdate(gone=[tenant]))
         await self._finish_delete(tenant, actor)

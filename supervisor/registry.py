@@ -5,8 +5,7 @@ ever sees this file, and no file that a worker can write is ever read here.
 """
 
 import contextlib
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +21,7 @@ from supervisor.state import StateError
 
 DEFAULT_TOKEN: Final = "default"
 """The name of the token that a tenant is created with."""
+LOG_PAGES_MAX: Final = 1000
 SQLITE_VERSION_MIN: Final = (3, 51, 3)
 """Below it a WAL reset can corrupt a database (fixed in SQLite 3.51.3)."""
 
@@ -104,6 +104,10 @@ class Registry:
 
     def _open(self) -> None:
         self._path.chmod(0o600)
+        # In place of SQLite's own checkpoint, whose failure it reports as that of the commit before
+        # it, which has happened (https://www.sqlite.org/c3ref/wal_hook.html).
+        self._log_pages = 0
+        self._db.set_wal_hook(self._on_committed)
         for pragma in (
             "busy_timeout=5000",
             "journal_mode=WAL",
@@ -132,9 +136,18 @@ class Registry:
         """
         registry_schema.drop_copies(self._path)
 
-    def atomically(self) -> AbstractContextManager[object]:
+    @contextlib.contextmanager
+    def atomically(self) -> Iterator[None]:
         """Give a context whose changes are all kept at its end, or none if it raises."""
-        return self._db
+        with self._db:
+            yield
+        if self._log_pages >= LOG_PAGES_MAX:
+            with contextlib.suppress(apsw.Error):  # the next change tries again
+                self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _on_committed(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._log_pages = pages
+        return apsw.SQLITE_OK
 
     # Tenants
 

@@ -60,6 +60,12 @@ class Orders:
         return hits
 
     @property
+    def left(self) -> int:
+        """How many operations are left until one fails, that one included."""
+        left: int = _FIELDS.unpack_from(self._map)[0]
+        return left
+
+    @property
     def number(self) -> int:
         """The errno of what fails next."""
         number: int = _FIELDS.unpack_from(self._map)[1]

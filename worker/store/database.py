@@ -32,6 +32,8 @@ GROUP_MAX: Final = 256
 CHECKPOINT_MILLISECONDS: Final = 1000
 SLOW_READ_SECONDS: Final = 5.0
 STEPS_BETWEEN_LOOKS: Final = 20_000
+LOG_PAGES_MAX: Final = 1000
+"""As SQLite's own: with so many pages in the log it is moved into the file."""
 
 T = TypeVar("T")
 Operation = Callable[[apsw.Connection], T]
@@ -77,6 +79,7 @@ class Database:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._waiting = 0
+        self._log_pages = 0
         self._closed = False
         self.refusal: str | None = None
         """Why the newest write was refused by the disk; None: it takes writes. Reads go on."""
@@ -114,7 +117,14 @@ class Database:
             if is_damage(error):
                 raise StoreDamagedError(f"{self._path} is damaged") from error
             raise
+        # In place of SQLite's own checkpoint, whose failure it reports as that of the commit before
+        # it, which has happened (https://www.sqlite.org/c3ref/wal_hook.html).
+        writer.set_wal_hook(self._on_committed)
         self._writer, self._reader = writer, reader
+
+    def _on_committed(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._log_pages = pages
+        return apsw.SQLITE_OK
 
     def read(self) -> apsw.Connection:
         """Give the connection for short reads in the event loop's thread.
@@ -241,6 +251,9 @@ class Database:
                     self._loop.call_soon_threadsafe(self._resolve, outcomes)
             if last:
                 return
+            if self._log_pages >= LOG_PAGES_MAX:
+                with suppress(apsw.Error):  # the next commit tries again
+                    self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _take(self) -> tuple[list[_Waiting], bool]:
         """Wait for an operation, then take all there are; says whether to end after them."""

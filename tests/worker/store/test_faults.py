@@ -10,7 +10,7 @@ import pytest
 
 from protocol.errors import ErrorCode, GatewayError
 from tests.workers.faults import FailingVFS, Orders
-from worker.store.database import Database
+from worker.store.database import LOG_PAGES_MAX, Database
 from worker.store.files import Directory
 
 ROWS = 2
@@ -107,3 +107,35 @@ async def test_every_change_at_the_first_open_fails_in_turn(tenant_dir: Path, nu
         else:
             raise AssertionError(f"after {MANY} changes there are more")
         assert after > 10
+
+
+async def test_a_commit_does_not_fail_for_the_checkpoint_behind_it(tenant_dir: Path) -> None:
+    orders = Orders("faults")
+    many = 10**9
+    with FailingVFS(orders):
+        database = Database("folder/file.sqlite", MIGRATIONS, Directory())
+
+        async def insert_much(x: int) -> None:
+            size = LOG_PAGES_MAX * 4096
+
+            def insert(connection: apsw.Connection) -> None:
+                connection.execute("INSERT INTO t VALUES (?, zeroblob(?))", (x, size))
+                connection.execute("DELETE FROM t WHERE x = ?", (x - 1,))
+
+            await database.write(insert)
+            await database.write(lambda _: None)  # its turn comes after the checkpoint
+
+        numbers = itertools.count()
+        for back in range(12):
+            # Twice without a fault: so many operations it takes, of which the last are these.
+            for _ in range(2):
+                orders.arm(many, errno.EIO, lasting=False)
+                await insert_much(next(numbers))
+                taken = many - orders.left
+            orders.arm(taken - back, errno.EIO, lasting=False)
+            x = next(numbers)
+            await insert_much(x)  # acknowledged, for it is there
+            assert orders.disarm() == 1
+            assert database.read().execute("SELECT x FROM t").fetchall() == [(x,)]
+        await database.close()
+    assert stored() == {x}
