@@ -71,6 +71,7 @@ class WorkerProcess:
         self._ready_reader = -1
         self._timer: asyncio.TimerHandle | None = None
         self._drains = False
+        self._ends_at_birth = False
         self._idle_seconds_min = spec.idle_seconds
         self._links_lost: deque[float] = deque(maxlen=LINKS_LOST_MAX)
         self.is_ready = False
@@ -95,6 +96,8 @@ class WorkerProcess:
         self._newborn = newborn
         self._child, self._channel = newborn.child, newborn.channel
         newborn.adopt(self._on_exit)
+        if self._ends_at_birth:
+            self._child.signal(signal.SIGKILL)
         with contextlib.suppress(OSError):  # it has ended, and its status will say why
             self._first_front = self.new_front_link()
         self._ready_reader = newborn.ready
@@ -170,8 +173,11 @@ class WorkerProcess:
             self._end.flush()
 
     def signal(self, number: signal.Signals, reason: str = "") -> None:
-        """Send it a signal, and keep why."""
-        if self._child is not None and not self._child.ended:
+        """Send it a signal, and keep why; one that is not forked yet is ended when it is."""
+        if self._child is None:
+            self._ends_at_birth = True
+            self.exit_reason = self.exit_reason or reason
+        elif not self._child.ended:
             self.exit_reason = self.exit_reason or reason
             self._child.signal(number)
 

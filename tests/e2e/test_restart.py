@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.restarts import Restarts
-from tests.e2e.gateway import REQUEST_SECONDS, ends
+from tests.e2e.gateway import REQUEST_SECONDS, ZYGOTE, ends
 from tests.e2e.restarting import Restarting, Stream, session, talk
 from tests.e2e.traffic import Traffic, text_of, transcripts
 from tests.workers import slow
@@ -179,6 +179,31 @@ def test_a_suspended_tenant_is_not_restarted(gateway: Restarting) -> None:
     assert gateway.workers("acme") == []
     assert gateway.openclaw("tenants", "resume", "acme").returncode == 0
     assert gateway.rpc(token, "health")["ok"] is True
+
+
+def test_a_worker_that_is_not_forked_yet_is_ended_all_the_same(gateway: Restarting) -> None:
+    """A tenant that is suspended and taken back while the zygote does not answer has one worker."""
+    tenant = "acme"
+    token = gateway.create(tenant)
+    zygote, spares = gateway.process(ZYGOTE), gateway.spares()
+    zygote.suspend()
+    with ends(*spares):
+        for spare in spares:
+            spare.kill()
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(gateway.rpc_reply, token, "health", {})
+        gateway.wait_for(tenant, lambda row: row["state"] == "starting")
+        suspended = pool.submit(gateway.control, "POST", f"/v1/tenants/{tenant}/suspend")
+        gateway.wait_for(tenant, lambda row: row["state"] == "suspending")
+        resumed = pool.submit(gateway.control, "POST", f"/v1/tenants/{tenant}/resume")
+        gateway.wait_for(tenant, lambda row: row["state"] == "parking")
+        second = pool.submit(gateway.rpc_reply, token, "health", {})
+        gateway.wait_for(tenant, lambda row: row["state"] == "starting")
+        zygote.resume()
+        assert (suspended.result().status, resumed.result().status) == (200, 200)
+        assert (first.result().status, second.result().status) == (503, 200)
+    assert [worker.pid for worker in gateway.workers(tenant)] == [gateway.status(tenant)["pid"]]
+    assert gateway.restart(tenant)[0] == 200
 
 
 def test_a_failed_tenant_is_restarted_once_its_cause_is_gone(gateway: Restarting) -> None:
