@@ -60,6 +60,12 @@ class Orders:
         return hits
 
     @property
+    def after(self) -> int:
+        """How many operations there are until the next that fails, this included."""
+        after: int = _FIELDS.unpack_from(self._map)[0]
+        return after
+
+    @property
     def number(self) -> int:
         """The errno of what fails next."""
         number: int = _FIELDS.unpack_from(self._map)[1]

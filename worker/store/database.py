@@ -30,6 +30,8 @@ from worker.store.migrations import migrate
 OPERATIONS_WAITING_MAX: Final = 1024
 GROUP_MAX: Final = 256
 CHECKPOINT_MILLISECONDS: Final = 1000
+LOG_PAGES_MAX: Final = 1000
+"""A log of so many pages is moved into the file; SQLite's own number."""
 SLOW_READ_SECONDS: Final = 5.0
 STEPS_BETWEEN_LOOKS: Final = 20_000
 
@@ -77,6 +79,7 @@ class Database:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._waiting = 0
+        self._log_pages = 0
         self._closed = False
         self.refusal: str | None = None
         """Why the newest write was refused by the disk; None: it takes writes. Reads go on."""
@@ -107,6 +110,7 @@ class Database:
         try:
             pragmas.apply(writer, pragmas.WRITER)
             migrate(writer, self._path, self._migrations, self._directory)
+            writer.set_wal_hook(self._note_log)
             reader = apsw.Connection(self._path, flags=_OPEN)
             pragmas.apply(reader, pragmas.READER)
         except BaseException as error:
@@ -239,8 +243,22 @@ class Database:
                     outcomes = [_Outcome(waiting.future, None, error) for waiting in group]
                 with suppress(RuntimeError):  # the loop is closed: nobody waits
                     self._loop.call_soon_threadsafe(self._resolve, outcomes)
+                self._shorten_log()
             if last:
                 return
+
+    def _note_log(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        # In place of SQLite's own hook, which would do it within the commit.
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    def _shorten_log(self) -> None:
+        """Move a long log into the file: nobody waits for it, and no write fails with it."""
+        if self._log_pages >= LOG_PAGES_MAX:
+            self._log_pages = 0
+            assert self._writer is not None
+            with suppress(apsw.Error):  # as in `_checkpoint`
+                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _take(self) -> tuple[list[_Waiting], bool]:
         """Wait for an operation, then take all there are; says whether to end after them."""

@@ -10,7 +10,7 @@ import pytest
 
 from protocol.errors import ErrorCode, GatewayError
 from tests.workers.faults import FailingVFS, Orders
-from worker.store.database import Database
+from worker.store.database import LOG_PAGES_MAX, Database
 from worker.store.files import Directory
 
 ROWS = 2
@@ -19,6 +19,7 @@ MIGRATIONS = (
     "CREATE INDEX i ON t (y);",
 )
 MANY = 500
+UNREACHED = 1_000_000
 
 
 async def use(migrations: tuple[str, ...], first: int) -> tuple[list[int], list[GatewayError]]:
@@ -107,3 +108,27 @@ async def test_every_change_at_the_first_open_fails_in_turn(tenant_dir: Path, nu
         else:
             raise AssertionError(f"after {MANY} changes there are more")
         assert after > 10
+
+
+async def test_a_log_that_cannot_be_moved_fails_no_write(tenant_dir: Path) -> None:
+    """Nor does a write wait for it: what it wrote is on the disk before."""
+    orders = Orders("faults")
+    statement = f"INSERT INTO t VALUES (?, zeroblob({LOG_PAGES_MAX * 4096}))"
+    with FailingVFS(orders):
+        database = Database("folder/file.sqlite", MIGRATIONS, Directory())
+
+        async def write(x: int) -> None:
+            await database.write(lambda connection: connection.execute(statement, (x,)))
+            await database.write(lambda _: None)  # after what the writer does in between
+
+        await write(1)
+        orders.arm(UNREACHED, errno.EIO, lasting=True)
+        await write(2)
+        changes = UNREACHED - orders.after
+        # The last of them move the log, a page at a time.
+        orders.arm(changes - LOG_PAGES_MAX // 2, errno.EIO, lasting=True)
+        await write(3)
+        assert orders.disarm() > 0
+        assert database.refusal is None
+        await database.close()
+    assert stored() == {1, 2, 3}
