@@ -228,7 +228,7 @@ class TenantWorker:
                 self._retiring.append(self.current)
                 self.current = self._spawn()
             case Action.SPAWN_NEXT:
-                self._next = self._spawn()
+                self._next = self._spawn(supersedes=True)
             case Action.SERVE:
                 self._answer()
             case Action.SWITCH:
@@ -256,13 +256,14 @@ class TenantWorker:
                 pass
         self._set_timer()
 
-    def _spawn(self) -> WorkerProcess:
+    def _spawn(self, *, supersedes: bool = False) -> WorkerProcess:
         self.wake_at_ms = None
         spec = WorkerSpec(
             tenant=self.tenant,
             generation=self._around.next_generation(),
             living=tuple(process.spec.generation for process in self._processes()),
             idle_seconds=self._around.idle_seconds,
+            supersedes=supersedes,
         )
         process = WorkerProcess(spec, self, self._log.bind(source="worker"))
         self._run(self._start(process))

@@ -17,7 +17,7 @@ from protocol import aio, descriptors, frames, limits
 from protocol.errors import RemoteProtocolError
 from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, WorkerSettings, WorkerSpec
 from supervisor.child import Child, Exit
-from supervisor.lifecycle import Death
+from supervisor.lifecycle import EXIT_CONFIGURATION, Death
 from supervisor.logs import Log, LogPump
 from supervisor.newborn import Newborn
 from supervisor.zygote.spec import JailSpec
@@ -30,7 +30,11 @@ LATE: Final = "it was not ready in time"
 OVERDUE: Final = "did not end in time"
 LINKS_LOST_MAX: Final = 3
 LINKS_LOST_WINDOW_SECONDS: Final = 60.0
-OUT_OF_MEMORY: Final = "it reached its memory limit (worker.memory_bytes)"
+REASONS: Final = {
+    EXIT_OUT_OF_MEMORY: "it reached its memory limit (worker.memory_bytes)",
+    EXIT_CONFIGURATION: "its configuration or its files cannot be used; its log says which",
+}
+"""What an exit code means."""
 
 
 class WorkerOwner(Protocol):
@@ -230,8 +234,8 @@ class WorkerProcess:
         for sock in (self._channel, self._first_front):
             if sock is not None:
                 sock.close()
-        if status.code == EXIT_OUT_OF_MEMORY:
-            self.exit_reason = self.exit_reason or OUT_OF_MEMORY
+        if status.code is not None:
+            self.exit_reason = self.exit_reason or REASONS.get(status.code, "")
         self._owner.on_exit(self, status)
 
     # protocol.aio.LinkHandler

@@ -1,6 +1,6 @@
 """One tenant's worker is replaced under load, by generations: nobody's request is lost."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -119,6 +119,40 @@ def test_a_next_generation_that_cannot_start_changes_nothing(gateway: Restarting
     status, row = gateway.restart(TENANT)
     assert status == 200
     assert row["pid"] != before["pid"]
+
+
+def _damage(path: Path) -> None:
+    path.write_text("agent: [")
+
+
+def _take_more(path: Path) -> None:
+    path.write_text("worker: {memory_bytes: 1}\n")
+
+
+def _lead_elsewhere(path: Path) -> None:
+    path.symlink_to("/etc/hostname")
+
+
+def _forbid(path: Path) -> None:
+    path.write_text("{}\n")
+    path.chmod(0)
+
+
+@pytest.mark.parametrize("spoil", [_damage, _take_more, _lead_elsewhere, _forbid, Path.mkdir])
+def test_a_configuration_that_cannot_be_used_keeps_the_next_generation_out(
+    gateway: Restarting, spoil: Callable[[Path], None]
+) -> None:
+    token = gateway.create("acme")
+    before = gateway.rpc(token, "health")["generation"]
+    path = gateway.state_dir / "tenants" / "acme" / "config.yaml"
+    spoil(path)
+    done = gateway.openclaw("tenants", "restart", "acme")
+    assert (done.returncode, "configuration" in done.stderr) == (1, True)
+    assert "config.yaml" in gateway.output_of("acme")
+    assert gateway.rpc(token, "health")["generation"] == before
+    path.rmdir() if spoil is Path.mkdir else path.unlink()
+    assert gateway.openclaw("tenants", "restart", "acme").returncode == 0
+    assert gateway.rpc(token, "health")["generation"] > before
 
 
 def test_a_store_that_is_too_new_keeps_the_next_generation_out(gateway: Restarting) -> None:
