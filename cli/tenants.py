@@ -281,6 +281,8 @@ def _restart_all(
     tenants: Tenants, at_once: int, *, keep_going: bool
 ) -> list[dict[str, Any] | None]:
     running = [row["tenantId"] for row in tenants.status(None) if "pid" in row]
+    if not running:
+        click.echo("openclaw: no tenant has a worker", err=True)
     stopped = threading.Event()
     untouched: list[str] = []
 

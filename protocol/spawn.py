@@ -22,6 +22,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     living: tuple[int, ...] = ()
     idle_seconds: float = 0.0
     """After how long without work it says so (event `idle`), to be parked; 0 is never."""
+    supersedes: bool = False
+    """Whether another generation serves, and goes on if this one does not start."""
 
 
 class Idle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -26,6 +26,7 @@ from supervisor.zygote_process import SpawnError
 FAILED_RETRY_MS: Final = 60_000
 GONE_DRAIN_SECONDS: Final = 2.0
 """A tenant that is deleted waits for no answer any more."""
+UNBORN: Final = "ended while it started"
 
 
 class TenantWorker:
@@ -227,7 +228,7 @@ class TenantWorker:
                 self._retiring.append(self.current)
                 self.current = self._spawn()
             case Action.SPAWN_NEXT:
-                self._next = self._spawn()
+                self._next = self._spawn(supersedes=True)
             case Action.SERVE:
                 self._answer()
             case Action.SWITCH:
@@ -240,26 +241,29 @@ class TenantWorker:
                 )
             case Action.DRAIN if self.current is not None:
                 self._expect_end(drain_seconds)
+                if self._next is not None:
+                    self._next.signal(signal.SIGKILL, UNBORN)
                 self._run(self._drain(self.current, drain_seconds))
             case Action.ABORT if self.current is not None:
                 self.current.abort()
             case Action.ABORT_NEXT if self._next is not None:
                 self._next.abort()
             case Action.KILL if self.current is not None:
-                self.current.signal(signal.SIGKILL, "broke its link or did not end in time")
+                self.current.signal(signal.SIGKILL, HUNG if self.current.is_ready else UNBORN)
             case Action.WAIT:
                 self._retry_at = self._loop.time() + self.life.next_delay()
             case _:
                 pass
         self._set_timer()
 
-    def _spawn(self) -> WorkerProcess:
+    def _spawn(self, *, supersedes: bool = False) -> WorkerProcess:
         self.wake_at_ms = None
         spec = WorkerSpec(
             tenant=self.tenant,
             generation=self._around.next_generation(),
             living=tuple(process.spec.generation for process in self._processes()),
             idle_seconds=self._around.idle_seconds,
+            supersedes=supersedes,
         )
         process = WorkerProcess(spec, self, self._log.bind(source="worker"))
         self._run(self._start(process))
@@ -275,9 +279,7 @@ class TenantWorker:
                 self._answer(GatewayError(ErrorCode.UNAVAILABLE, "no worker can be started now"))
             self._ended(process, None, f"could not be started: {error}")
             return
-        if self.life.state in ENDING:
-            process.signal(signal.SIGKILL, "ended while it started")
-        elif not process.is_ready:
+        if not process.is_ready:
             process.set_timer(limits.WORKER_READY_SECONDS, lambda: self._late(process))
 
     def _late(self, process: WorkerProcess) -> None:
@@ -295,8 +297,6 @@ class TenantWorker:
 
     async def _drain(self, process: WorkerProcess, seconds: float) -> None:
         """Take the front off a process first, so that no call meets one that is ending."""
-        if self._next is not None:
-            self._next.signal(signal.SIGKILL, "ended while it started")
         process.end_within(seconds)
         await self._link.detach(process)
         process.drain(seconds)

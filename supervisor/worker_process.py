@@ -17,7 +17,7 @@ from protocol import aio, descriptors, frames, limits
 from protocol.errors import RemoteProtocolError
 from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, WorkerSettings, WorkerSpec
 from supervisor.child import Child, Exit
-from supervisor.lifecycle import Death
+from supervisor.lifecycle import EXIT_CONFIGURATION, Death
 from supervisor.logs import Log, LogPump
 from supervisor.newborn import Newborn
 from supervisor.zygote.spec import JailSpec
@@ -30,7 +30,11 @@ LATE: Final = "it was not ready in time"
 OVERDUE: Final = "did not end in time"
 LINKS_LOST_MAX: Final = 3
 LINKS_LOST_WINDOW_SECONDS: Final = 60.0
-OUT_OF_MEMORY: Final = "it reached its memory limit (worker.memory_bytes)"
+REASONS: Final = {
+    EXIT_OUT_OF_MEMORY: "it reached its memory limit (worker.memory_bytes)",
+    EXIT_CONFIGURATION: "its configuration or its files cannot be used; its log says which",
+}
+"""What an exit code means."""
 
 
 class WorkerOwner(Protocol):
@@ -71,6 +75,7 @@ class WorkerProcess:
         self._ready_reader = -1
         self._timer: asyncio.TimerHandle | None = None
         self._drains = False
+        self._ends_at_birth = False
         self._idle_seconds_min = spec.idle_seconds
         self._links_lost: deque[float] = deque(maxlen=LINKS_LOST_MAX)
         self.is_ready = False
@@ -95,6 +100,8 @@ class WorkerProcess:
         self._newborn = newborn
         self._child, self._channel = newborn.child, newborn.channel
         newborn.adopt(self._on_exit)
+        if self._ends_at_birth:
+            self._child.signal(signal.SIGKILL)
         with contextlib.suppress(OSError):  # it has ended, and its status will say why
             self._first_front = self.new_front_link()
         self._ready_reader = newborn.ready
@@ -170,8 +177,11 @@ class WorkerProcess:
             self._end.flush()
 
     def signal(self, number: signal.Signals, reason: str = "") -> None:
-        """Send it a signal, and keep why."""
-        if self._child is not None and not self._child.ended:
+        """Send it a signal, and keep why; one that is not forked yet is ended when it is."""
+        if self._child is None:
+            self._ends_at_birth = True
+            self.exit_reason = self.exit_reason or reason
+        elif not self._child.ended:
             self.exit_reason = self.exit_reason or reason
             self._child.signal(number)
 
@@ -224,8 +234,8 @@ class WorkerProcess:
         for sock in (self._channel, self._first_front):
             if sock is not None:
                 sock.close()
-        if status.code == EXIT_OUT_OF_MEMORY:
-            self.exit_reason = self.exit_reason or OUT_OF_MEMORY
+        if status.code is not None:
+            self.exit_reason = self.exit_reason or REASONS.get(status.code, "")
         self._owner.on_exit(self, status)
 
     # protocol.aio.LinkHandler

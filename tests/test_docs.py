@@ -43,3 +43,11 @@ def test_links_between_documents_lead_somewhere() -> None:
     for document in DOCUMENTS:
         for target in re.findall(r"\]\((?!http)([^)#]+)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    paths = sorted((ROOT / "docs/adr").glob("*.md"))
+    numbers = [path.name.partition("-")[0] for path in paths]
+    assert numbers == [f"{number:04}" for number in range(1, len(paths) + 1)]
+    for path, number in zip(paths, numbers, strict=True):
+        assert path.read_text().startswith(f"# {number} · ")

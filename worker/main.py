@@ -28,7 +28,7 @@ from worker.agents.catalogue import CATALOGUE, Catalogue
 from worker.channels import webhook
 from worker.clock import Clock, SystemClock
 from worker.config import handlers as config_handlers
-from worker.config.overlay import OverlayFile
+from worker.config.overlay import OverlayError, OverlayFile
 from worker.events import handlers as event_handlers
 from worker.events.bus import Events
 from worker.links import CallsLink
@@ -144,10 +144,13 @@ class Worker:
         Raises:
             StoreConfigurationError: a store and this program do not fit.
             StoreDamagedError: a store is damaged.
+            OverlayError: the tenant's configuration cannot be used, and another generation serves.
             Exception: the start failed in another way.
         """
         # Before the readiness byte: where files and program do not fit, the worker cannot start.
         pragmas.check_version()
+        if self.services.spec.supersedes:
+            self._overlay.check()
         if self._sessions.exists():
             await self._open_sessions()
         self._supervisor = await attach(
@@ -316,7 +319,7 @@ def run(spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue = CATALOGUE) -
         # SIGABRT is how the supervisor asks a worker that hangs where it is.
         faulthandler.enable(_STANDARD_ERROR, all_threads=True)
         code = _run(uvloop.new_event_loop(), spec, fds, catalogue)
-    except (StoreConfigurationError, msgspec.DecodeError) as error:
+    except (StoreConfigurationError, OverlayError, msgspec.DecodeError) as error:
         log.failure("worker cannot start", error, reason=str(error))
         code = EXIT_CONFIGURATION
     except (StoreDamagedError, UnsafePathError) as error:

@@ -257,3 +257,9 @@ def test_commands_at_once_take_turns(openclaw: Command) -> None:
         tenant: list(digests) for tenant, digests in kept.items()
     }
     assert len(audited(openclaw.state_dir)) == 4
+
+
+def test_a_restart_of_all_says_that_there_is_nothing_to_restart(openclaw: Command) -> None:
+    assert openclaw("tenants", "create", "acme").code == 0
+    done = openclaw("tenants", "restart", "--all")
+    assert (done.code, done.out, done.err) == (0, "", "openclaw: no tenant has a worker\n")

@@ -1,13 +1,13 @@
 """One tenant's worker is replaced under load, by generations: nobody's request is lost."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.chaos.restarts import Restarts
-from tests.e2e.gateway import REQUEST_SECONDS, ends
+from tests.e2e.gateway import REQUEST_SECONDS, ZYGOTE, ends
 from tests.e2e.restarting import Restarting, Stream, session, talk
 from tests.e2e.traffic import Traffic, text_of, transcripts
 from tests.workers import slow
@@ -121,6 +121,40 @@ def test_a_next_generation_that_cannot_start_changes_nothing(gateway: Restarting
     assert row["pid"] != before["pid"]
 
 
+def _damage(path: Path) -> None:
+    path.write_text("agent: [")
+
+
+def _take_more(path: Path) -> None:
+    path.write_text("worker: {memory_bytes: 1}\n")
+
+
+def _lead_elsewhere(path: Path) -> None:
+    path.symlink_to("/etc/hostname")
+
+
+def _forbid(path: Path) -> None:
+    path.write_text("{}\n")
+    path.chmod(0)
+
+
+@pytest.mark.parametrize("spoil", [_damage, _take_more, _lead_elsewhere, _forbid, Path.mkdir])
+def test_a_configuration_that_cannot_be_used_keeps_the_next_generation_out(
+    gateway: Restarting, spoil: Callable[[Path], None]
+) -> None:
+    token = gateway.create("acme")
+    before = gateway.rpc(token, "health")["generation"]
+    path = gateway.state_dir / "tenants" / "acme" / "config.yaml"
+    spoil(path)
+    done = gateway.openclaw("tenants", "restart", "acme")
+    assert (done.returncode, "configuration" in done.stderr) == (1, True)
+    assert "config.yaml" in gateway.output_of("acme")
+    assert gateway.rpc(token, "health")["generation"] == before
+    path.rmdir() if spoil is Path.mkdir else path.unlink()
+    assert gateway.openclaw("tenants", "restart", "acme").returncode == 0
+    assert gateway.rpc(token, "health")["generation"] > before
+
+
 def test_a_store_that_is_too_new_keeps_the_next_generation_out(gateway: Restarting) -> None:
     token = gateway.create(TENANT)
     key = session(gateway, token, "s")
@@ -130,7 +164,7 @@ def test_a_store_that_is_too_new_keeps_the_next_generation_out(gateway: Restarti
     assert done.returncode == 1
     assert "exited with 78" in done.stderr
     assert gateway.status(TENANT)["pid"] == before["pid"]
-    assert gateway.status(TENANT)["lastDeath"] == "exited with 78"
+    assert gateway.status(TENANT)["lastDeath"].startswith("exited with 78; its configuration")
     assert gateway.rpc(token, "chat.history", sessionKey=key)["messages"] == []
     assert "schema version 99" in gateway.output_of(TENANT)
 
@@ -179,6 +213,31 @@ def test_a_suspended_tenant_is_not_restarted(gateway: Restarting) -> None:
     assert gateway.workers("acme") == []
     assert gateway.openclaw("tenants", "resume", "acme").returncode == 0
     assert gateway.rpc(token, "health")["ok"] is True
+
+
+def test_a_worker_that_is_not_forked_yet_is_ended_all_the_same(gateway: Restarting) -> None:
+    """A tenant that is suspended and taken back while the zygote does not answer has one worker."""
+    tenant = "acme"
+    token = gateway.create(tenant)
+    zygote, spares = gateway.process(ZYGOTE), gateway.spares()
+    zygote.suspend()
+    with ends(*spares):
+        for spare in spares:
+            spare.kill()
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(gateway.rpc_reply, token, "health", {})
+        gateway.wait_for(tenant, lambda row: row["state"] == "starting")
+        suspended = pool.submit(gateway.control, "POST", f"/v1/tenants/{tenant}/suspend")
+        gateway.wait_for(tenant, lambda row: row["state"] == "suspending")
+        resumed = pool.submit(gateway.control, "POST", f"/v1/tenants/{tenant}/resume")
+        gateway.wait_for(tenant, lambda row: row["state"] == "parking")
+        second = pool.submit(gateway.rpc_reply, token, "health", {})
+        gateway.wait_for(tenant, lambda row: row["state"] == "starting")
+        zygote.resume()
+        assert (suspended.result().status, resumed.result().status) == (200, 200)
+        assert (first.result().status, second.result().status) == (503, 200)
+    assert [worker.pid for worker in gateway.workers(tenant)] == [gateway.status(tenant)["pid"]]
+    assert gateway.restart(tenant)[0] == 200
 
 
 def test_a_failed_tenant_is_restarted_once_its_cause_is_gone(gateway: Restarting) -> None:

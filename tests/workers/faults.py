@@ -60,10 +60,10 @@ class Orders:
         return hits
 
     @property
-    def left(self) -> int:
-        """How many operations are left until one fails, that one included."""
-        left: int = _FIELDS.unpack_from(self._map)[0]
-        return left
+    def after(self) -> int:
+        """How many operations there are until the next that fails, this included."""
+        after: int = _FIELDS.unpack_from(self._map)[0]
+        return after
 
     @property
     def number(self) -> int:

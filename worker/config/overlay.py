@@ -44,6 +44,10 @@ class _Identity(NamedTuple):
     size: int
 
 
+class OverlayError(Exception):
+    """The file cannot be used: trying again changes nothing (exit code 78)."""
+
+
 class OverlayFile:
     """See the module.
 
@@ -60,6 +64,19 @@ class OverlayFile:
     def last_seen(self) -> Overlay:
         """What the file held when it was last looked at."""
         return Overlay() if self._known is None else self._known[1].overlay
+
+    def check(self) -> None:
+        """Look at the file, when nothing else waits yet.
+
+        Raises:
+            OverlayError: it cannot be read, or not be used.
+        """
+        try:
+            loaded = self._read()
+        except OSError as error:
+            raise OverlayError(f"{PATH} cannot be read: {error.strerror}") from error
+        if loaded.issues:
+            raise OverlayError(f"{PATH}: {loaded.issues[0]}")
 
     async def current(self) -> Loaded:
         """Give what the file holds now.

@@ -30,10 +30,10 @@ from worker.store.migrations import migrate
 OPERATIONS_WAITING_MAX: Final = 1024
 GROUP_MAX: Final = 256
 CHECKPOINT_MILLISECONDS: Final = 1000
+LOG_PAGES_MAX: Final = 1000
+"""A log of so many pages is moved into the file; SQLite's own number."""
 SLOW_READ_SECONDS: Final = 5.0
 STEPS_BETWEEN_LOOKS: Final = 20_000
-LOG_PAGES_MAX: Final = 1000
-"""As SQLite's own: with so many pages in the log it is moved into the file."""
 
 T = TypeVar("T")
 Operation = Callable[[apsw.Connection], T]
@@ -110,6 +110,7 @@ class Database:
         try:
             pragmas.apply(writer, pragmas.WRITER)
             migrate(writer, self._path, self._migrations, self._directory)
+            writer.set_wal_hook(self._note_log)
             reader = apsw.Connection(self._path, flags=_OPEN)
             pragmas.apply(reader, pragmas.READER)
         except BaseException as error:
@@ -117,14 +118,7 @@ class Database:
             if is_damage(error):
                 raise StoreDamagedError(f"{self._path} is damaged") from error
             raise
-        # In place of SQLite's own checkpoint, whose failure it reports as that of the commit before
-        # it, which has happened (https://www.sqlite.org/c3ref/wal_hook.html).
-        writer.set_wal_hook(self._on_committed)
         self._writer, self._reader = writer, reader
-
-    def _on_committed(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._log_pages = pages
-        return apsw.SQLITE_OK
 
     def read(self) -> apsw.Connection:
         """Give the connection for short reads in the event loop's thread.
@@ -249,11 +243,23 @@ class Database:
                     outcomes = [_Outcome(waiting.future, None, error) for waiting in group]
                 with suppress(RuntimeError):  # the loop is closed: nobody waits
                     self._loop.call_soon_threadsafe(self._resolve, outcomes)
+                self._shorten_log()
             if last:
                 return
-            if self._log_pages >= LOG_PAGES_MAX:
-                with suppress(apsw.Error):  # the next commit tries again
-                    self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+    def _note_log(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        # In place of SQLite's own, whose failure it reports as that of the commit before it, which
+        # has happened (https://www.sqlite.org/c3ref/wal_hook.html).
+        self._log_pages = pages
+        return apsw.SQLITE_OK
+
+    def _shorten_log(self) -> None:
+        """Move a long log into the file: nobody waits for it, and no write fails with it."""
+        if self._log_pages >= LOG_PAGES_MAX:
+            self._log_pages = 0
+            assert self._writer is not None
+            with suppress(apsw.Error):  # as in `_checkpoint`
+                self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
     def _take(self) -> tuple[list[_Waiting], bool]:
         """Wait for an operation, then take all there are; says whether to end after them."""

@@ -19,6 +19,7 @@ MIGRATIONS = (
     "CREATE INDEX i ON t (y);",
 )
 MANY = 500
+UNREACHED = 1_000_000
 
 
 async def use(migrations: tuple[str, ...], first: int) -> tuple[list[int], list[GatewayError]]:
@@ -109,33 +110,25 @@ async def test_every_change_at_the_first_open_fails_in_turn(tenant_dir: Path, nu
         assert after > 10
 
 
-async def test_a_commit_does_not_fail_for_the_checkpoint_behind_it(tenant_dir: Path) -> None:
+async def test_a_log_that_cannot_be_moved_fails_no_write(tenant_dir: Path) -> None:
+    """Nor does a write wait for it: what it wrote is on the disk before."""
     orders = Orders("faults")
-    many = 10**9
+    statement = f"INSERT INTO t VALUES (?, zeroblob({LOG_PAGES_MAX * 4096}))"
     with FailingVFS(orders):
         database = Database("folder/file.sqlite", MIGRATIONS, Directory())
 
-        async def insert_much(x: int) -> None:
-            size = LOG_PAGES_MAX * 4096
+        async def write(x: int) -> None:
+            await database.write(lambda connection: connection.execute(statement, (x,)))
+            await database.write(lambda _: None)  # after what the writer does in between
 
-            def insert(connection: apsw.Connection) -> None:
-                connection.execute("INSERT INTO t VALUES (?, zeroblob(?))", (x, size))
-                connection.execute("DELETE FROM t WHERE x = ?", (x - 1,))
-
-            await database.write(insert)
-            await database.write(lambda _: None)  # its turn comes after the checkpoint
-
-        numbers = itertools.count()
-        for back in range(12):
-            # Twice without a fault: so many operations it takes, of which the last are these.
-            for _ in range(2):
-                orders.arm(many, errno.EIO, lasting=False)
-                await insert_much(next(numbers))
-                taken = many - orders.left
-            orders.arm(taken - back, errno.EIO, lasting=False)
-            x = next(numbers)
-            await insert_much(x)  # acknowledged, for it is there
-            assert orders.disarm() == 1
-            assert database.read().execute("SELECT x FROM t").fetchall() == [(x,)]
+        await write(1)
+        orders.arm(UNREACHED, errno.EIO, lasting=True)
+        await write(2)
+        changes = UNREACHED - orders.after
+        # The last of them move the log, a page at a time.
+        orders.arm(changes - LOG_PAGES_MAX // 2, errno.EIO, lasting=True)
+        await write(3)
+        assert orders.disarm() > 0
+        assert database.refusal is None
         await database.close()
-    assert stored() == {x}
+    assert stored() == {1, 2, 3}
