@@ -5,15 +5,11 @@ from typing import Any, Final
 
 import click
 import msgspec
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
-from cli.client import open_tenants
+from cli.client import open_gateway
 
-ROWS_MAX: Final = 200
-# What has no worker uses nothing; it is counted below the table.
-_ASLEEP: Final = frozenset({"absent", "parked", "suspended"})
+INTERVAL_SECONDS_MIN: Final = 0.2
+INTERVAL_SECONDS_MAX: Final = 3600.0
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -27,12 +23,14 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     held: int
     restarts: int
     uptime_seconds: float | None
+    next_wake_at_ms: int | None
 
 
 class Readings:
     """Turns what the gateway says into readings, with what changed since the time before."""
 
     def __init__(self) -> None:
+        # By tenant: process, CPU seconds, when.
         self._before: dict[str, tuple[int, float, float]] = {}
 
     def take(self, rows: list[dict[str, Any]], now: float) -> list[Reading]:
@@ -44,7 +42,7 @@ class Readings:
         """
         before, self._before = self._before, {}
         readings = [self._reading(row, before.get(row["tenantId"]), now) for row in rows]
-        return sorted(readings, key=_busyness)
+        return sorted(readings, key=_idleness)
 
     def _reading(
         self, row: dict[str, Any], before: tuple[int, float, float] | None, now: float
@@ -62,12 +60,13 @@ class Readings:
             memory_bytes=row.get("memoryBytes"),
             in_flight=row["inFlight"],
             held=row["held"],
-            restarts=row["deaths"],
+            restarts=row.get("restarts", 0),
             uptime_seconds=row.get("uptimeSeconds"),
+            next_wake_at_ms=row.get("nextWakeAtMs"),
         )
 
 
-def _busyness(reading: Reading) -> tuple[float, int, int, str]:
+def _idleness(reading: Reading) -> tuple[float, int, int, str]:
     return (
         -(reading.cpu_percent or 0.0),
         -(reading.in_flight + reading.held),
@@ -76,61 +75,41 @@ def _busyness(reading: Reading) -> tuple[float, int, int, str]:
     )
 
 
-def table(readings: list[Reading]) -> Table:
-    """Draw the tenants that have a worker or a trouble; the rest are counted."""
-    shown = [reading for reading in readings if reading.state not in _ASLEEP or reading.held]
-    asleep = len(readings) - len(shown)
-    drawn = Table(caption=f"{len(readings)} tenants, {asleep} without a worker", box=None)
-    for name in ("TENANT", "STATE", "CPU %", "MEMORY", "IN FLIGHT", "HELD", "RESTARTS", "UPTIME"):
-        drawn.add_column(name, justify="left" if name in ("TENANT", "STATE") else "right")
-    for reading in shown[:ROWS_MAX]:
-        drawn.add_row(
-            reading.tenant_id,
-            reading.state,
-            _or_dash(reading.cpu_percent, "{:.1f}"),
-            _or_dash(reading.memory_bytes and reading.memory_bytes / 2**20, "{:.1f} MB"),
-            str(reading.in_flight),
-            str(reading.held),
-            str(reading.restarts),
-            _or_dash(reading.uptime_seconds, "{:.0f} s"),
-            style="red" if reading.state in ("failed", "backoff") else None,
-        )
-    return drawn
-
-
-def _or_dash(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
-
-
 @click.command("top")
 @click.option("--once", is_flag=True, help="Print one reading and exit.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON; a line each time.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: a line each reading.")
 @click.option(
-    "--interval", type=click.FloatRange(0.2, 3600), default=2.0, help="Seconds between readings."
+    "--interval",
+    type=click.FloatRange(INTERVAL_SECONDS_MIN, INTERVAL_SECONDS_MAX),
+    default=2.0,
+    show_default=True,
+    help="Seconds between readings.",
 )
 def command(once: bool, as_json: bool, interval: float) -> None:
-    """Show the tenants at work, busiest first."""
+    """Show the tenants at work, busiest first, until Ctrl-C.
+
+    CPU is of one processor since the reading before, so the first has none. Of a gateway that goes
+    away it says so, and exits with 75.
+    """
     readings = Readings()
-    with open_tenants() as tenants:
+    with open_gateway() as gateway:
 
         def read() -> list[Reading]:
-            return readings.take(tenants.status(None), time.monotonic())
+            return readings.take(gateway.status(None), time.monotonic())
 
-        if once or as_json:
-            while True:
-                found = read()
-                click.echo(msgspec.json.encode(found) if as_json else _text(table(found)))
-                if once:
-                    return
-                time.sleep(interval)
-        with Live(table(read()), auto_refresh=False, screen=True) as live:
-            while True:
-                time.sleep(interval)
-                live.update(table(read()), refresh=True)
+        try:
+            if as_json:
+                while True:
+                    click.echo(msgspec.json.encode(read()))
+                    if once:
+                        return
+                    time.sleep(interval)
+            # Imported late: who reads JSON waits for no drawing.
+            from cli import top_table  # noqa: PLC0415
 
-
-def _text(drawn: Table) -> str:
-    console = Console()
-    with console.capture() as captured:
-        console.print(drawn)
-    return captured.get().rstrip()
+            if once:
+                click.echo(top_table.text(read(), time.time()))
+            else:
+                top_table.show(read, interval)
+        except KeyboardInterrupt:
+            return

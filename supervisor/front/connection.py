@@ -15,6 +15,7 @@ from typing import Final, Protocol, cast
 
 from protocol import limits, names
 from protocol.errors import ErrorCode, GatewayError
+from protocol.meters import FrontMeters
 from supervisor.front import intake, origins, response
 from supervisor.front.addresses import Proxies
 from supervisor.front.exchange import LateAnswer, Request, Successor, Work
@@ -29,6 +30,7 @@ class House(intake.Door, Protocol):
     """What connections share."""
 
     log: Log
+    meters: FrontMeters
     throttle: Throttle
     draining: bool
 
@@ -59,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._address = ""
         self._request: Request | None = None
+        self._begun_at = 0.0
         self._work: Work | None = None
         self._stash: memoryview | None = None
         self._advancing = False
@@ -85,7 +88,7 @@ class Connection(asyncio.Protocol):
         error = unavailable("the gateway has too many connections")
         headers = response.error_headers(error) + response.CLOSE
         body = response.problem_body(error)
-        transport.write(response.whole(503, body, headers, is_problem=True))
+        transport.write(response.whole(503, body, headers, content=response.PROBLEM))
         # What the client has asked is not read.
         self._intake.cut = self._house.see_off(self)
         self._close()
@@ -161,12 +164,12 @@ class Connection(asyncio.Protocol):
                 headers += origins.headers(request.asked.origin)
             only_head = request.asked.verb == "HEAD"
             data = response.whole(
-                status, body, headers, only_head=only_head, is_problem=_is_problem(request, status)
+                status, body, headers, only_head=only_head, content=_content(request, status)
             )
             self._transport.write(data)
             if request.asked.grant is not None:
                 self._taking.charge(request.asked.grant.tenant, len(data))
-            self._finish(request)
+            self._finish(request, status)
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)
 
@@ -184,6 +187,7 @@ class Connection(asyncio.Protocol):
             return
         claimed = names.claimed_tenant(request.asked.secret)
         request.asked.secret = ""
+        self._house.meters.auth_failures += 1
         throttle = self._house.throttle
         address = self._house.proxies.client(self._address, request.asked.forwarded)
         delay = throttle.failed(address, claimed)
@@ -230,7 +234,7 @@ class Connection(asyncio.Protocol):
         try:
             if not request.asked.old_version:
                 self._send(response.LAST_CHUNK)
-            self._finish(request)
+            self._finish(request, 200)
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)
 
@@ -242,6 +246,7 @@ class Connection(asyncio.Protocol):
             return
         self._over = True
         self._transport.write(head)
+        self._count(self._request, 101)
         heir = successor(self._transport)
         self._house.leave(self, self._address)
         self._transport.set_protocol(heir)
@@ -379,6 +384,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, request: Request) -> None:
         self._request = request
+        self._begun_at = self._house.now()
         refusal = request.refusal or self._changed_mind(request)
         if refusal is None:
             assert request.asked.route is not None
@@ -398,7 +404,8 @@ class Connection(asyncio.Protocol):
             return None
         return intake.unauthorized()
 
-    def _finish(self, request: Request) -> None:
+    def _finish(self, request: Request, status: int) -> None:
+        self._count(request, status)
         request.release()
         self._request = self._work = None
         self._work_deadline = inf
@@ -406,6 +413,11 @@ class Connection(asyncio.Protocol):
             self._advance()
         else:
             self._close()
+
+    def _count(self, request: Request, status: int) -> None:
+        route = request.asked.route
+        name = "other" if route is None else route.name
+        self._house.meters.answered(name, status, self._house.now() - self._begun_at)
 
     # Inside: writing and the end.
 
@@ -444,10 +456,12 @@ class Connection(asyncio.Protocol):
         self.abort()
 
 
-def _is_problem(request: Request, status: int) -> bool:
+def _content(request: Request, status: int) -> response.Content:
     route = request.asked.route
+    if status < HTTPStatus.BAD_REQUEST:
+        return response.METRICS if route is not None and route.text else response.JSON
     problems = route is None or route.refusal is response.problem_body
-    return problems and status >= HTTPStatus.BAD_REQUEST
+    return response.PROBLEM if problems else response.JSON
 
 
 def _refusal(request: Request, error: GatewayError) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, Protocol
 
 from protocol.errors import GatewayError
+from protocol.meters import RouteName
 from supervisor.front.auth import Grant
 
 
@@ -150,10 +151,12 @@ class Successor(asyncio.Protocol):
 class Route(NamedTuple):
     """What is served at a path.
 
-    `credential` is what the caller must present: a tenant's token, a bearer secret that somebody
-    else judges, or nothing. `upgrades`: a client may ask for another protocol there.
+    `name` is what its answers are counted under. `credential` is what the caller must present: a
+    tenant's token, a bearer secret that somebody else judges, or nothing. `upgrades`: a client may
+    ask for another protocol there. `text`: what it gives is text, where others give JSON.
     """
 
+    name: RouteName
     verbs: tuple[str, ...]
     start: Callable[[Caller, Request], None]
     refusal: Callable[[GatewayError], bytes]
@@ -161,6 +164,7 @@ class Route(NamedTuple):
     body_bytes_max: int = 0
     takes_query: bool = False
     upgrades: bool = False
+    text: bool = False
 
 
 class LateAnswer:

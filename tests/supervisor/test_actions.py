@@ -1,6 +1,7 @@
 """Registry and front kept in step, whatever is asked for at once."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from supervisor.actions import Actions
 from supervisor.config import Config
 from supervisor.disk import Disk
 from supervisor.logs import open_log
+from supervisor.meters import Meters
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk
 from supervisor.workers import Workers
@@ -31,6 +33,8 @@ class Around:
         self.told: list[TenantsUpdate] = []
         self.listens = asyncio.Event()
         self.listens.set()
+        self.meters = Meters()
+        self.pids = {"supervisor": os.getpid()}
 
     async def tell_front(self, *changes: TenantsUpdate) -> None:
         waits, self.listens = self.listens, asyncio.Event()

@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -30,7 +31,15 @@ class Kept:
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.tasks: list[asyncio.Task[None]] = []
-        self.keeper = Keeper("process", self.start, self.changed, self.run, structlog.get_logger())
+        self.respawns: Counter[str] = Counter()
+        self.keeper = Keeper(
+            "process",
+            self.start,
+            self.changed,
+            self.run,
+            structlog.get_logger(),
+            self.respawns,
+        )
 
     async def start(self) -> Process:
         self.tries += 1
