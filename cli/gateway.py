@@ -5,7 +5,7 @@ import importlib
 import click
 import msgspec
 
-from cli.client import reload_gateway
+from cli.client import open_gateway
 
 
 @click.group("gateway", invoke_without_command=True)
@@ -30,7 +30,8 @@ def reload(as_json: bool) -> None:
     Keys that take effect at a start only are named. A file that cannot be used changes nothing, and
     the exit code is 1. Workers that run go on as they are: openclaw tenants restart --all.
     """
-    done = reload_gateway()
+    with open_gateway() as gateway:
+        done = gateway.reload()
     if as_json:
         click.echo(msgspec.json.encode(done))
         return

@@ -86,7 +86,9 @@ def _front(front: FrontMeters) -> Iterator[Metric]:
         for status, count in answers.statuses.items():
             requests.add_metric((route, str(status)), count)
     yield requests
-    seconds = {route: answers.seconds for route, answers in front.answers.items()}
+    seconds: dict[str, Histogram] = {
+        route: answers.seconds for route, answers in front.answers.items()
+    }
     yield _histograms("openclaw_request_seconds", "From turn to answer.", "route", seconds)
     yield _counter(
         "openclaw_auth_failures", "Credentials that were not good.", "", {"": front.auth_failures}

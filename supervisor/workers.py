@@ -195,7 +195,8 @@ class Workers:
 
 
 def _without_worker(registered: str) -> str:
-    return (State.SUSPENDED if registered == "suspended" else State.ABSENT).value
+    state = State.SUSPENDED if registered == "suspended" else State.ABSENT
+    return str(state.value)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ Nothing that happens here may escape: callers are other connections' and workers
 
 import asyncio
 from collections.abc import Callable
-from http import HTTPStatus
 from math import inf
 from typing import Final, Protocol, cast
 
@@ -164,7 +163,7 @@ class Connection(asyncio.Protocol):
                 headers += origins.headers(request.asked.origin)
             only_head = request.asked.verb == "HEAD"
             data = response.whole(
-                status, body, headers, only_head=only_head, content=_content(request, status)
+                status, body, headers, only_head=only_head, content=request.asked.content(status)
             )
             self._transport.write(data)
             if request.asked.grant is not None:
@@ -177,7 +176,7 @@ class Connection(asyncio.Protocol):
         """See `Client`."""
         request = self._request
         if request is not None:
-            body = _refusal(request, error)
+            body = request.asked.refusal(error)
             self.answer(error.code.http_status, body, response.error_headers(error))
 
     def answer_unauthorized(self, body: bytes, headers: bytes) -> None:
@@ -390,7 +389,7 @@ class Connection(asyncio.Protocol):
             assert request.asked.route is not None
             request.asked.route.start(self, request)
         elif refusal.code is ErrorCode.UNAUTHORIZED:
-            body = _refusal(request, refusal)
+            body = request.asked.refusal(refusal)
             self.answer_unauthorized(body, response.error_headers(refusal))
         else:
             self.refuse(refusal)
@@ -415,9 +414,8 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _count(self, request: Request, status: int) -> None:
-        route = request.asked.route
-        name = "other" if route is None else route.name
-        self._house.meters.answered(name, status, self._house.now() - self._begun_at)
+        seconds = self._house.now() - self._begun_at
+        self._house.meters.answered(request.asked.counted_as, status, seconds)
 
     # Inside: writing and the end.
 
@@ -454,16 +452,3 @@ class Connection(asyncio.Protocol):
     def _break(self, error: Exception) -> None:
         self._house.log.broken("connection", error)
         self.abort()
-
-
-def _content(request: Request, status: int) -> response.Content:
-    route = request.asked.route
-    if status < HTTPStatus.BAD_REQUEST:
-        return response.METRICS if route is not None and route.text else response.JSON
-    problems = route is None or route.refusal is response.problem_body
-    return response.PROBLEM if problems else response.JSON
-
-
-def _refusal(request: Request, error: GatewayError) -> bytes:
-    route = request.asked.route
-    return response.problem_body(error) if route is None else route.refusal(error)

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Literal, NamedTuple, Protocol
 
 from protocol.errors import GatewayError
 from protocol.meters import RouteName
+from supervisor.front import response
 from supervisor.front.auth import Grant
 
 
@@ -51,6 +53,23 @@ class Asked:
         self.forwarded = b""
         self.wants_events = False
         self.upgrade: Upgrade | None = None
+
+    @property
+    def counted_as(self) -> RouteName:
+        """The name under which its answer is counted."""
+        return "other" if self.route is None else self.route.name
+
+    def refusal(self, error: GatewayError) -> bytes:
+        """Give the body of a refusal."""
+        return response.problem_body(error) if self.route is None else self.route.refusal(error)
+
+    def content(self, status: int) -> response.Content:
+        """Say what the body of an answer is."""
+        if status < HTTPStatus.BAD_REQUEST:
+            is_text = self.route is not None and self.route.text
+            return response.METRICS if is_text else response.JSON
+        problems = self.route is None or self.route.refusal is response.problem_body
+        return response.PROBLEM if problems else response.JSON
 
 
 class Upgrade(NamedTuple):

@@ -41,7 +41,7 @@ class Front:
 
     def __init__(self, spec: FrontSpec, log: Log) -> None:
         self.log = log
-        self.meters: Final = FrontMeters()
+        self.meters = FrontMeters()
         self.notices: Final = spec.notices
         self.version: Final = spec.version
         self.hosts: frozenset[str] = frozenset()
