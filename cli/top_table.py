@@ -40,8 +40,8 @@ def table(readings: list[Reading], now: float, rows_max: int | None = None) -> T
         drawn.add_row(*_cells(reading, now), style=style)
     hidden = 0 if rows_max is None else max(0, len(shown) - rows_max)
     asleep = len(readings) - len(shown)
-    counts = [f"{len(readings)} tenants", f"{asleep} asleep"]
-    drawn.caption = ", ".join(counts + ([f"{hidden} more than fit"] if hidden else []))
+    more = f", {hidden} more than fit" if hidden else ""
+    drawn.caption = f"tenants: {len(readings)}, {asleep} of them asleep{more}"
     return drawn
 
 

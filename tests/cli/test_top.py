@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from cli import top_table
 from cli.top import Readings
 from tests.certificates import paths
 from tests.cli.command import OPENCLAW, WAIT_SECONDS, Command
@@ -48,6 +50,27 @@ def test_the_busiest_come_first() -> None:
     assert [reading.cpu_percent for reading in taken] == [25.0, None, 0.0]
 
 
+def test_what_sleeps_or_does_not_fit_is_counted() -> None:
+    rows = [
+        *(row(f"awake-{number}", pid=number, memoryBytes=9 - number) for number in range(4)),
+        row("parked", state="parked"),
+        row("due", state="parked", nextWakeAtMs=93_784_000),
+        row("waited-for", state="absent", held=1),
+        row("broken", state="failed"),
+    ]
+    drawn = top_table.table(Readings().take(rows, now=0.0), now=0.0, rows_max=5)
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(drawn)
+    _, *lines, caption = captured.get().rstrip().splitlines()
+    shown = [line.split()[0] for line in lines]
+    assert shown == ["waited-for", "awake-0", "awake-1", "awake-2", "awake-3"]
+    assert caption.strip() == "tenants: 8, 1 of them asleep, 2 more than fit"
+    everyone = top_table.text(Readings().take(rows, now=0.0), now=0.0)
+    assert "1d 2h" in next(line for line in everyone.splitlines() if line.startswith("due"))
+    assert "parked  parked" not in everyone
+
+
 def test_without_a_gateway_there_is_nothing_to_see(openclaw: Command) -> None:
     assert openclaw("tenants", "list").code == 0
     assert openclaw("top").refused() == "no gateway is running on this state directory"
@@ -73,7 +96,7 @@ def test_one_reading_as_text_and_as_json(state_dir: Path) -> None:
         heading, line, caption = said.out.splitlines()
         assert heading.split()[:3] == ["TENANT", "STATE", "CPU"]
         assert line.split()[:3] == ["acme", "ready", "-"]
-        assert caption.strip() == "2 tenants, 1 asleep"
+        assert caption.strip() == "tenants: 2, 1 of them asleep"
 
 
 def lines_of(process: subprocess.Popen[str], count: int) -> list[Any]:
@@ -149,9 +172,9 @@ def test_it_is_drawn_again_and_again_and_leaves_the_terminal_as_it_was(
     with Gateway(state_dir) as gateway:
         gateway.rpc(gateway.create("acme"), "health")
         terminal = Terminal(state_dir)
-        terminal.read_until(ALTERNATE_SCREEN, "NEXT WAKE", "acme", "1 tenants")
+        terminal.read_until(ALTERNATE_SCREEN, "NEXT WAKE", "acme", "tenants: 1")
         gateway.rpc(gateway.create("globex"), "health")
-        terminal.read_until("globex", "2 tenants")
+        terminal.read_until("globex", "tenants: 2")
         if goes == "the caller":
             terminal.process.send_signal(signal.SIGINT)
             terminal.read_until(FORMER_SCREEN)
