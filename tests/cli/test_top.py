@@ -67,10 +67,9 @@ def test_what_sleeps_or_does_not_fit_is_counted() -> None:
     assert shown == ["waited-for", "awake-0", "awake-1", "awake-2", "awake-3"]
     assert caption.strip() == "tenants: 8, 1 of them asleep, 2 more than fit"
     everyone = top_table.text(Readings().take(rows, now=0.0), now=0.0)
-    lines = [line.split() for line in everyone.splitlines()]
-    (due,) = (line for line in lines if line[0] == "due")
-    assert due[-2:] == ["1d", "2h"]
-    assert "parked" not in [line[0] for line in lines]
+    cells = {line.split()[0]: line.split() for line in everyone.splitlines()}
+    assert cells["due"][-2:] == ["1d", "2h"]
+    assert "parked" not in cells
 
 
 def test_without_a_gateway_there_is_nothing_to_see(openclaw: Command) -> None:
