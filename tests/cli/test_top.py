@@ -10,6 +10,7 @@ import struct
 import subprocess
 import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,14 @@ from tests.certificates import paths
 from tests.cli.command import OPENCLAW, WAIT_SECONDS, Command
 from tests.e2e.gateway import Gateway
 from tests.e2e.test_tls import configure
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Have children hear of SIGINT also where a shell started us to ignore it, with `&`."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def row(tenant: str, **members: Any) -> dict[str, Any]:
