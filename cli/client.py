@@ -38,6 +38,10 @@ REQUEST_SECONDS: Final = 60.0
 WIPE_SECONDS: Final = limits.CALL_SECONDS_MAX + 10.0
 
 
+class SilentGatewayError(GatewayError):
+    """The gateway does not answer, or what answers is none."""
+
+
 class Tenants(Protocol):
     """What the tenant commands need; JSON as the control plane gives it."""
 
@@ -190,7 +194,7 @@ class RemoteTenants:
                 refusal = msgspec.convert(answer, Problem)
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             msg = f"the gateway at {self._address} does not answer: {error}"
-            raise GatewayError(ErrorCode.UNAVAILABLE, msg) from error
+            raise SilentGatewayError(ErrorCode.UNAVAILABLE, msg) from error
         finally:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:

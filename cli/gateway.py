@@ -5,7 +5,9 @@ import importlib
 import click
 import msgspec
 
-from cli.client import open_gateway
+from cli.client import SilentGatewayError, open_gateway
+from cli.exits import fail
+from protocol.errors import GatewayError
 
 
 @click.group("gateway", invoke_without_command=True)
@@ -31,7 +33,12 @@ def reload(as_json: bool) -> None:
     the exit code is 1. Workers that run go on as they are: openclaw tenants restart --all.
     """
     with open_gateway() as gateway:
-        done = gateway.reload()
+        try:
+            done = gateway.reload()
+        except SilentGatewayError:
+            raise
+        except GatewayError as error:
+            fail(error.message)  # what is on the disk does not get better by itself
     if as_json:
         click.echo(msgspec.json.encode(done))
         return
