@@ -38,6 +38,10 @@ REQUEST_SECONDS: Final = 60.0
 WIPE_SECONDS: Final = limits.CALL_SECONDS_MAX + 10.0
 
 
+class SilentGatewayError(GatewayError):
+    """The gateway does not answer, or what answers is none."""
+
+
 class Tenants(Protocol):
     """What the tenant commands need; JSON as the control plane gives it."""
 
@@ -189,7 +193,8 @@ class RemoteTenants:
             if response.status >= http.client.BAD_REQUEST:
                 refusal = msgspec.convert(answer, Problem)
         except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
-            fail(f"the gateway at {self._address} does not answer: {error}", ExitCode.TRY_LATER)
+            msg = f"the gateway at {self._address} does not answer: {error}"
+            raise SilentGatewayError(ErrorCode.UNAVAILABLE, msg) from error
         finally:
             connection.close()
         if response.status >= http.client.BAD_REQUEST:
@@ -307,21 +312,30 @@ def open_tenants() -> Iterator[Tenants]:
         fail(str(error))
 
 
-def reload_gateway() -> dict[str, Any]:
-    """Have the gateway reload; ends the command with a message where there is none, or it fails."""
+@contextlib.contextmanager
+def open_gateway() -> Iterator[RemoteTenants]:
+    """Give the gateway that runs, and end the command with a message where there is none."""
     try:
-        state = StateRoot(default_root())
+        yield _running_gateway()
+    except GatewayError as error:
+        refuse(error)
+    except (StateError, OSError) as error:
+        fail(str(error))
+
+
+def _running_gateway() -> RemoteTenants:
+    state = StateRoot(default_root())
+    try:
         with state.acquire():
             fail("no gateway is running on this state directory")
     except LockedError as error:
-        if not error.holder.url:
-            fail(f"{error} and does not serve", ExitCode.TRY_LATER)
-        try:
-            return RemoteTenants(error.holder.url, state.admin_key(), state.tls).reload()
-        except GatewayError as refusal:
-            fail(refusal.message)
-    except (StateError, OSError) as error:
-        fail(str(error))
+        return _remote(state, error)
+
+
+def _remote(state: StateRoot, locked: LockedError) -> RemoteTenants:
+    if not locked.holder.url:
+        fail(f"{locked} and does not serve", ExitCode.TRY_LATER)
+    return RemoteTenants(locked.holder.url, state.admin_key(), state.tls)
 
 
 @contextlib.contextmanager
@@ -332,9 +346,7 @@ def _open() -> Iterator[Tenants]:
     try:
         lock = state.acquire(LOCK_WAIT_SECONDS)
     except LockedError as error:
-        if not error.holder.url:
-            fail(f"{error} and does not serve", ExitCode.TRY_LATER)
-        yield RemoteTenants(error.holder.url, state.admin_key(), state.tls)
+        yield _remote(state, error)
         return
     # Imported late: with a gateway it is the gateway that opens the registry.
     from supervisor.tenants import TenantDesk  # noqa: PLC0415

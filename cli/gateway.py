@@ -5,7 +5,9 @@ import importlib
 import click
 import msgspec
 
-from cli.client import reload_gateway
+from cli.client import SilentGatewayError, open_gateway
+from cli.exits import fail
+from protocol.errors import GatewayError
 
 
 @click.group("gateway", invoke_without_command=True)
@@ -30,7 +32,13 @@ def reload(as_json: bool) -> None:
     Keys that take effect at a start only are named. A file that cannot be used changes nothing, and
     the exit code is 1. Workers that run go on as they are: openclaw tenants restart --all.
     """
-    done = reload_gateway()
+    with open_gateway() as gateway:
+        try:
+            done = gateway.reload()
+        except SilentGatewayError:
+            raise
+        except GatewayError as error:
+            fail(error.message)  # what is on the disk does not get better by itself
     if as_json:
         click.echo(msgspec.json.encode(done))
         return

@@ -77,7 +77,7 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {
             str(route.status): {
                 "description": HTTPStatus(route.status).phrase,
-                "content": {"application/json": {"schema": _reference(route.answer)}},
+                "content": _answer(route),
                 "links": _links(route),
             }
         },
@@ -95,9 +95,15 @@ def _operation(route: Route) -> dict[str, Any]:
     return operation
 
 
+def _answer(route: Route) -> dict[str, Any]:
+    if route.answer is None:
+        return {"text/plain": {"schema": {"type": "string"}}}
+    return {"application/json": {"schema": _reference(route.answer)}}
+
+
 def _links(route: Route) -> dict[str, Any]:
     """Say where the ids go that a creation answers with."""
-    if route.status != HTTPStatus.CREATED:
+    if route.status != HTTPStatus.CREATED or route.answer is None:
         return {}
     given = {encoded for encoded in route.answer.__struct_encode_fields__ if encoded in _IDS}
     return {

@@ -166,7 +166,7 @@ class TenantRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class ControlResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `control.request`: an HTTP status and a JSON body."""
+    """The answer of `control.request`: an HTTP status and a JSON body, a string for text."""
 
     status: int
     body: msgspec.Raw

@@ -6,6 +6,7 @@ front, then the worker, so that a crash in between is healed by a start.
 
 import asyncio
 import contextlib
+import copy
 import heapq
 import threading
 from typing import Final, Protocol
@@ -27,10 +28,12 @@ from protocol.control.shapes import (
     UpdateTenant,
 )
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
+from protocol.meters import FrontMeters
 from protocol.spawn import TenantAccess, TenantLoad, TenantsUpdate, TokenGrant
 from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess, parts
 from supervisor.logs import Log
+from supervisor.meters import Meters, Snapshot
 from supervisor.reconcile import Wanted
 from supervisor.registry import Tenant
 from supervisor.tenants import TenantDesk
@@ -55,6 +58,14 @@ class Around(Protocol):
 
         Between them it hears of no other, and who asked first comes first.
         """
+
+    @property
+    def meters(self) -> Meters:
+        """What has been counted."""
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process ids of what all tenants share, by name."""
 
     async def reload(self) -> Reloaded:
         """See `TenantActions`."""
@@ -262,6 +273,22 @@ class Actions:
         )
         return done
 
+    async def metrics(self) -> str:
+        """See `TenantActions`."""
+        snapshot = Snapshot(
+            counted=copy.deepcopy(self._around.meters),
+            front=await self._front_meters(),
+            states=self._workers.states({row.id: row.state for row in self.rows.values()}),
+            pids=self._around.pids,
+        )
+        try:
+            return await self._reading(_exposition, snapshot)
+        except Exception as error:
+            # It is read from the disk at the first scrape, where an upgrade may have replaced it.
+            self._log.exception("metrics cannot be written")
+            msg = "the metrics cannot be written; the log says why"
+            raise GatewayError(ErrorCode.INTERNAL, msg) from error
+
     async def read_audit(self, query: AuditQuery) -> AuditPage:
         """See `TenantActions`."""
         return await self._reading(self._desk.read_audit, query)
@@ -287,6 +314,17 @@ class Actions:
                 return await front.load()
         return {}
 
+    async def _front_meters(self) -> FrontMeters | None:
+        front = self._around.front
+        if front is not None:
+            try:
+                return await front.meters()
+            except (LinkClosedError, TimeoutError):
+                pass
+            except (msgspec.DecodeError, GatewayError) as error:
+                self._log.error("front gave no meters", error=str(error))
+        return None
+
     async def _know(self, tenant: str) -> None:
         """Have the front know what the registry has of a tenant."""
         # Read and told in one go: of two changes at once, the earlier must not be told last.
@@ -300,3 +338,9 @@ def _access(row: Tenant, tokens: dict[str, dict[str, TokenGrant]]) -> TenantAcce
     return TenantAccess(
         tenant=row.id, enabled=row.state == "enabled", tokens=tokens.get(row.id, {})
     )
+
+
+def _exposition(snapshot: Snapshot) -> str:
+    from supervisor.metrics import exposition  # noqa: PLC0415 - see there
+
+    return exposition(snapshot)

@@ -11,6 +11,7 @@ import msgspec
 
 from protocol import aio, descriptors, frames, limits
 from protocol.link import ANSWERS, LIVENESS, REQUESTS
+from protocol.meters import FrontMeters
 from protocol.spawn import (
     TENANTS_PER_UPDATE_MAX,
     TOKENS_PER_UPDATE_MAX,
@@ -84,6 +85,11 @@ class FrontProcess:
         self._child: Child
 
     @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._child.pid
+
+    @property
     def ended(self) -> bool:
         """Whether it has ended."""
         return self._child.ended
@@ -140,6 +146,16 @@ class FrontProcess:
             TimeoutError: it did not answer; it is killed and will be replaced.
         """
         return msgspec.json.decode(await self._ask("tenants.load", {}), type=dict[str, TenantLoad])
+
+    async def meters(self) -> FrontMeters:
+        """Give what it has counted.
+
+        Raises:
+            LinkClosedError: it has ended.
+            TimeoutError: it did not answer; it is killed and will be replaced.
+            msgspec.DecodeError: it answered what it must not.
+        """
+        return msgspec.json.decode(await self._ask("front.meters", {}), type=FrontMeters)
 
     async def _ask(self, method: str, params: object) -> bytes:
         try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -35,6 +36,7 @@ class Keeper(Generic[P]):
         then: Called when the present one is another than before.
         run: Runs a task to its end; the gateway ends when it raises.
         log: Where deaths are written.
+        respawns: Where those are counted that replace a dead one.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Keeper(Generic[P]):
         then: Callable[[], None],
         run: Callable[[Coroutine[Any, Any, None]], None],
         log: Log,
+        respawns: Counter[str],
     ) -> None:
         self.present: P | None = None
         """The one that serves; None while there is none."""
@@ -52,6 +55,7 @@ class Keeper(Generic[P]):
         self._then: Final = then
         self._run: Final = run
         self._log: Final = log
+        self._respawns: Final = respawns
         self._turn: Final = asyncio.Lock()
         self._there: Final = asyncio.Event()
         self._over: Final = asyncio.Event()
@@ -102,6 +106,7 @@ class Keeper(Generic[P]):
                 async with self._turn:
                     if self.present is None:
                         await self._start_another()
+                        self._respawns[self._name] += 1
             except START_ERRORS as error:
                 self._log.error(f"{self._name} does not start", error=str(error))
                 with contextlib.suppress(TimeoutError):

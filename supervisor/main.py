@@ -38,6 +38,7 @@ from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess
 from supervisor.keeper import Keeper
 from supervisor.logs import Log
+from supervisor.meters import Meters, watch_loop
 from supervisor.moments import unix_ms
 from supervisor.notify import Notifier
 from supervisor.reception import front_settings, listen, stage_certificate, url_of
@@ -89,6 +90,7 @@ class Supervisor:
         self._lock: Final = lock
         self._isolation: Final = isolation_report
         self._log: Final = log
+        self.meters: Final = Meters()
         self._alerts: Final = AlertCommand(config.alerts.command, log)
         self._notifier: Final = Notifier(os.environ)
         self._zygote_command: Final = zygote_command or zygote_program(FIRST_DESCRIPTOR)[1:]
@@ -106,9 +108,9 @@ class Supervisor:
         self._actions: Final = Actions(self._desk, self._disk, self, self._workers, log)
         self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
         self._tenant_requests: Final = TenantRequests(self._actions, time.monotonic)
-        settle = self._workers.reconcile
-        self._fronts: Final = Keeper("front", self._start_front, settle, self._spawn_task, log)
-        self._zygotes: Final = Keeper("zygote", self._start_zygote, settle, self._spawn_task, log)
+        kept = (self._workers.reconcile, self._spawn_task, log, self.meters.respawns)
+        self._fronts: Final = Keeper("front", self._start_front, *kept)
+        self._zygotes: Final = Keeper("zygote", self._start_zygote, *kept)
         self._listener: socket.socket
 
     # Start and stop
@@ -145,6 +147,7 @@ class Supervisor:
             self._spawn_task(self._actions.finish_deletions())
             self._spawn_task(self._workers.watch())
             self._spawn_task(self._watch_front())
+            self._spawn_task(watch_loop(self.meters.loop_lag))
             url = url_of(self._listener, secure=self._config.gateway.tls is not None)
             self._lock.announce(url)
             self._log.info("gateway ready", url=url, isolation=self._isolation.summary())
@@ -230,6 +233,13 @@ class Supervisor:
         """See `supervisor.surroundings.Surroundings`."""
         return self._fronts.present
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """See `supervisor.actions.Around`."""
+        shared = {"front": self.front, "zygote": self._zygotes.present}
+        pids = {name: process.pid for name, process in shared.items() if process is not None}
+        return {"supervisor": os.getpid(), **pids}
+
     async def zygote(self) -> ZygoteProcess:
         """See `supervisor.surroundings.Surroundings`."""
         try:
@@ -246,6 +256,7 @@ class Supervisor:
             self._zygotes.ended,
             self._log.bind(source="zygote"),
             self._worker_jail("", None).shape,
+            self.meters.spawn_seconds,
         )
         await zygote.start()
         return zygote

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from supervisor.front_process import FrontProcess
+from supervisor.meters import Meters
 from supervisor.reconcile import Wanted
 from supervisor.zygote.spec import JailSpec
 from supervisor.zygote_process import ZygoteProcess
@@ -10,6 +11,10 @@ from supervisor.zygote_process import ZygoteProcess
 
 class Surroundings(Protocol):
     """What the workers live in; the supervisor provides it."""
+
+    @property
+    def meters(self) -> Meters:
+        """Where is counted what happens to them."""
 
     @property
     def front(self) -> FrontProcess | None:

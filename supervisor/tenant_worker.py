@@ -265,7 +265,8 @@ class TenantWorker:
             idle_seconds=self._around.idle_seconds,
             supersedes=supersedes,
         )
-        process = WorkerProcess(spec, self, self._log.bind(source="worker"))
+        log, lag = self._log.bind(source="worker"), self._around.meters.worker_lag
+        process = WorkerProcess(spec, self, log, lag)
         self._run(self._start(process))
         return process
 
@@ -345,6 +346,7 @@ class TenantWorker:
         death = process.death(status, cause, starved=starved)
         action = self._judge(process, death)
         if self.life.deaths and self.life.deaths[-1] is death:
+            self._around.meters.died(status)
             self._log.warning(
                 "worker died",
                 generation=death.generation,

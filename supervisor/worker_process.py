@@ -15,6 +15,7 @@ import msgspec
 
 from protocol import aio, descriptors, frames, limits
 from protocol.errors import RemoteProtocolError
+from protocol.meters import Histogram
 from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, WorkerSettings, WorkerSpec
 from supervisor.child import Child, Exit
 from supervisor.lifecycle import EXIT_CONFIGURATION, Death
@@ -60,13 +61,18 @@ class WorkerProcess:
         spec: What it is told.
         owner: Who decides.
         log: For what it writes to standard error, bound to its tenant.
+        lag: Where it is counted how long it takes to answer a ping.
     """
 
-    def __init__(self, spec: WorkerSpec, owner: WorkerOwner, log: Log) -> None:
+    def __init__(self, spec: WorkerSpec, owner: WorkerOwner, log: Log, lag: Histogram) -> None:
         self.spec: Final = spec
         self.started_at: Final = asyncio.get_running_loop().time()
         self._owner: Final = owner
         self._log: Final = log
+        self._lag: Final = lag
+        # When pings were sent that are not answered yet; a link numbers them from 1.
+        self._pinged_at: dict[int, float] = {}
+        self._pings = 0
         self._newborn: Newborn | None = None
         self._child: Child | None = None
         self._end: aio.LinkEnd | None = None
@@ -158,6 +164,8 @@ class WorkerProcess:
             return 0
         missed = self._end.link.ping()
         self._end.flush()
+        self._pings += 1
+        self._pinged_at[self._pings] = asyncio.get_running_loop().time()
         return missed
 
     def change_settings(self, settings: WorkerSettings) -> None:
@@ -256,6 +264,9 @@ class WorkerProcess:
             RemoteProtocolError: it is not the time for this.
         """
         match frame:
+            case frames.Pong(nonce):
+                self._lag.observe(asyncio.get_running_loop().time() - self._pinged_at[nonce])
+                self._pinged_at = {at: sent for at, sent in self._pinged_at.items() if at > nonce}
             case frames.Drained() if not self._drains:
                 reason = "it says that it has drained, unasked"
                 raise RemoteProtocolError(reason)

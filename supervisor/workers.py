@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from protocol import limits
 from protocol.control.shapes import TenantStatus
 from protocol.errors import ErrorCode, GatewayError
 from protocol.spawn import LinkLost, TenantLoad, WorkerSettings
-from supervisor.lifecycle import Event
+from supervisor.lifecycle import Event, State
 from supervisor.logs import Log
 from supervisor.memory import Memory
+from supervisor.meters import outcome
 from supervisor.reconcile import Step, Wanted
 from supervisor.status import death_record, usage
 from supervisor.surroundings import Surroundings
@@ -42,7 +45,10 @@ class Workers:
         Raises:
             GatewayError: NOT_FOUND, or UNAVAILABLE with the reason.
         """
-        await self._get(tenant).wake()
+        counted, asked_at = self._around.meters, asyncio.get_running_loop().time()
+        with _ending(counted.wakes):
+            await self._get(tenant).wake()
+            counted.wake_seconds.observe(asyncio.get_running_loop().time() - asked_at)
 
     async def restart(self, tenant: str) -> None:
         """Have a tenant's next generation serve.
@@ -50,7 +56,8 @@ class Workers:
         Raises:
             GatewayError: NOT_FOUND, or CONFLICT or UNAVAILABLE with the reason.
         """
-        await self._get(tenant).restart()
+        with _ending(self._around.meters.restarts):
+            await self._get(tenant).restart()
 
     def reconcile(self) -> None:
         """Have every worker brought nearer to what the registry wants of its tenant, soon."""
@@ -107,9 +114,12 @@ class Workers:
         """
         worker = self._tenants.get(tenant)
         if worker is None:
-            state = "suspended" if registered == "suspended" else "absent"
             return TenantStatus(
-                tenant_id=tenant, state=state, deaths=0, in_flight=load.in_flight, held=load.held
+                tenant_id=tenant,
+                state=_without_worker(registered),
+                deaths=0,
+                in_flight=load.in_flight,
+                held=load.held,
             )
         life, process = worker.life, worker.current
         now = asyncio.get_running_loop().time()
@@ -134,6 +144,21 @@ class Workers:
                 for death in (life.deaths if history else ())
             ),
         )
+
+    def states(self, registered: Mapping[str, str]) -> Counter[str]:
+        """Count tenants by the state of their worker.
+
+        Args:
+            registered: Every tenant's state in the registry.
+        """
+        found = Counter({state.value: 0 for state in State})
+        for tenant, state in registered.items():
+            worker = self._tenants.get(tenant)
+            if worker is not None:
+                found[worker.life.state.value] += 1
+            else:
+                found[_without_worker(state)] += 1
+        return found
 
     async def watch(self) -> None:
         """Reconcile every two seconds and when it is asked for; ping as often. For ever."""
@@ -167,3 +192,19 @@ class Workers:
             self._tenants[tenant] = worker
         self._reconcile(worker)  # what was decided about it may be newer than its state
         return worker
+
+
+def _without_worker(registered: str) -> str:
+    state = State.SUSPENDED if registered == "suspended" else State.ABSENT
+    return str(state.value)
+
+
+@contextlib.contextmanager
+def _ending(outcomes: Counter[str]) -> Iterator[None]:
+    """Count how what is in the block ends."""
+    try:
+        yield
+    except GatewayError as error:
+        outcomes[outcome(error)] += 1
+        raise
+    outcomes[outcome(None)] += 1

@@ -10,7 +10,8 @@ from typing import Final
 
 import msgspec
 
-from protocol import descriptors
+from protocol import descriptors, meters
+from protocol.meters import Histogram
 from supervisor.child import Child, Exit, end_unwatched, start_python
 from supervisor.logs import Log, LogPump
 from supervisor.newborn import Newborn
@@ -38,6 +39,7 @@ class ZygoteProcess:
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
         shape: Of the processes that are made ahead; without it there are none.
+        seconds: Where it is counted how long one takes to be made.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class ZygoteProcess:
         on_exit: Callable[["ZygoteProcess", Exit], None],
         log: Log,
         shape: JailSpec | None = None,
+        seconds: Histogram | None = None,
     ) -> None:
         self._command: Final = command
         self._policy: Final = policy
         self._on_exit: Final = on_exit
         self._log: Final = log
+        self._seconds: Final = seconds or meters.latency()
         self.spares: Final = Spares(shape, self._make, log)
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._last_request = 0
@@ -130,7 +134,9 @@ class ZygoteProcess:
             newborn = Newborn()
             self._last_request += 1
             request = self._last_request
-            answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            answer: asyncio.Future[int] = loop.create_future()
+            asked_at = loop.time()
             self._waiting[request] = answer
             try:
                 message = msgspec.msgpack.encode(Spawn(request=request, jail=shape))
@@ -140,6 +146,7 @@ class ZygoteProcess:
                     newborn.close_theirs()
                 async with asyncio.timeout(SPAWN_SECONDS):
                     newborn.runs(await answer, lambda _: self.spares.lose(newborn))
+                self._seconds.observe(loop.time() - asked_at)
             except BaseException as error:
                 newborn.close()
                 if isinstance(error, TimeoutError):

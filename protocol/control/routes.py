@@ -25,7 +25,7 @@ class Route(NamedTuple):
         verb: GET reads; the others change something, and take an `Idempotency-Key`.
         path: With the names of its parameters in braces.
         doc: One sentence.
-        answer: What the body of a success holds.
+        answer: What the body of a success holds; None for text.
         status: Of a success.
         query: What its query holds; without one it takes none.
         body: What its body holds; without one it takes none.
@@ -37,7 +37,7 @@ class Route(NamedTuple):
     verb: Verb
     path: str
     doc: str
-    answer: type[msgspec.Struct]
+    answer: type[msgspec.Struct] | None
     status: int = 200
     query: type[msgspec.Struct] | None = None
     body: type[msgspec.Struct] | None = None
@@ -186,6 +186,13 @@ ROUTES: Final = (
         "Say how the workers are.",
         shapes.StatusPage,
         query=shapes.TenantsQuery,
+    ),
+    Route(
+        "metrics",
+        "GET",
+        "/metrics",
+        "Give what is counted, in Prometheus' text format 0.0.4.",
+        None,
     ),
     Route(
         "reload",

@@ -72,5 +72,8 @@ class TenantActions(Protocol):
     async def reload(self, *, actor: str) -> Reloaded:
         """Read configuration and registry again, and renew the zygote."""
 
+    async def metrics(self) -> str:
+        """Give what is counted, in Prometheus' text format."""
+
     async def read_audit(self, query: AuditQuery) -> AuditPage:
         """Read a page of the audit."""

@@ -42,15 +42,15 @@ class Handlers:
 
     def __init__(self, actions: TenantActions) -> None:
         self._actions: Final = actions
-        self._by_name: Final[dict[str, Callable[[Asked], Awaitable[msgspec.Struct]]]] = {}
+        self._by_name: Final[dict[str, Callable[[Asked], Awaitable[msgspec.Struct | str]]]] = {}
         for route in ROUTES:
             handler = getattr(self, f"_{route.name}", None)
             if handler is None:
                 raise LookupError(f"route without a handler: {route.name}")
             self._by_name[route.name] = handler
 
-    async def run(self, route: Route, asked: Asked) -> msgspec.Struct:
-        """Do what is asked for; gives the body of the answer.
+    async def run(self, route: Route, asked: Asked) -> msgspec.Struct | str:
+        """Do what is asked for; gives the body of the answer: text where none is declared.
 
         Raises:
             GatewayError: it is refused.
@@ -119,6 +119,10 @@ class Handlers:
         shown = rows[: query.limit]
         more = len(rows) > len(shown)
         return shapes.StatusPage(tenants=shown, next_cursor=shown[-1].tenant_id if more else None)
+
+    async def _metrics(self, asked: Asked) -> str:
+        del asked
+        return await self._actions.metrics()
 
     async def _reload(self, asked: Asked) -> shapes.Reloaded:
         return await self._actions.reload(actor=ACTOR)

@@ -19,7 +19,7 @@ class Batch:
     answers hold until the last one is there counts against the tenant too.
     """
 
-    __slots__ = ("_answers", "_client", "_held_bytes", "_members", "_open", "_tenant")
+    __slots__ = ("_answers", "_begun_at", "_client", "_held_bytes", "_members", "_open", "_tenant")
 
     def __init__(self, client: Client, tenant: Tenant) -> None:
         self._client: Client | None = client
@@ -28,6 +28,7 @@ class Batch:
         self._answers: list[bytes] = []
         self._held_bytes = 0
         self._open = 0
+        self._begun_at = tenant.now()
 
     def start(self, request: Request, members: Sequence[bytes], start_call: StartCall) -> None:
         """Begin all members.
@@ -60,8 +61,9 @@ class Batch:
         request.release()
         self._close_one()
 
-    def settle(self, member: "Member", body: bytes) -> None:
+    def settle(self, member: "Member", status: int, body: bytes) -> None:
         """Take a member's answer; empty for none."""
+        self._tenant.meters.answered("batch", status, self._tenant.now() - self._begun_at)
         if self._held_bytes + len(body) > limits.BATCH_ANSWER_BYTES_MAX:
             msg = f"the answers of a batch have at most {limits.BATCH_ANSWER_BYTES_MAX} bytes"
             error = GatewayError(ErrorCode.PAYLOAD_TOO_LARGE, msg)
@@ -142,11 +144,11 @@ class Member:
         self._work = work
 
     def answer(self, status: int, body: bytes, headers: bytes = b"") -> None:
-        """See `Client`. There is one status for the batch."""
-        del status, headers
+        """See `Client`. Its status is only counted: there is one for the batch."""
+        del headers
         batch, self._batch, self._work = self._batch, None, None
         if batch is not None:
-            batch.settle(self, body)
+            batch.settle(self, status, body)
 
     def refuse(self, error: GatewayError) -> None:
         """See `Client`."""

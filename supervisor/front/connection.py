@@ -9,12 +9,12 @@ Nothing that happens here may escape: callers are other connections' and workers
 
 import asyncio
 from collections.abc import Callable
-from http import HTTPStatus
 from math import inf
 from typing import Final, Protocol, cast
 
 from protocol import limits, names
 from protocol.errors import ErrorCode, GatewayError
+from protocol.meters import FrontMeters
 from supervisor.front import intake, origins, response
 from supervisor.front.addresses import Proxies
 from supervisor.front.exchange import LateAnswer, Request, Successor, Work
@@ -29,6 +29,7 @@ class House(intake.Door, Protocol):
     """What connections share."""
 
     log: Log
+    meters: FrontMeters
     throttle: Throttle
     draining: bool
 
@@ -59,6 +60,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._address = ""
         self._request: Request | None = None
+        self._begun_at = 0.0
         self._work: Work | None = None
         self._stash: memoryview | None = None
         self._advancing = False
@@ -85,7 +87,7 @@ class Connection(asyncio.Protocol):
         error = unavailable("the gateway has too many connections")
         headers = response.error_headers(error) + response.CLOSE
         body = response.problem_body(error)
-        transport.write(response.whole(503, body, headers, is_problem=True))
+        transport.write(response.whole(503, body, headers, content=response.PROBLEM))
         # What the client has asked is not read.
         self._intake.cut = self._house.see_off(self)
         self._close()
@@ -161,12 +163,12 @@ class Connection(asyncio.Protocol):
                 headers += origins.headers(request.asked.origin)
             only_head = request.asked.verb == "HEAD"
             data = response.whole(
-                status, body, headers, only_head=only_head, is_problem=_is_problem(request, status)
+                status, body, headers, only_head=only_head, content=request.asked.content(status)
             )
             self._transport.write(data)
             if request.asked.grant is not None:
                 self._taking.charge(request.asked.grant.tenant, len(data))
-            self._finish(request)
+            self._finish(request, status)
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)
 
@@ -174,7 +176,7 @@ class Connection(asyncio.Protocol):
         """See `Client`."""
         request = self._request
         if request is not None:
-            body = _refusal(request, error)
+            body = request.asked.refusal(error)
             self.answer(error.code.http_status, body, response.error_headers(error))
 
     def answer_unauthorized(self, body: bytes, headers: bytes) -> None:
@@ -184,6 +186,7 @@ class Connection(asyncio.Protocol):
             return
         claimed = names.claimed_tenant(request.asked.secret)
         request.asked.secret = ""
+        self._house.meters.auth_failures += 1
         throttle = self._house.throttle
         address = self._house.proxies.client(self._address, request.asked.forwarded)
         delay = throttle.failed(address, claimed)
@@ -230,7 +233,7 @@ class Connection(asyncio.Protocol):
         try:
             if not request.asked.old_version:
                 self._send(response.LAST_CHUNK)
-            self._finish(request)
+            self._finish(request, 200)
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)
 
@@ -242,6 +245,7 @@ class Connection(asyncio.Protocol):
             return
         self._over = True
         self._transport.write(head)
+        self._count(self._request, 101)
         heir = successor(self._transport)
         self._house.leave(self, self._address)
         self._transport.set_protocol(heir)
@@ -379,12 +383,13 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, request: Request) -> None:
         self._request = request
+        self._begun_at = self._house.now()
         refusal = request.refusal or self._changed_mind(request)
         if refusal is None:
             assert request.asked.route is not None
             request.asked.route.start(self, request)
         elif refusal.code is ErrorCode.UNAUTHORIZED:
-            body = _refusal(request, refusal)
+            body = request.asked.refusal(refusal)
             self.answer_unauthorized(body, response.error_headers(refusal))
         else:
             self.refuse(refusal)
@@ -398,7 +403,8 @@ class Connection(asyncio.Protocol):
             return None
         return intake.unauthorized()
 
-    def _finish(self, request: Request) -> None:
+    def _finish(self, request: Request, status: int) -> None:
+        self._count(request, status)
         request.release()
         self._request = self._work = None
         self._work_deadline = inf
@@ -406,6 +412,10 @@ class Connection(asyncio.Protocol):
             self._advance()
         else:
             self._close()
+
+    def _count(self, request: Request, status: int) -> None:
+        seconds = self._house.now() - self._begun_at
+        self._house.meters.answered(request.asked.counted_as, status, seconds)
 
     # Inside: writing and the end.
 
@@ -442,14 +452,3 @@ class Connection(asyncio.Protocol):
     def _break(self, error: Exception) -> None:
         self._house.log.broken("connection", error)
         self.abort()
-
-
-def _is_problem(request: Request, status: int) -> bool:
-    route = request.asked.route
-    problems = route is None or route.refusal is response.problem_body
-    return problems and status >= HTTPStatus.BAD_REQUEST
-
-
-def _refusal(request: Request, error: GatewayError) -> bytes:
-    route = request.asked.route
-    return response.problem_body(error) if route is None else route.refusal(error)

@@ -52,6 +52,7 @@ class ControlCall:
     def __init__(self, client: Client, supervisor: Supervisor) -> None:
         self._client: Client | None = client
         self._supervisor: Final = supervisor
+        self._text = False
 
     def start(self, request: Request) -> None:
         """Ask the supervisor.
@@ -70,6 +71,8 @@ class ControlCall:
             idempotency_key=request.asked.idempotency_key,
         )
         assert self._client is not None
+        assert request.asked.route is not None
+        self._text = request.asked.route.text
         try:
             self._supervisor.ask_supervisor(
                 "control.request", msgspec.json.encode(asked), self._on_reply
@@ -101,21 +104,18 @@ class ControlCall:
         if client is None:
             return
         try:
-            answer = _read(reply)
+            status, body = _read(reply, text=self._text)
         except GatewayError as error:
             client.refuse(error)
             return
-        body = bytes(answer.body)
-        if answer.status == HTTPStatus.NO_CONTENT:
-            body = b""
-        headers = response.status_headers(answer.status, body)
-        if answer.status == HTTPStatus.UNAUTHORIZED:
+        headers = response.status_headers(status, body)
+        if status == HTTPStatus.UNAUTHORIZED:
             client.answer_unauthorized(body, headers)
         else:
-            client.answer(answer.status, body, headers)
+            client.answer(status, body, headers)
 
 
-def _read(reply: Reply) -> ControlResponse:
+def _read(reply: Reply, *, text: bool) -> tuple[int, bytes]:
     if isinstance(reply, Failure):
         try:
             raise failure_error(reply)
@@ -125,8 +125,11 @@ def _read(reply: Reply) -> ControlResponse:
         raise unavailable("the gateway is stopping")
     try:
         answer = _decoder.decode(reply.body)
+        body = bytes(answer.body)
+        if text and answer.status == HTTPStatus.OK:
+            body = msgspec.json.decode(body, type=str).encode()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GatewayError(ErrorCode.INTERNAL, "the supervisor gave no answer") from error
     if not response.is_status(answer.status):
         raise GatewayError(ErrorCode.INTERNAL, "the supervisor gave no HTTP status")
-    return answer
+    return answer.status, b"" if answer.status == HTTPStatus.NO_CONTENT else body

@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Literal, NamedTuple, Protocol
 
 from protocol.errors import GatewayError
+from protocol.meters import RouteName
+from supervisor.front import response
 from supervisor.front.auth import Grant
 
 
@@ -50,6 +53,23 @@ class Asked:
         self.forwarded = b""
         self.wants_events = False
         self.upgrade: Upgrade | None = None
+
+    @property
+    def counted_as(self) -> RouteName:
+        """The name under which its answer is counted."""
+        return "other" if self.route is None else self.route.name
+
+    def refusal(self, error: GatewayError) -> bytes:
+        """Give the body of a refusal."""
+        return response.problem_body(error) if self.route is None else self.route.refusal(error)
+
+    def content(self, status: int) -> response.Content:
+        """Say what the body of an answer is."""
+        if status < HTTPStatus.BAD_REQUEST:
+            is_text = self.route is not None and self.route.text
+            return response.METRICS if is_text else response.JSON
+        problems = self.route is None or self.route.refusal is response.problem_body
+        return response.PROBLEM if problems else response.JSON
 
 
 class Upgrade(NamedTuple):
@@ -150,10 +170,12 @@ class Successor(asyncio.Protocol):
 class Route(NamedTuple):
     """What is served at a path.
 
-    `credential` is what the caller must present: a tenant's token, a bearer secret that somebody
-    else judges, or nothing. `upgrades`: a client may ask for another protocol there.
+    `name` is what its answers are counted under. `credential` is what the caller must present: a
+    tenant's token, a bearer secret that somebody else judges, or nothing. `upgrades`: a client may
+    ask for another protocol there. `text`: what it gives is text, where others give JSON.
     """
 
+    name: RouteName
     verbs: tuple[str, ...]
     start: Callable[[Caller, Request], None]
     refusal: Callable[[GatewayError], bytes]
@@ -161,6 +183,7 @@ class Route(NamedTuple):
     body_bytes_max: int = 0
     takes_query: bool = False
     upgrades: bool = False
+    text: bool = False
 
 
 class LateAnswer:

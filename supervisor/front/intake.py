@@ -318,6 +318,7 @@ class Intake:
 
 _NOTHING: Final = Asked("", "", old_version=False)
 PREFLIGHT: Final = Route(
+    "other",
     ("OPTIONS",),
     lambda client, _request: client.answer(204, b"", origins.PREFLIGHT),
     response.error_body,

@@ -37,6 +37,7 @@ class SupervisorLink:
             "tenants.update": front.update,
             "worker.detach": front.detach,
             "tenants.load": front.load,
+            "front.meters": front.count,
             "front.configure": front.configure,
         }
         act = acts.get(call.method)

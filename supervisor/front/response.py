@@ -4,7 +4,7 @@ import math
 import re
 import time
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NewType
 
 import msgspec
 
@@ -21,8 +21,6 @@ LAST_CHUNK: Final = b"0\r\n\r\n"
 # RFC 9110, section 15.5.22, and RFC 6455, section 4.2.2.
 _UPGRADE: Final = b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
 _COMMON: Final = b"X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
-_JSON: Final = b"Content-Type: application/json\r\n"
-_PROBLEM: Final = b"Content-Type: application/problem+json\r\n"
 _EVENTS: Final = b"Content-Type: text/event-stream\r\n"
 _NO_CONTENT: Final = 204
 _VERB: Final = re.compile(r"[A-Z]{1,16}\Z")
@@ -42,8 +40,21 @@ def _status_lines() -> dict[int, bytes]:
 
 
 _STATUS_LINES: Final = _status_lines()
-_PREFIXES: Final = {code: line + _JSON + _COMMON for code, line in _STATUS_LINES.items()}
-_PROBLEM_PREFIXES: Final = {code: line + _PROBLEM + _COMMON for code, line in _STATUS_LINES.items()}
+
+
+Content = NewType("Content", dict[int, bytes])
+"""A type of content, as the first lines of responses of each status."""
+
+
+def _content(media_type: bytes) -> Content:
+    line = b"Content-Type: %b\r\n" % media_type
+    return Content({code: first + line + _COMMON for code, first in _STATUS_LINES.items()})
+
+
+JSON: Final = _content(b"application/json")
+PROBLEM: Final = _content(b"application/problem+json")
+# https://prometheus.io/docs/instrumenting/exposition_formats/
+METRICS: Final = _content(b"text/plain; version=0.0.4; charset=utf-8")
 
 
 class _Date:
@@ -73,22 +84,22 @@ def whole(
     headers: bytes = b"",
     *,
     only_head: bool = False,
-    is_problem: bool = False,
+    content: Content = JSON,
 ) -> bytes:
-    """Give a complete response with a JSON body; without any if the body is empty and 204.
+    """Give a complete response; without a body if that is empty and the status 204.
 
     Args:
         status: One that the standard library knows, or 499.
-        body: JSON.
+        body: What `content` says.
         headers: More header lines, each with its line end.
         only_head: The request was HEAD: the length is told, the body is not sent.
-        is_problem: The body is problem details.
+        content: What the body is.
     """
     if not body:
         length = b"" if status == _NO_CONTENT else b"Content-Length: 0\r\n"
         return b"%b%b%b%b%b\r\n" % (_STATUS_LINES[status], _COMMON, _date.line(), headers, length)
     return b"%b%b%bContent-Length: %d\r\n\r\n%b" % (
-        (_PROBLEM_PREFIXES if is_problem else _PREFIXES)[status],
+        content[status],
         _date.line(),
         headers,
         len(body),

@@ -7,6 +7,7 @@ import msgspec
 
 from protocol import limits, openapi
 from protocol.errors import ErrorCode, GatewayError
+from protocol.meters import RouteName
 from protocol.names import is_account_id
 from supervisor.front import control, response, rpc, webhook
 from supervisor.front.entrance import entrance
@@ -62,18 +63,25 @@ class Routes:
 
         self._exact: Final = {
             "/rpc": Route(
+                "rpc",
                 ("POST",),
                 rpc.start,
                 rpc.refusal,
                 "token",
                 limits.HTTP_BODY_BYTES_MAX,
             ),
-            "/ws": Route(("GET",), entrance(state), response.error_body, "token", upgrades=True),
-            "/healthz": _open(live),
-            "/readyz": _open(ready),
-            "/openapi.json": _open(describe),
+            "/ws": Route(
+                "ws", ("GET",), entrance(state), response.error_body, "token", upgrades=True
+            ),
+            "/healthz": _open("probe", live),
+            "/readyz": _open("probe", ready),
+            "/openapi.json": _open("openapi", describe),
+            "/metrics": Route(
+                "metrics", ("GET",), start_control, response.problem_body, "secret", text=True
+            ),
         }
         self._webhook: Final = Route(
+            "webhook",
             ("POST",),
             webhook.start,
             response.error_body,
@@ -82,6 +90,7 @@ class Routes:
             limits.HTTP_BODY_BYTES_MAX - limits.KIB,
         )
         self._control: Final = Route(
+            "control",
             control.VERBS,
             start_control,
             response.problem_body,
@@ -111,5 +120,5 @@ class Routes:
         raise GatewayError(ErrorCode.NOT_FOUND, "nothing is served at this path")
 
 
-def _open(start: Callable[[Client, Request], None]) -> Route:
-    return Route(("GET", "HEAD"), start, response.problem_body, "none")
+def _open(name: RouteName, start: Callable[[Client, Request], None]) -> Route:
+    return Route(name, ("GET", "HEAD"), start, response.problem_body, "none")

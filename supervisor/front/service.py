@@ -13,6 +13,7 @@ from websockets.frames import CloseCode
 from protocol import limits
 from protocol.aio import LinkEnd, OnReply
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
+from protocol.meters import LAG_INTERVAL_SECONDS, FrontMeters
 from protocol.spawn import DetachParams, FrontSettings, FrontSpec, TenantLoad, TenantsUpdate
 from supervisor.front.addresses import Places, Proxies
 from supervisor.front.auth import TokenTable
@@ -26,7 +27,7 @@ from supervisor.front.tenants import Tenant, unavailable
 from supervisor.front.throttle import Throttle
 from supervisor.tls import load, server_context
 
-TICK_SECONDS: Final = 0.25
+TICK_SECONDS: Final = LAG_INTERVAL_SECONDS
 CUT_GRACE_SECONDS: Final = 1.0
 
 
@@ -40,6 +41,7 @@ class Front:
 
     def __init__(self, spec: FrontSpec, log: Log) -> None:
         self.log = log
+        self.meters = FrontMeters()
         self.notices: Final = spec.notices
         self.version: Final = spec.version
         self.hosts: frozenset[str] = frozenset()
@@ -71,6 +73,7 @@ class Front:
         self._drain_deadline = inf
         self._was_cut = False
         self._loop: Final = asyncio.get_running_loop()
+        self._tick_due = self.now()
         self._tick()
 
     @property
@@ -99,7 +102,10 @@ class Front:
     def _take_place(self, address: str) -> bool:
         taken = len(self._connections) + len(self._expected) + len(self.sockets)
         has_room = not self.draining and taken < self._connections_max
-        return has_room and self._places.take(address)
+        if has_room and self._places.take(address):
+            return True
+        self.meters.refused_connections += 1
+        return False
 
     def see_off(self, connection: Connection) -> bool:
         """See `House`."""
@@ -238,6 +244,15 @@ class Front:
         found = {name: tenant.load() for name, tenant in self._tenants.items()}
         return msgspec.json.encode({name: load for name, load in found.items() if load != IDLE})
 
+    def count(self, _params: bytes) -> bytes:
+        """Give what has been counted, and how many of everything there are now."""
+        meters = self.meters
+        loads = [tenant.load() for tenant in self._tenants.values()]
+        meters.connections, meters.websockets = len(self._connections), len(self.sockets)
+        meters.held = sum(load.held for load in loads)
+        meters.in_flight = sum(load.in_flight for load in loads)
+        return msgspec.json.encode(meters)
+
     def drain(self, seconds: float) -> None:
         """Begin no new work; `drained` is set when all that was begun is done or refused."""
         if self.draining:
@@ -267,8 +282,10 @@ class Front:
 
     def _tick(self) -> None:
         """Look at every deadline there is: one timer instead of one for each request."""
-        self._loop.call_later(TICK_SECONDS, self._tick)
         now = self.now()
+        self.meters.loop_lag.observe(max(0.0, now - self._tick_due))
+        self._tick_due = now + TICK_SECONDS
+        self._loop.call_later(TICK_SECONDS, self._tick)
         self._cut(self.tokens.expire())
         for connection in (*self._connections, *self._refused):
             connection.tick(now)

@@ -25,8 +25,8 @@ class Socket(Protocol):
     def open(self, call: "SocketCall") -> None:
         """A call waits for its answer."""
 
-    def answered(self, call: "SocketCall", body: bytes) -> None:
-        """A call has its answer; empty for none."""
+    def answered(self, call: "SocketCall", status: int, body: bytes) -> None:
+        """A call has its answer; empty for none. The status is that of HTTP."""
 
     def say_chunk(self, request_id: bytes, name: bytes, data: bytes) -> None:
         """Send a piece of an answer."""
@@ -37,13 +37,15 @@ class SocketCall:
 
     Attributes:
         request_id: The id that is answered.
-        deadline: When it takes too long, in monotonic seconds.
+        begun_at: When it came, in monotonic seconds.
+        deadline: When it takes too long, likewise.
     """
 
-    __slots__ = ("_socket", "_work", "deadline", "request_id")
+    __slots__ = ("_socket", "_work", "begun_at", "deadline", "request_id")
 
     def __init__(self, socket: Socket) -> None:
         self.request_id: jsonrpc.RequestId | msgspec.UnsetType = None
+        self.begun_at: Final = socket.now()
         self.deadline = inf
         self._socket: Final = socket
         self._work: Work | None = None
@@ -56,14 +58,14 @@ class SocketCall:
     def wait_for(self, work: Work, seconds: float) -> None:
         """See `Client`."""
         self._work = work
-        self.deadline = self._socket.now() + seconds
+        self.deadline = self.begun_at + seconds
         self._socket.open(self)
 
     def answer(self, status: int, body: bytes, headers: bytes = b"") -> None:
-        """See `Client`. A message has no status and no headers."""
-        del status, headers
+        """See `Client`. A message has no headers, and its status is only counted."""
+        del headers
         self._work = None
-        self._socket.answered(self, body)
+        self._socket.answered(self, status, body)
 
     def refuse(self, error: GatewayError) -> None:
         """See `Client`."""

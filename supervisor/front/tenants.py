@@ -16,6 +16,7 @@ from protocol.errors import (
 )
 from protocol.frames import Event as EventFrame
 from protocol.frames import Failure
+from protocol.meters import FrontMeters
 from protocol.pace import Pace
 from protocol.spawn import TenantLoad, WakeParams
 from supervisor.front.subscription import RESET, Event
@@ -59,6 +60,7 @@ class Surroundings(Protocol):
     """What all tenants share."""
 
     bytes_in_flight: int
+    meters: FrontMeters
     supervised: Supervised
 
     def now(self) -> float:
@@ -85,6 +87,8 @@ class Tenant:
 
     def __init__(self, name: str, around: Surroundings) -> None:
         self.name: Final = name
+        self.meters: Final = around.meters
+        self.now: Final = around.now
         self._around: Final = around
         self._end: LinkEnd | None = None
         self._generation = -1
@@ -159,7 +163,7 @@ class Tenant:
         """Forget a held call whose client has gone."""
         if call in self._held:
             self._held.remove(call)
-            self._held_bytes -= len(call.params)
+            self._no_more_held(call)
             self._note_holding()
 
     def expire_held(self, now: float) -> None:
@@ -210,8 +214,13 @@ class Tenant:
 
     def _next_held(self) -> Pending:
         call = self._held.popleft()
-        self._held_bytes -= len(call.params)
+        self._no_more_held(call)
         return call
+
+    def _no_more_held(self, call: Pending) -> None:
+        self._held_bytes -= len(call.params)
+        held_at = call.held_until - limits.HOLD_SECONDS
+        self.meters.hold_seconds.observe(self.now() - held_at)
 
     def _note_holding(self) -> None:
         self._around.holding(self, holds=bool(self._held))
@@ -285,8 +294,9 @@ class Tenant:
             self._tell_listening()
             if not is_first:
                 self._deliver(_EVENTS_MISSED)
-        held, self._held, self._held_bytes = self._held, deque(), 0
+        held, self._held = self._held, deque()
         for call in held:
+            self._no_more_held(call)
             try:
                 self._send(end, call)
             except GatewayError as error:

@@ -159,9 +159,10 @@ class WebSocket(Successor):
         """A call waits for its answer."""
         self._calls[call] = None
 
-    def answered(self, call: SocketCall, body: bytes) -> None:
-        """A call has its answer; empty for none."""
+    def answered(self, call: SocketCall, status: int, body: bytes) -> None:
+        """A call has its answer; empty for none. The status is that of HTTP."""
         self._calls.pop(call, None)
+        self.grant.tenant.meters.answered("ws", status, self._hall.now() - call.begun_at)
         try:
             if body:
                 self._say(body)

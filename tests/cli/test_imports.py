@@ -53,8 +53,17 @@ def test_without_a_gateway(openclaw: Command, arguments: tuple[str, ...], needed
     assert imported(openclaw, *arguments) & HEAVY == needed
 
 
-@pytest.mark.parametrize("arguments", [("tenants", "list"), ("tenants", "status")])
+@pytest.mark.parametrize(
+    "arguments", [("tenants", "list"), ("tenants", "status"), ("top", "--once", "--json")]
+)
 def test_with_a_gateway(state_dir: Path, arguments: tuple[str, ...]) -> None:
     with Gateway(state_dir):
         # Python's HTTP client brings TLS along, whether it is used or not.
         assert imported(Command(state_dir), *arguments) & HEAVY == {"http.client", "ssl"}
+
+
+def test_what_is_drawn_needs_what_draws(state_dir: Path) -> None:
+    with Gateway(state_dir):
+        heavy = imported(Command(state_dir), "top", "--once") & HEAVY
+    assert "rich" in heavy
+    assert not heavy & {"apsw", "numpy", "prometheus_client", "structlog", "uvloop"}

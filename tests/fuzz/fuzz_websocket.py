@@ -15,6 +15,7 @@ with atheris.instrument_imports(include=["supervisor.front"]):
     from protocol import names
     from protocol.aio import OnReply
     from protocol.errors import LinkClosedError
+    from protocol.meters import FrontMeters
     from protocol.methods import ALL_SCOPES
     from protocol.spawn import TenantAccess, TokenGrant
     from supervisor.front.auth import TokenTable
@@ -84,6 +85,7 @@ class Surroundings:
         self.notices: tuple[str, ...] = ()
         self.bytes_in_flight = 0
         self.control_calls = 0
+        self.meters = FrontMeters()
         self.routes = Routes(self)  # type: ignore[arg-type]
         self.supervised = Supervised(frozenset(), self.ask_supervisor, self.now)
         self.acme = Tenant("acme", self)

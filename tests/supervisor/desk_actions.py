@@ -78,5 +78,8 @@ class DeskActions:
     async def read_audit(self, query: AuditQuery) -> AuditPage:
         return self.desk.read_audit(query)
 
+    async def metrics(self) -> str:
+        return "# nothing is counted\n"
+
     async def reload(self, *, actor: str) -> Reloaded:
         return Reloaded(applied=(), needs_restart=(), zygote_pid=1)

@@ -1,6 +1,8 @@
 """Registry and front kept in step, whatever is asked for at once."""
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +17,7 @@ from supervisor.actions import Actions
 from supervisor.config import Config
 from supervisor.disk import Disk
 from supervisor.logs import open_log
+from supervisor.meters import Meters
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk
 from supervisor.workers import Workers
@@ -31,6 +34,8 @@ class Around:
         self.told: list[TenantsUpdate] = []
         self.listens = asyncio.Event()
         self.listens.set()
+        self.meters = Meters()
+        self.pids = {"supervisor": os.getpid()}
 
     async def tell_front(self, *changes: TenantsUpdate) -> None:
         waits, self.listens = self.listens, asyncio.Event()
@@ -98,3 +103,19 @@ async def test_two_deletions_at_once_are_one(stage: Stage) -> None:
     with pytest.raises(GatewayError) as refused:
         await stage.actions.delete_tenant("acme", actor="me")
     assert refused.value.code is ErrorCode.NOT_FOUND
+
+
+async def test_metrics_without_a_front_tell_of_the_rest(stage: Stage) -> None:
+    text = await stage.actions.metrics()
+    assert 'openclaw_tenants{state="absent"} 1.0' in text
+    assert "openclaw_requests" not in text
+
+
+async def test_metrics_that_cannot_be_written_are_refused_and_nothing_ends(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if an upgrade had taken the program away before the first scrape.
+    monkeypatch.setitem(sys.modules, "supervisor.metrics", None)
+    with pytest.raises(GatewayError) as refused:
+        await stage.actions.metrics()
+    assert refused.value.code is ErrorCode.INTERNAL

@@ -1,4 +1,5 @@
 import asyncio
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -30,7 +31,15 @@ class Kept:
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.tasks: list[asyncio.Task[None]] = []
-        self.keeper = Keeper("process", self.start, self.changed, self.run, structlog.get_logger())
+        self.respawns: Counter[str] = Counter()
+        self.keeper = Keeper(
+            "process",
+            self.start,
+            self.changed,
+            self.run,
+            structlog.get_logger(),
+            self.respawns,
+        )
 
     async def start(self) -> Process:
         self.tries += 1
@@ -63,6 +72,7 @@ async def test_one_that_dies_is_replaced() -> None:
     assert second is not first
     assert kept.started == [first, second]
     assert kept.changes == 2
+    assert kept.respawns == {"process": 1}
 
 
 async def test_it_is_tried_until_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +100,7 @@ async def test_another_one_starts_beside_and_the_one_before_is_given_back() -> N
     kept.die(first)  # it was told to: nobody replaces it
     assert kept.keeper.present is kept.started[1]
     assert kept.tasks == []
+    assert not kept.respawns
 
 
 async def test_one_that_does_not_start_leaves_the_one_before() -> None:

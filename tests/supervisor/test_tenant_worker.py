@@ -7,6 +7,7 @@ from protocol.errors import ErrorCode, GatewayError
 from supervisor.front_process import FrontProcess
 from supervisor.lifecycle import State
 from supervisor.memory import Memory
+from supervisor.meters import Meters
 from supervisor.reconcile import Step, Wanted
 from supervisor.tenant_worker import TenantWorker
 from supervisor.zygote.spec import JailSpec
@@ -23,6 +24,7 @@ class Nowhere:
         self.now_ms = 1_000_000
         self.wants = Wanted.ENABLED
         self.alerts: list[str] = []
+        self.meters = Meters()
 
     async def zygote(self) -> ZygoteProcess:
         raise SpawnError

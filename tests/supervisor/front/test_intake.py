@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from protocol import limits
 from protocol.aio import OnReply
 from protocol.errors import ErrorCode
+from protocol.meters import FrontMeters
 from supervisor.front.auth import TokenTable
 from supervisor.front.exchange import Request
 from supervisor.front.intake import Intake
@@ -39,6 +40,7 @@ class Surroundings:
         self.bytes_in_flight = 0
         self.control_calls = 0
         self.clock = 1000.0
+        self.meters = FrontMeters()
         self.supervised = Supervised(frozenset(), self.ask_supervisor, self.now)
         self.acme = Tenant("acme", self)
         self.tokens.put(self.acme, access("acme", ACME))

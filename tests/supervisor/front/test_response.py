@@ -19,7 +19,9 @@ def test_every_code_of_the_table_can_be_answered() -> None:
         assert data.startswith(b"HTTP/1.1 %d " % code.http_status)
         body = json.loads(data.split(b"\r\n\r\n")[1])
         assert body["error"]["data"]["code"] == code.name
-        data = response.whole(code.http_status, response.problem_body(error), is_problem=True)
+        data = response.whole(
+            code.http_status, response.problem_body(error), content=response.PROBLEM
+        )
         assert _headers(data)["Content-Type"] == "application/problem+json"
         assert json.loads(data.split(b"\r\n\r\n")[1])["code"] == code.name
 
