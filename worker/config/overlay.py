@@ -91,6 +91,19 @@ class OverlayFile:
         except OSError as error:
             raise _unreadable() from error
 
+    async def usable(self) -> Overlay:
+        """Give what the file says now.
+
+        Raises:
+            GatewayError: UNAVAILABLE: it cannot be read. CONFLICT: it cannot be used; what it would
+                have forbidden is not known, so nothing is allowed.
+        """
+        loaded = await self.current()
+        if loaded.issues:
+            msg = f"config.yaml cannot be used ({loaded.issues[0]}); config.set replaces it"
+            raise GatewayError(ErrorCode.CONFLICT, msg)
+        return loaded.overlay
+
     async def write(self, change: Callable[[Loaded], Overlay], base_hash: str | None) -> Loaded:
         """Write what `change` makes of the file. What changes nothing is done already.
 

@@ -267,7 +267,7 @@ class Turns:
             feed.add(text)
             told.text(text)
 
-        settings = (await self._overlay.current()).overlay.agent
+        settings = (await self._overlay.usable()).agent
         prompt = reads.prompt(self._database.read(), run.session, run.seq)
         context = ToolContext(run.session_key, run.id, self._clock)
         agent = AgentRun(

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from protocol import limits
-from protocol.errors import ErrorCode
+from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import config
 from tests.worker.harness import Front, GatedProvider, catalogue_of, running_worker
 from worker.config import overlay, secrets
@@ -199,10 +199,15 @@ async def test_a_file_that_cannot_be_used_is_said_and_replaced(tenant_dir: Path,
         )
         error = await rig.front.refused("config.patch", {"raw": "{}"})
         assert error.code is ErrorCode.CONFLICT
-        sent = rig.front.stream("chat.send", {"sessionKey": KEY, "message": "works"})
-        assert (await sent.result())["status"] == "ok"
+        # What it would have forbidden is not known: no turn runs until it is replaced.
+        sent = rig.front.stream("chat.send", {"sessionKey": KEY, "message": "hello"})
+        with pytest.raises(GatewayError, match=r"config\.set replaces it") as refused:
+            await sent.result()
+        assert refused.value.code is ErrorCode.CONFLICT
         await written(rig.front, {}, baseHash=got["hash"])
         assert (await rig.front.call("config.get"))["valid"]
+        sent = rig.front.stream("chat.send", {"sessionKey": KEY, "message": "works"})
+        assert (await sent.result())["status"] == "ok"
 
 
 async def test_a_link_in_its_place_is_not_followed(tenant_dir: Path) -> None:
