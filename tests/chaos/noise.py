@@ -21,6 +21,8 @@ import uvloop
 BODY_BYTES: Final = 8 * 2**20 - 2**16 - 512
 STREAM_TEXT_CHARS: Final = 200 * 1024
 RECEIVE_BUFFER_BYTES: Final = 4096
+FROM: Final = "127.0.0.2"
+"""Its own address: places for connections and failures of tokens are counted by address."""
 BITE_SECONDS: Final = 0.1
 AGAIN_SECONDS: Final = 0.1
 """How long who was refused waits; with no pause it would be our own processor that is measured."""
@@ -94,6 +96,7 @@ class Noise:
         try:
             if receive_buffer:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            sock.bind((FROM, 0))
             await asyncio.get_running_loop().sock_connect(sock, self._address)
             return await asyncio.open_connection(sock=sock, limit=max(receive_buffer, 1024))
         except BaseException:
