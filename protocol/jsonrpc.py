@@ -11,6 +11,7 @@ import msgspec
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
+from protocol.names import encode_shown
 
 RequestId = Annotated[str, msgspec.Meta(max_length=limits.RPC_ID_CHARS_MAX)] | int | None
 
@@ -57,7 +58,8 @@ _FIELD_CHARS_MAX: Final = 64
 _CUT_BYTES_MAX: Final = 4 * limits.KIB
 _PARAMS: Final = re.compile(rb'"params"[ \t\n\r]*:')
 _TAIL: Final = re.compile(
-    rb'(?:,[ \t\n\r]*"[a-z]+"[ \t\n\r]*:[ \t\n\r]*(?:"[^"\\]*"|[a-z0-9-]+)[ \t\n\r]*)*}[ \t\n\r]*\Z'
+    rb'(?:,[ \t\n\r]*"[a-z]+"[ \t\n\r]*:[ \t\n\r]*(?:"(?:[^"\\]|\\.)*"|[\w.+-]+)[ \t\n\r]*)*'
+    rb"}[ \t\n\r]*\Z"
 )
 
 
@@ -109,7 +111,8 @@ def _decode_request(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
     if len(body) <= limits.RPC_SCANNED_BYTES_MAX:
         return _decode(decoder, body)
     begin = _PARAMS.search(body, 0, _CUT_BYTES_MAX)
-    end = _TAIL.search(body, len(body) - _CUT_BYTES_MAX)
+    # Params that are small would look like one more member of the end.
+    end = _TAIL.search(body, max(len(body) - _CUT_BYTES_MAX, begin.end() if begin else 0))
     if end is None:
         raise GatewayError(ErrorCode.PARSE_ERROR, "the body is no JSON: its object does not end")
     if begin is None:
@@ -149,5 +152,5 @@ def refusal(request_id: RequestId, error: GatewayError) -> bytes:
     """Give the response for a refused request."""
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (
         _encode(request_id),
-        _encode(error.body()),
+        encode_shown(error.body()),
     )

@@ -102,9 +102,7 @@ class Fairness:
         found["the noisy one"] = dict(sorted(self.done.items()))
         return found
 
-    def _window(
-        self, calm: Neighbour, calls: int, noise: "subprocess.Popen[str] | None"
-    ) -> Window:
+    def _window(self, calm: Neighbour, calls: int, noise: "subprocess.Popen[str] | None") -> Window:
         watched = {
             title.removeprefix("openclaw: "): process
             for title, process in self._gateway.processes().items()

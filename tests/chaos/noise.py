@@ -77,12 +77,12 @@ class Noise:
         ):
             if self._settings[name]:
                 await event.wait()
-        print("ready", flush=True)
+        _say("ready")
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        print(json.dumps(self.counts), flush=True)
+        _say(json.dumps(self.counts))
 
     async def _over(self, act: Callable[[int], Awaitable[None]], number: int) -> None:
         while True:
@@ -119,7 +119,7 @@ class Noise:
                 status = await self._status(reader)
                 self.counts[f"upload {status}"] += 1
                 self._uploaded.set()
-                if status == 429:  # noqa: PLR2004 - HTTP; the connection ends with it
+                if status == 429:
                     return
                 number += 1
         finally:
@@ -137,7 +137,7 @@ class Noise:
             self._begun += 1
             if self._begun == self._settings["streams"]:
                 self._streaming.set()
-            while await reader.read(1):
+            while await reader.read(1):  # noqa: ASYNC110 - it takes its time
                 await asyncio.sleep(BITE_SECONDS)
         finally:
             writer.transport.abort()
@@ -155,6 +155,11 @@ class Noise:
                 self._guessed.set()
         finally:
             writer.transport.abort()
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
 
 
 async def main() -> None:

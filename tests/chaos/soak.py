@@ -11,7 +11,7 @@ import itertools
 import json
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, NamedTuple
 
 import psutil
@@ -139,7 +139,7 @@ class Soak:
         return head.encode() + b"\r\n" + body
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> "contextlib.AsyncIterator[Streams]":  # type: ignore[name-defined]
+    async def _connection(self) -> AsyncIterator[Streams]:
         reader, writer = await asyncio.open_connection(*self._address)
         try:
             yield reader, writer
@@ -193,10 +193,10 @@ class Soak:
                 call = b'{"jsonrpc":"2.0","id":1,"method":"%b"}' % method
                 writer.write(b"\x81" + bytes([0x80 | len(call)]) + bytes(4) + call)
                 first, size = await reader.readexactly(2)
-                if size == 126:  # noqa: PLR2004 - RFC 6455, section 5.2
+                if size == 126:
                     size = int.from_bytes(await reader.readexactly(2), "big")
                 await reader.readexactly(size)
-                if first != 0x81:  # noqa: PLR2004 - as above
+                if first != 0x81:
                     self.counts[f"! a frame that begins with {first:#x}"] += 1
         return 3
 
@@ -223,8 +223,6 @@ class Soak:
         """Leave a stream that has begun."""
         key = f"agent:main:soak:{number % KEYS}"
         async with self._connection() as (reader, writer):
-            params = {"key": key, "message": "/reset"}
-            del params
             request = self._request(
                 "sessions.send", {"key": key, "message": "word " * 2000}, accept="text/event-stream"
             )

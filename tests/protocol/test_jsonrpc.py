@@ -57,7 +57,7 @@ def test_a_big_request_is_the_same_without_its_params_being_read(
 ) -> None:
     head = {"jsonrpc": "2.0", "method": method}
     rest = {"id": request_id, "params": params}
-    if not last and not (isinstance(request_id, str) and ('"' in request_id or "\\" in request_id)):
+    if not last:
         rest = {"params": params, "id": request_id}
     body = json.dumps({**head, **rest}, ensure_ascii=False, indent=indent).encode()
     read = jsonrpc.decode_request(body)
@@ -74,7 +74,7 @@ def test_a_big_request_is_the_same_without_its_params_being_read(
         (b'{"jsonrpc":"2.0","method":"m","id":1,"params":[%b]', ErrorCode.PARSE_ERROR),
         (b'[{"jsonrpc":"2.0","method":"m","id":1,"params":[%b]}]', ErrorCode.PARSE_ERROR),
         (b'{"x":[%b],"jsonrpc":"2.0","method":"m","id":1}', ErrorCode.MALFORMED_REQUEST),
-        (b'{"jsonrpc":"2.0","id":{"params":0},"method":"m","x":[%b]}', ErrorCode.PARSE_ERROR),
+        (b'{"jsonrpc":"2.0","id":{"params":0},"method":"m","x":[%b]}', ErrorCode.MALFORMED_REQUEST),
         (b'{"jsonrpc":"2.0","method":1,"id":1,"params":[%b]}', ErrorCode.MALFORMED_REQUEST),
         (b'{"method":"m","params":[%b],"jsonrpc":"1.0"}', ErrorCode.MALFORMED_REQUEST),
     ],
