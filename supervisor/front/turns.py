@@ -17,13 +17,12 @@ class Turns:
     """Those who wait to be read from, by who pays for them."""
 
     def __init__(self) -> None:
-        self._loop: Final = asyncio.get_running_loop()
         self._waiting: Final[dict[object, deque[Callable[[], None]]]] = {}
 
     def wait(self, payer: object, go_on: Callable[[], None]) -> None:
         """Have `go_on` called when it is the turn of this one of the payer's."""
         if not self._waiting:
-            self._loop.call_soon(self._turn)
+            asyncio.get_running_loop().call_soon(self._turn)
         self._waiting.setdefault(payer, deque()).append(go_on)
 
     def _turn(self) -> None:
@@ -33,7 +32,7 @@ class Turns:
                 del self._waiting[payer]
             go_on()
         if self._waiting:
-            self._loop.call_soon(self._turn)
+            asyncio.get_running_loop().call_soon(self._turn)
 
 
 class Reading:
