@@ -11,6 +11,7 @@ import msgspec
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
+from protocol.names import encode_shown
 
 RequestId = Annotated[str, msgspec.Meta(max_length=limits.RPC_ID_CHARS_MAX)] | int | None
 
@@ -51,22 +52,35 @@ _members_decoder: Final = msgspec.json.Decoder(_Members)
 _encode: Final = msgspec.json.Encoder().encode
 _BLANKS: Final = b" \t\n\r"
 _FIELD_CHARS_MAX: Final = 64
+# Where the params of a big request begin, and what may follow them. If the whole is JSON there is
+# one way to read the end: a quote after a comma begins a member's name, and with no bracket up to
+# the last one these are members of the request itself. If it is not, then neither is what is cut.
+_CUT_BYTES_MAX: Final = 4 * limits.KIB
+_PARAMS: Final = re.compile(rb'"params"[ \t\n\r]*:')
+_TAIL: Final = re.compile(
+    rb'(?:,[ \t\n\r]*"[a-z]+"[ \t\n\r]*:[ \t\n\r]*(?:"(?:[^"\\]|\\.)*"|[\w.+-]+)[ \t\n\r]*)*'
+    rb"}[ \t\n\r]*\Z"
+)
 
 
 def decode_request(body: bytes) -> Request:
     """Read one request object.
 
+    Of one over `RPC_SCANNED_BYTES_MAX` the params are cut out without being read: whoever decodes
+    them finds out whether they are JSON. They have to come last, or before nothing but small
+    members.
+
     Raises:
         GatewayError: PARSE_ERROR for what is no JSON, MALFORMED_REQUEST for JSON that is no single
             request object; the message names the member.
     """
-    call: Request = _decode(_decoder, body)
+    call: Request = _decode_request(_decoder, body)
     return call
 
 
 def decode_streamable(body: bytes) -> StreamableRequest:
     """Read one request object as it may come on a WebSocket. Raises as `decode_request`."""
-    call: StreamableRequest = _decode(_streamable_decoder, body)
+    call: StreamableRequest = _decode_request(_streamable_decoder, body)
     return call
 
 
@@ -80,14 +94,36 @@ def decode_batch(body: bytes) -> list[bytes]:
 
     Raises:
         GatewayError: PARSE_ERROR for what is no JSON, MALFORMED_REQUEST for an array without
-            members, or with too many.
+            members, or with too many, PAYLOAD_TOO_LARGE.
     """
+    if len(body) > limits.BATCH_BYTES_MAX:
+        msg = f"a batch has at most {limits.BATCH_BYTES_MAX} bytes; send less in one"
+        raise GatewayError(ErrorCode.PAYLOAD_TOO_LARGE, msg, limit=limits.BATCH_BYTES_MAX)
     members = _decode(_members_decoder, body)
     # No value of JSON is empty, so that an empty one is where the array ended.
     found = [bytes(raw) for raw in msgspec.structs.astuple(members) if memoryview(raw).nbytes]
     if not found:
         raise GatewayError(ErrorCode.MALFORMED_REQUEST, "a batch has at least one request")
     return found
+
+
+def _decode_request(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
+    if len(body) <= limits.RPC_SCANNED_BYTES_MAX:
+        return _decode(decoder, body)
+    begin = _PARAMS.search(body, 0, _CUT_BYTES_MAX)
+    # Params that are small would look like one more member of the end.
+    end = _TAIL.search(body, max(len(body) - _CUT_BYTES_MAX, begin.end() if begin else 0))
+    if end is None:
+        raise GatewayError(ErrorCode.PARSE_ERROR, "the body is no JSON: its object does not end")
+    if begin is None:
+        msg = (
+            f"request: one of more than {limits.RPC_SCANNED_BYTES_MAX} bytes has its params"
+            " after its other members"
+        )
+        raise GatewayError(ErrorCode.MALFORMED_REQUEST, msg, field="params")
+    rest = body[: begin.end()] + b"0" + body[end.start() :]
+    params = msgspec.Raw(memoryview(body)[begin.end() : end.start()])
+    return msgspec.structs.replace(_decode(decoder, rest), params=params)
 
 
 def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
@@ -116,5 +152,5 @@ def refusal(request_id: RequestId, error: GatewayError) -> bytes:
     """Give the response for a refused request."""
     return b'{"jsonrpc":"2.0","id":%b,"error":%b}' % (
         _encode(request_id),
-        _encode(error.body()),
+        encode_shown(error.body()),
     )

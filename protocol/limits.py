@@ -62,7 +62,13 @@ HTTP_WRITE_BUFFER_HIGH: Final = 256 * KIB
 HTTP_DISCARD_BYTES_MAX: Final = 64 * KIB
 BEARER_CHARS_MAX: Final = 512
 
+# Who sends so much at once is read from again when it is its turn.
+BIG_READ_BYTES: Final = 32 * KIB
+
 # JSON-RPC.
+# In what is bigger, the front does not look for where the params end: 8 MiB of JSON take it 25 ms.
+RPC_SCANNED_BYTES_MAX: Final = 256 * KIB
+BATCH_BYTES_MAX: Final = 1 * MIB
 RPC_ID_CHARS_MAX: Final = 256
 BATCH_MEMBERS_MAX: Final = 50
 # What the front keeps of a batch's answers until the last one is there.

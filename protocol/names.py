@@ -9,6 +9,8 @@ import re
 import secrets
 from typing import Final
 
+import msgspec
+
 from protocol import limits
 
 # The look-ahead, since Python's `$` also matches before a trailing newline; JSON Schema takes both.
@@ -80,6 +82,11 @@ def is_display_name(text: str) -> bool:
 def hide_secrets(text: str) -> str:
     """Give `text` with whatever looks like a tenant's token or an admin key cut to its prefix."""
     return _SECRET.sub(r"\1…", text)
+
+
+def encode_shown(value: object) -> bytes:
+    """Give as JSON what may quote a client, who may have sent a secret in a wrong place."""
+    return hide_secrets(msgspec.json.encode(value).decode()).encode()
 
 
 def mint_token_id() -> str:

@@ -26,7 +26,13 @@ from protocol.control.shapes import (
     UpdateTenant,
 )
 from protocol.errors import ErrorCode, GatewayError
-from protocol.names import TENANT_ID_PATTERN, hide_secrets, is_display_name, is_tenant_id
+from protocol.names import (
+    TENANT_ID_PATTERN,
+    encode_shown,
+    hide_secrets,
+    is_display_name,
+    is_tenant_id,
+)
 from protocol.spawn import TokenGrant
 from supervisor import audit_reading
 from supervisor.audit import Audit
@@ -132,7 +138,7 @@ class TenantDesk:
         Raises:
             GatewayError: UNAVAILABLE: it cannot be written.
         """
-        shown = msgspec.json.decode(hide_secrets(msgspec.json.encode(detail).decode()))
+        shown = msgspec.json.decode(encode_shown(detail))
         self.audit.append(action, actor=actor, now_ms=self._now_ms(), tenant=tenant, **shown)
 
     @disk_refusals()

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol.control.routes import Route, find
 from protocol.errors import ErrorCode, GatewayError
-from protocol.names import digest, hide_secrets
+from protocol.names import digest, encode_shown
 from protocol.spawn import ControlRequest, ControlResponse
 from supervisor.control.actions import TenantActions
 from supervisor.control.handlers import Asked, Handlers
@@ -71,9 +71,8 @@ class ControlPlane:
 
 
 def _refusal(error: GatewayError) -> ControlResponse:
-    # What a client sent may be quoted, and it may have sent a secret in a wrong place.
-    shown = hide_secrets(msgspec.json.encode(error.problem()).decode())
-    return ControlResponse(status=error.code.http_status, body=msgspec.Raw(shown.encode()))
+    body = msgspec.Raw(encode_shown(error.problem()))
+    return ControlResponse(status=error.code.http_status, body=body)
 
 
 def _route(request: ControlRequest) -> tuple[Route, dict[str, str]]:

@@ -23,6 +23,7 @@ from supervisor.front.log import Log
 from supervisor.front.taking import Taking
 from supervisor.front.tenants import unavailable
 from supervisor.front.throttle import Throttle
+from supervisor.front.turns import Reading, Turns
 
 
 class House(intake.Door, Protocol):
@@ -31,6 +32,7 @@ class House(intake.Door, Protocol):
     log: Log
     meters: FrontMeters
     throttle: Throttle
+    turns: Turns
     draining: bool
 
     @property
@@ -70,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._work_deadline = inf
         self._unread_bytes = 0
         self._taking: Taking
+        self._read: Reading
 
     # asyncio.Protocol
 
@@ -78,6 +81,7 @@ class Connection(asyncio.Protocol):
         # uvloop's transports are no subclasses of asyncio's.
         self._transport = transport = cast("asyncio.Transport", transport)
         self._taking = Taking(transport)
+        self._read = Reading(transport, self._house.turns)
         peer = transport.get_extra_info("peername")
         self._address = str(peer[0]) if peer else ""
         transport.set_write_buffer_limits(high=limits.HTTP_WRITE_BUFFER_HIGH)
@@ -94,11 +98,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._over:
-            return
         try:
-            self._consume(data)
-            self._advance()
+            if not self._over:
+                self._consume(data)
+                self._advance()
+            # What is thrown away costs a read too.
+            self._read.payer = self._intake.payer
+            self._read.took(len(data))
         except Exception as error:  # noqa: BLE001 - what escapes would hang the transport
             self._break(error)
 
@@ -249,8 +255,7 @@ class Connection(asyncio.Protocol):
         heir = successor(self._transport)
         self._house.leave(self, self._address)
         self._transport.set_protocol(heir)
-        if not self._reading:
-            self._transport.resume_reading()
+        self._read.hand_over()
         if self._intake.upgraded:
             heir.data_received(bytes(self._intake.upgraded))
 
@@ -344,9 +349,9 @@ class Connection(asyncio.Protocol):
         if full == self._reading:
             self._reading = not full
             if full:
-                self._transport.pause_reading()
+                self._read.stop()
             else:
-                self._transport.resume_reading()
+                self._read.go_on()
                 incoming.deadline = max(
                     incoming.deadline, self._house.now() + limits.HTTP_HEADER_SECONDS
                 )
@@ -439,8 +444,7 @@ class Connection(asyncio.Protocol):
         unread = incoming.cut or incoming.receiving or self._stash is not None
         unread = unread or incoming.upgraded is not None
         if unread and self._transport.can_write_eof():
-            if not self._reading:
-                self._transport.resume_reading()
+            self._read.go_on()
             self._transport.write_eof()
             sent = self._transport.get_write_buffer_size() == 0
             seconds = limits.HTTP_LINGER_SECONDS if sent else limits.HTTP_WRITE_SECONDS

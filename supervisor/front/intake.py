@@ -17,7 +17,7 @@ from supervisor.front.auth import TokenTable
 from supervisor.front.exchange import Asked, Request, Route
 from supervisor.front.head import Head, bearer_secret, host_name, malformed, too_large
 from supervisor.front.routes import Routes
-from supervisor.front.tenants import unavailable
+from supervisor.front.tenants import Tenant, unavailable
 
 _HEAD_SLICE: Final = 4 * limits.KIB
 _CHUNKED_SLICE: Final = 64 * limits.KIB
@@ -48,6 +48,7 @@ class Intake:
         cut: There was more to read when it was closed.
         continue_due: The client waits for leave to send its body.
         upgraded: What came after a request to change the protocol, the last of `ready`.
+        payer: The tenant whose body is taken.
     """
 
     def __init__(self, door: Door) -> None:
@@ -59,6 +60,7 @@ class Intake:
         self.cut = False
         self.continue_due = False
         self.upgraded: bytearray | None = None
+        self.payer: Tenant | None = None
         self._door: Final = door
         self._head: Final = Head()
         self._request: Request | None = None
@@ -299,6 +301,7 @@ class Intake:
         if asked.route is not None:
             bytes_max = asked.route.body_bytes_max
         waits = b"expect" in head.fields and not asked.old_version
+        self.payer = None
         if request.refusal is None:
             try:
                 if length > bytes_max:
@@ -311,6 +314,7 @@ class Intake:
             except GatewayError as error:
                 request.refusal = error
         if request.refusal is None:
+            self.payer = None if asked.grant is None else asked.grant.tenant
             self.continue_due = waits and has_body
         elif waits or length > limits.HTTP_DISCARD_BYTES_MAX:
             raise request.refusal

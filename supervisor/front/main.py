@@ -7,6 +7,7 @@ the link to the supervisor ends.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -31,7 +32,7 @@ from supervisor.zygote import linux
 from supervisor.zygote.title import set_title
 
 TITLE: Final = "openclaw: front"
-MALLOC_KEPT_BYTES: Final = 8 * MIB
+MALLOC_KEPT_BYTES: Final = 128 * MIB
 LISTEN_BACKLOG: Final = 1024
 LOAD_SECONDS: Final = 2.0
 EXIT_USAGE: Final = 78
@@ -51,7 +52,8 @@ def main(arguments: Sequence[str], confine: Confine) -> int:
         confine: Takes effect after the first message and before any client is heard.
     """
     set_title(TITLE)
-    # Else every batch of large answers is given back to the kernel and faulted in for the next.
+    # Else every large body or answer is given back to the kernel and faulted in for the next, which
+    # holds up everybody for longer than it takes to copy it.
     linux.keep_freed_memory(MALLOC_KEPT_BYTES)
     # Often sent to every process at once; the supervisor ends us when our clients are served.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str], confine: Confine) -> int:
     spec = msgspec.msgpack.decode(payload, type=FrontSpec)
     confine(spec, link_descriptor, frozenset({channel_descriptor, listener_descriptor}))
     channel.setblocking(False)
+    gc.freeze()  # what was imported stays, and is not looked through while clients wait
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(
             serve(

@@ -9,6 +9,7 @@ from typing import Any, Final, NewType
 import msgspec
 
 from protocol.errors import STATUS_PHRASES, ErrorCode, GatewayError
+from protocol.names import encode_shown
 
 RETRY_SECONDS_DEFAULT: Final = 1
 RETRY_SECONDS_MAX: Final = 31 * 86400
@@ -29,7 +30,6 @@ _MONTHS: Final = (
     *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
     *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
 )
-_encode: Final = msgspec.json.Encoder().encode
 
 
 def _status_lines() -> dict[int, bytes]:
@@ -134,12 +134,12 @@ def chunk(data: bytes) -> bytes:
 
 def error_body(error: GatewayError) -> bytes:
     """Give the body of a refusal of a tenant's call that is no JSON-RPC: its error object alone."""
-    return b'{"error":%b}' % _encode(error.body())
+    return b'{"error":%b}' % encode_shown(error.body())
 
 
 def problem_body(error: GatewayError) -> bytes:
     """Give the body of a refusal everywhere else: problem details (RFC 9457)."""
-    return _encode(error.problem())
+    return encode_shown(error.problem())
 
 
 def error_headers(error: GatewayError) -> bytes:

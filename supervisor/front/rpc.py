@@ -4,7 +4,7 @@ from typing import Final
 
 import msgspec
 
-from protocol import jsonrpc
+from protocol import jsonrpc, limits
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.front.batch import Batch, StartCall
 from supervisor.front.calls import Envelope, TenantCall
@@ -99,10 +99,12 @@ def refusal(error: GatewayError) -> bytes:
 def check_encoding(body: bytes) -> None:
     """Refuse what is not UTF-8: the decoder does not look into what it leaves raw.
 
+    What is too big to be looked into here is the worker's to refuse.
+
     Raises:
         GatewayError: PARSE_ERROR.
     """
-    if not body.isascii():
+    if len(body) <= limits.RPC_SCANNED_BYTES_MAX and not body.isascii():
         try:
             body.decode()
         except UnicodeDecodeError as error:

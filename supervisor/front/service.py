@@ -25,6 +25,7 @@ from supervisor.front.sockets import Sockets
 from supervisor.front.supervised import Supervised
 from supervisor.front.tenants import Tenant, unavailable
 from supervisor.front.throttle import Throttle
+from supervisor.front.turns import Turns
 from supervisor.tls import load, server_context
 
 TICK_SECONDS: Final = LAG_INTERVAL_SECONDS
@@ -51,6 +52,7 @@ class Front:
         self.tokens = TokenTable()
         self._apply(spec.settings)
         self.throttle = Throttle()
+        self.turns = Turns()
         self.routes = Routes(self)
         self.supervised = Supervised(spec.supervised, self.ask_supervisor, self.now)
         self.loaded = False

@@ -29,6 +29,7 @@ from supervisor.front.sockets import Sockets
 from supervisor.front.subscription import Event, Subscription
 from supervisor.front.taking import Taking
 from supervisor.front.tenants import RETRY_MS, unavailable
+from supervisor.front.turns import Reading, Turns
 
 _SUBSCRIBED: Final = b'{"subscribed":true}'
 _UNSUBSCRIBED: Final = b'{"subscribed":false}'
@@ -43,6 +44,7 @@ class Hall(Protocol):
     """What WebSockets share."""
 
     log: Log
+    turns: Turns
     draining: bool
 
     @property
@@ -71,6 +73,7 @@ class WebSocket(Successor):
         "_message_deadline",
         "_over",
         "_pinged",
+        "_read",
         "_reserved",
         "_seq",
         "_subscription",
@@ -90,6 +93,7 @@ class WebSocket(Successor):
             sans_io.Side.SERVER, max_size=limits.SOCKET_MESSAGE_BYTES_MAX, logger=_silent
         )
         self._taking: Final = Taking(transport)
+        self._read: Final = Reading(transport, hall.turns, asked.grant.tenant)
         # In the order in which their time ends.
         self._calls: Final[dict[SocketCall, None]] = {}
         self._subscription: Subscription | None = None
@@ -106,10 +110,10 @@ class WebSocket(Successor):
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
-        if self._over:
-            return
         try:
-            self._take(data)
+            if not self._over:
+                self._take(data)
+            self._read.took(len(data))
         except Exception as error:  # noqa: BLE001 - what escapes would hang the transport
             self._break(error)
 
@@ -120,7 +124,7 @@ class WebSocket(Successor):
         """See `asyncio.BaseProtocol`. Who does not read is not read from."""
         self._taking.pause(self._hall.now())
         if not self._over:
-            self._transport.pause_reading()
+            self._read.stop()
 
     def resume_writing(self) -> None:
         """See `asyncio.BaseProtocol`."""
@@ -129,7 +133,7 @@ class WebSocket(Successor):
             return
         try:
             self._heard = True
-            self._transport.resume_reading()
+            self._read.go_on()
             for call in list(self._calls):
                 call.on_writable()
         except Exception as error:  # noqa: BLE001 - as in data_received
@@ -302,12 +306,11 @@ class WebSocket(Successor):
     def _on_message(self, data: bytes) -> None:
         self._message_deadline = inf
         self._release()
-        if not data.isascii():
-            try:
-                data.decode()
-            except UnicodeDecodeError:
-                self._fail(CloseCode.INVALID_DATA, "the message is not UTF-8")
-                return
+        try:
+            rpc.check_encoding(data)
+        except GatewayError:
+            self._fail(CloseCode.INVALID_DATA, "the message is not UTF-8")
+            return
         request = Request(self._asked)
         client = SocketCall(self)
         try:
@@ -413,8 +416,7 @@ class WebSocket(Successor):
         self._hall.sockets.end(self)
         sent = self._transport.get_write_buffer_size() == 0
         if self._transport.can_write_eof():
-            if self._taking.paused:
-                self._transport.resume_reading()
+            self._read.go_on()
             self._transport.write_eof()
         else:
             self._transport.close()

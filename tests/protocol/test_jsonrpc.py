@@ -49,6 +49,60 @@ def outcome(body: bytes) -> ErrorCode | None:
 # --- what is taken
 
 
+@given(methods, json_values, request_ids, st.sampled_from((None, 1)), st.booleans())
+@example("m", {"params": [{"id": 2}, ',"id":3}']}, 'a"}', 1, False)
+@example("m", ',"id":"x"', "y,", None, False)
+def test_a_big_request_is_the_same_without_its_params_being_read(
+    method: str, params: Any, request_id: RequestId, indent: int | None, last: bool
+) -> None:
+    head = {"jsonrpc": "2.0", "method": method}
+    rest = {"id": request_id, "params": params}
+    if not last:
+        rest = {"params": params, "id": request_id}
+    body = json.dumps({**head, **rest}, ensure_ascii=False, indent=indent).encode()
+    read = jsonrpc.decode_request(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "RPC_SCANNED_BYTES_MAX", 0)
+        cut = jsonrpc.decode_request(body)
+    assert (cut.method, cut.id, cut.jsonrpc) == (read.method, read.id, read.jsonrpc)
+    assert json.loads(bytes(cut.params)) == params
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"jsonrpc":"2.0","method":"m","id":1,"params":[%b]', ErrorCode.PARSE_ERROR),
+        (b'[{"jsonrpc":"2.0","method":"m","id":1,"params":[%b]}]', ErrorCode.PARSE_ERROR),
+        (b'{"x":[%b],"jsonrpc":"2.0","method":"m","id":1}', ErrorCode.MALFORMED_REQUEST),
+        (b'{"jsonrpc":"2.0","id":{"params":0},"method":"m","x":[%b]}', ErrorCode.MALFORMED_REQUEST),
+        (b'{"jsonrpc":"2.0","method":1,"id":1,"params":[%b]}', ErrorCode.MALFORMED_REQUEST),
+        (b'{"method":"m","params":[%b],"jsonrpc":"1.0"}', ErrorCode.MALFORMED_REQUEST),
+    ],
+)
+def test_a_big_request_that_is_none(body: bytes, code: ErrorCode) -> None:
+    error = refused(body % (b"1," * limits.RPC_SCANNED_BYTES_MAX + b"1"))
+    assert error.code is code
+    assert len(error.message) < 200
+
+
+def test_no_json_in_the_params_of_a_big_request_is_left_to_who_reads_them() -> None:
+    for params in (b"[" + b"1," * limits.RPC_SCANNED_BYTES_MAX, b'1,"params":[' + b"1," * 200_000):
+        call = jsonrpc.decode_request(b'{"jsonrpc":"2.0","method":"m","params":%b}' % params)
+        assert bytes(call.params) == params
+        with pytest.raises(msgspec.DecodeError):
+            msgspec.json.decode(call.params)
+
+
+def test_a_batch_has_a_bound_in_bytes() -> None:
+    blanks = b" " * (limits.BATCH_BYTES_MAX - 3)
+    assert jsonrpc.decode_batch(b"[1%b]" % blanks) == [b"1"]
+    error = batch_refusal(b"[1%b ]" % blanks)
+    assert (error.code, error.details["limit"]) == (
+        ErrorCode.PAYLOAD_TOO_LARGE,
+        limits.BATCH_BYTES_MAX,
+    )
+
+
 @given(methods, json_values, request_ids, st.booleans())
 def test_requests_come_back(method: str, params: Any, request_id: RequestId, ascii_: bool) -> None:
     members = {"jsonrpc": "2.0", "method": method, "params": params, "id": request_id}

@@ -19,6 +19,7 @@ from supervisor.front.routes import Routes
 from supervisor.front.sockets import Sockets
 from supervisor.front.supervised import Supervised
 from supervisor.front.tenants import Tenant
+from supervisor.front.turns import Turns
 from tests.supervisor.front.harness import ACME, access, request, rpc
 
 
@@ -32,6 +33,7 @@ class Surroundings:
         self.hosts = frozenset({"localhost"})
         self.origins = frozenset({"https://app.example"})
         self.sockets = Sockets(1, lambda: None)
+        self.turns = Turns()
         self.log = Log()
         self.draining = False
         self.loaded = True
