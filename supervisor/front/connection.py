@@ -8,33 +8,30 @@ Nothing that happens here may escape: callers are other connections' and workers
 """
 
 import asyncio
-from collections.abc import Callable
 from http import HTTPStatus
 from math import inf
 from typing import Final, Protocol, cast
 
-from protocol import limits, names
+from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.front import intake, origins, response
-from supervisor.front.addresses import Proxies
-from supervisor.front.exchange import LateAnswer, Request, Successor, Work
+from supervisor.front.exchange import MakeSuccessor, Request, Work
+from supervisor.front.failures import Failures
 from supervisor.front.intake import Intake
 from supervisor.front.log import Log
 from supervisor.front.taking import Taking
 from supervisor.front.tenants import unavailable
-from supervisor.front.throttle import Throttle
 
 
 class House(intake.Door, Protocol):
     """What connections share."""
 
     log: Log
-    throttle: Throttle
     draining: bool
 
     @property
-    def proxies(self) -> Proxies:
-        """Whose word counts on who a client is."""
+    def failures(self) -> Failures:
+        """Those of authentication."""
 
     def enter(self, connection: "Connection", address: str) -> bool:
         """Take a place for a connection from `address`; False when there is none."""
@@ -44,6 +41,9 @@ class House(intake.Door, Protocol):
 
     def leave(self, connection: "Connection", address: str) -> None:
         """Give the place back."""
+
+    def pass_on(self, connection: "Connection") -> None:
+        """Let it go; its place is its successor's, who gives it back."""
 
 
 class Connection(asyncio.Protocol):
@@ -182,23 +182,13 @@ class Connection(asyncio.Protocol):
         request = self._request
         if request is None or self._over:
             return
-        claimed = names.claimed_tenant(request.asked.secret)
-        request.asked.secret = ""
-        throttle = self._house.throttle
-        address = self._house.proxies.client(self._address, request.asked.forwarded)
-        delay = throttle.failed(address, claimed)
-        self._house.log.warning(
-            "authentication failed",
-            address=address,
-            tenant=claimed,
-            prefix=names.token_prefix(claimed) if claimed else None,
-            delay=delay,
-        )
-        if delay and throttle.begin_wait():
-            late = LateAnswer(lambda: self.answer(401, body, headers), throttle.end_wait)
-            self.wait_for(late, delay)
-            return
+        failures = self._house.failures
+        delay = failures.note(self._address, request.asked)
         if delay:
+            late = failures.late(lambda: self.answer(401, body, headers))
+            if late is not None:
+                self.wait_for(late, delay)
+                return
             request.keep_alive = False
         self.answer(401, body, headers)
 
@@ -236,14 +226,14 @@ class Connection(asyncio.Protocol):
 
     # exchange.Caller
 
-    def switch(self, head: bytes, successor: Callable[[asyncio.Transport], Successor]) -> None:
+    def switch(self, head: bytes, successor: MakeSuccessor) -> None:
         """See `Caller`. From here on this connection is the successor's."""
         if self._request is None or self._over:
             return
         self._over = True
         self._transport.write(head)
-        heir = successor(self._transport)
-        self._house.leave(self, self._address)
+        heir = successor(self._transport, self._address)
+        self._house.pass_on(self)
         self._transport.set_protocol(heir)
         if not self._reading:
             self._transport.resume_reading()
@@ -279,8 +269,8 @@ class Connection(asyncio.Protocol):
         elif not self._over:
             self._close()
 
-    def revoke(self, digests: frozenset[bytes]) -> None:
-        """End what one of these tokens has opened here, if any has."""
+    def revoke(self, digests: frozenset[bytes], error: GatewayError) -> None:
+        """End what one of these tokens has opened here, if any has, with `error`."""
         request, work = self._request, self._work
         if request is None or work is None or self._over:
             return
@@ -288,11 +278,11 @@ class Connection(asyncio.Protocol):
         if grant is None or grant.digest not in digests:
             return
         try:
-            work.revoke(intake.unauthorized())
+            work.revoke(error)
             if self._taking.paused:
                 self.abort()  # it does not read, and so would never see the end
-        except Exception as error:  # noqa: BLE001 - as in data_received
-            self._break(error)
+        except Exception as failure:  # noqa: BLE001 - as in data_received
+            self._break(failure)
 
     def abort(self) -> None:
         """Close the connection and lose what has not been sent."""

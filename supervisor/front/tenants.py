@@ -155,9 +155,13 @@ class Tenant:
         else:
             self._hold(call)
 
+    def holds(self, call: Pending) -> bool:
+        """Say whether a call waits for a worker."""
+        return call in self._held
+
     def withdraw(self, call: Pending) -> None:
         """Forget a held call whose client has gone."""
-        if call in self._held:
+        if self.holds(call):
             self._held.remove(call)
             self._held_bytes -= len(call.params)
             self._note_holding()

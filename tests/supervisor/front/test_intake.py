@@ -30,7 +30,7 @@ class Surroundings:
         self.routes = Routes(self)
         self.hosts = frozenset({"localhost"})
         self.origins = frozenset({"https://app.example"})
-        self.sockets = Sockets(1, lambda: None)
+        self.sockets = Sockets(1, lambda _address: None)
         self.log = Log()
         self.draining = False
         self.loaded = True
