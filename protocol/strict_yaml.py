@@ -43,7 +43,7 @@ def parse(text: bytes) -> Any:
     """Read one document.
 
     Raises:
-        ValueError: it is no YAML, or uses what is not taken here; where is said, and nothing repeated.
+        ValueError: it is no YAML, or uses what is not taken here; no text is repeated.
         RecursionError: it is nested too deeply.
     """
     try:
