@@ -48,7 +48,7 @@ def _describe(method: Method, params: dict[str, Any], result: dict[str, Any]) ->
             for name, schema in params.get("properties", {}).items()
         ],
         "result": {"name": "result", "schema": result},
-        "x-scope": method.scope.name,
+        "x-scope": str(method.scope.name).lower(),
         "x-spends": method.spends,
         "x-idempotent": method.idempotent,
         "x-streams": method.streams,

@@ -18,6 +18,8 @@ P = TypeVar("P", bound=Params)
 _PATH: Final = re.compile(r"(?P<reason>.*) - at (?:`key` in )?`\$\.?(?P<path>.*)`", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(?P<name>\w+)`")
+# How msgspec shows the end of our patterns; it says nothing to people.
+_NO_LINE_END: Final = r"(?!\\n)'"
 _NUL_IN_JSON: Final = b"\\u0000"
 
 
@@ -64,7 +66,7 @@ def explain(problem: str) -> tuple[str, str]:
         return _below(path, unknown["name"]), UNKNOWN_FIELD
     if missing := _MISSING.fullmatch(reason):
         return _below(path, missing["name"]), "required, but missing"
-    reason = reason.replace("`", "")
+    reason = reason.replace("`", "").replace(_NO_LINE_END, "'")
     return path, reason[:1].lower() + reason[1:]
 
 

@@ -72,7 +72,7 @@ class Around(Protocol):
 
 
 class Actions:
-    """The actions, and the rows of all tenants as the registry has them.
+    """The actions, and the rows of all tenants that there are to be, as the registry has them.
 
     Args:
         desk: Registry, directories and audit.
@@ -106,7 +106,8 @@ class Actions:
     async def load(self) -> None:
         """Read all rows; once, at the start."""
         for row in await self._disk(self._desk.registry.tenants):
-            self.rows[row.id] = row
+            if row.state != "deleting":
+                self.rows[row.id] = row
 
     def wanted(self, tenant: str) -> Wanted:
         """Say what the registry wants of a tenant's worker."""
@@ -118,7 +119,7 @@ class Actions:
         async with self._telling:
             read = await self._disk(self._desk.snapshot)
             # One that is being deleted is somebody's business already.
-            kept = [row for row in read.rows if row.state != "deleting" or row.id in self.rows]
+            kept = [row for row in read.rows if row.state != "deleting"]
             gone = [*(self.rows.keys() - {row.id for row in kept})]
             self.rows.clear()
             self.rows.update({row.id: row for row in kept})
@@ -163,6 +164,8 @@ class Actions:
         await self._disk(self._desk.begin_delete, tenant, actor=actor)
         self.rows.pop(tenant, None)
         async with self._telling:
+            # From here on no worker of it is wanted: what runs has ended before the wipe begins.
+            self.rows.pop(tenant, None)
             await self._around.tell_front(TenantsUpdate(gone=[tenant]))
         await self._finish_delete(tenant, actor)
 
@@ -185,10 +188,12 @@ class Actions:
         await asyncio.shield(running)
 
     async def _wipe_out(self, tenant: str, actor: str) -> None:
+        row = await self._disk(self._desk.registry.find, tenant)
+        if row is None or row.state != "deleting":
+            return  # it has been finished, and the id may be a new tenant's by now
         await self._workers.settle(tenant)
         await self._wiping(self._desk.wipe, tenant, self._stopped)
         await self._disk(self._desk.finish_delete, tenant, actor=actor)
-        self.rows.pop(tenant, None)
 
     async def restart_tenant(self, tenant: str, *, actor: str) -> TenantStatus:
         """See `TenantActions`."""
@@ -330,6 +335,8 @@ class Actions:
         # Read and told in one go: of two changes at once, the earlier must not be told last.
         async with self._telling:
             row, tokens = await self._disk(self._desk.access, tenant)
+            if row.state == "deleting":
+                return  # its deletion tells
             self.rows[tenant] = row
             await self._around.tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
 

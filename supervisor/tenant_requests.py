@@ -11,9 +11,10 @@ from typing import Any, Final
 import msgspec
 
 from protocol import limits, params
-from protocol.control.shapes import RotateToken
+from protocol.control.shapes import RotateToken, scope_names
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods import METHODS, Scope, answered_by, tenants
+from protocol.methods import METHODS, answered_by, tenants
+from protocol.scopes import allows, refusal
 from protocol.spawn import TenantRequest
 from supervisor.control.actions import TenantActions
 
@@ -53,9 +54,8 @@ class TenantRequests:
         if handler is None:
             raise GatewayError(ErrorCode.METHOD_NOT_FOUND, "the supervisor has no such method")
         needed = METHODS[request.method].scope
-        if not needed & request.scopes:
-            name = str(needed.name)
-            raise GatewayError(ErrorCode.FORBIDDEN, f"missing scope: {name}", requiredScope=name)
+        if not allows(request.scopes, needed):
+            raise refusal(needed)
         asked = params.decode(request.method, self._decoders[request.method], request.params)
         named = getattr(asked, "tenant_id", None)
         if named not in (None, request.tenant):
@@ -75,7 +75,7 @@ class TenantRequests:
             display_name=found.display_name,
             created_at=found.created_at,
             quota=quota,
-            scopes=[str(scope.name) for scope in Scope if scope & request.scopes],
+            scopes=list(scope_names(request.scopes)),
         )
 
     async def _rotate(

@@ -87,15 +87,15 @@ async def test_every_method_needs_its_scope_and_no_other(
     needed = METHODS[method].scope
     params = example(METHODS[method], confirm="acme")
     async with tenant("acme", state_dir, supervisor, monkeypatch) as acme:
-        for scopes in (0, *(int(scope) for scope in Scope), int(ALL_SCOPES & ~needed)):
-            if scopes & needed:
-                continue
+        narrower = [int(scope) for scope in Scope if scope < needed]
+        for scopes in (0, *narrower, sum(narrower)):
             with pytest.raises(GatewayError) as refused:
                 await acme.ask(method, params, scopes)
             assert refused.value.code is ErrorCode.FORBIDDEN
-            assert refused.value.message == f"missing scope: {needed.name}"
-            assert refused.value.details == {"requiredScope": needed.name}
-        assert await code_of(acme.ask(method, params, int(needed))) is not ErrorCode.FORBIDDEN
+            assert refused.value.message == f"missing scope: {str(needed.name).lower()}"
+            assert refused.value.details == {"requiredScope": str(needed.name).lower()}
+        for scope in (scope for scope in Scope if scope >= needed):
+            assert await code_of(acme.ask(method, params, int(scope))) is not ErrorCode.FORBIDDEN
 
 
 async def code_of(asking: Awaitable[Any]) -> ErrorCode | None:

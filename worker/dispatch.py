@@ -10,7 +10,8 @@ import msgspec
 
 from protocol import limits, params
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods import METHODS, Method, Scope, answered_by
+from protocol.methods import METHODS, Method, answered_by
+from protocol.scopes import allows, refusal
 from worker.services import Services
 from worker.sessions.feed import Stream
 
@@ -121,8 +122,8 @@ def start(
         shown = params.printable(name, params.NAME_CHARS_SHOWN)
         raise GatewayError(ErrorCode.METHOD_NOT_FOUND, f"unknown method: {shown}")
     method = binding.method
-    if not binding.scope & scopes:
-        _refuse_scope(method.scope)
+    if not allows(scopes, binding.scope):
+        raise refusal(method.scope)
     decoded = params.decode(name, binding.decoder, body)
     context = CallContext(services, idempotency_key, stream if method.streams else None)
     if binding.is_async:
@@ -131,11 +132,6 @@ def start(
     if isinstance(result, Later):
         return Deferred(method, partial(_run, method, result.work))
     return encode(result)
-
-
-def _refuse_scope(needed: Scope) -> None:
-    name = str(needed.name)
-    raise GatewayError(ErrorCode.FORBIDDEN, f"missing scope: {name}", requiredScope=name)
 
 
 async def _run(method: Method, work: Callable[[], Coroutine[Any, Any, Any]]) -> bytes:

@@ -92,7 +92,7 @@ class UpdateTenant(Sent, frozen=True, kw_only=True):
 
 
 class CreateToken(Sent, frozen=True, kw_only=True):
-    """Body of `POST …/tokens`. Scopes are exact: `write` alone does not read."""
+    """Body of `POST …/tokens`. `admin` holds `write`, and `write` holds `read`."""
 
     name: TokenName
     scopes: Annotated[tuple[ScopeName, ...], msgspec.Meta(min_length=1, max_length=8)]

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import ipaddress
 import json
 import resource
 import socket
@@ -17,6 +18,8 @@ from scripts.benchmark import load
 from tests.e2e.gateway import Gateway
 
 IDLE_PER_TENANT: Final = 1000
+IDLE_PER_ADDRESS: Final = 1000
+HOME: Final = ipaddress.IPv4Address("127.0.0.2")
 _KEY: Final = base64.b64encode(bytes(16)).decode()
 
 
@@ -167,10 +170,12 @@ def idle(gateway: Gateway, count: int) -> dict[str, Any]:
     opened: list[socket.socket] = []
     try:
         # What the first ones bring with them is no cost of each.
-        opened += [_open((host, int(port)), tokens[0]) for _ in range(50)]
+        opened += [_open((host, int(port)), tokens[0], HOME) for _ in range(50)]
         before = psutil.Process(front.pid).memory_info().rss
         for number in range(count):
-            opened.append(_open((host, int(port)), tokens[number // IDLE_PER_TENANT]))
+            # Of one address there may be only so many.
+            home = HOME + 1 + number // IDLE_PER_ADDRESS
+            opened.append(_open((host, int(port)), tokens[number // IDLE_PER_TENANT], home))
         after = psutil.Process(front.pid).memory_info().rss
     finally:
         for sock in opened:
@@ -178,8 +183,8 @@ def idle(gateway: Gateway, count: int) -> dict[str, Any]:
     return {"idle": count, "bytes_each": round((after - before) / count)}
 
 
-def _open(address: tuple[str, int], token: str) -> socket.socket:
-    sock = socket.create_connection(address, timeout=20)
+def _open(address: tuple[str, int], token: str, home: ipaddress.IPv4Address) -> socket.socket:
+    sock = socket.create_connection(address, timeout=20, source_address=(str(home), 0))
     sock.sendall(upgrade(token))
     head = b""
     while not head.endswith(b"\r\n\r\n"):

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from protocol import params
 from protocol.control.routes import Route, find
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest, encode_shown
@@ -101,7 +102,7 @@ def _query(route: Route, query: str) -> Any:
     try:
         return msgspec.convert(given, route.query, strict=False)
     except msgspec.ValidationError as error:
-        raise GatewayError(ErrorCode.INVALID_REQUEST, f"query: {error}", field="query") from error
+        raise _unfit("query", error) from error
 
 
 def _body(route: Route, body: bytes) -> Any:
@@ -119,9 +120,16 @@ def _decode(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.convert(_with_integers(msgspec.json.decode(body)), kind)
     except msgspec.ValidationError as error:
-        raise GatewayError(ErrorCode.INVALID_REQUEST, f"body: {error}", field="body") from error
+        raise _unfit("body", error) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise GatewayError(ErrorCode.PARSE_ERROR, f"the body is no JSON: {error}") from error
+
+
+def _unfit(part: str, error: msgspec.ValidationError) -> GatewayError:
+    path, reason = params.explain(str(error))
+    field = params.printable(path, params.NAME_CHARS_SHOWN) or part
+    message = f"{field}: {params.printable(reason, params.REASON_CHARS_SHOWN)}"
+    return GatewayError(ErrorCode.INVALID_REQUEST, message, field=field)
 
 
 def _with_integers(value: Any) -> Any:

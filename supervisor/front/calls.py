@@ -132,7 +132,7 @@ class TenantCall:
 
     def revoke(self, error: GatewayError) -> None:
         """See `Work`."""
-        if self.credit or self.method in WAITING:
+        if self.credit or self.method in WAITING or self._tenant.holds(self):
             self.expire(error)
 
     def on_writable(self) -> None:

@@ -8,21 +8,19 @@ Nothing that happens here may escape: callers are other connections' and workers
 """
 
 import asyncio
-from collections.abc import Callable
 from math import inf
 from typing import Final, Protocol, cast
 
-from protocol import limits, names
+from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.meters import FrontMeters
 from supervisor.front import intake, origins, response
-from supervisor.front.addresses import Proxies
-from supervisor.front.exchange import LateAnswer, Request, Successor, Work
+from supervisor.front.exchange import MakeSuccessor, Request, Work
+from supervisor.front.failures import Failures
 from supervisor.front.intake import Intake
 from supervisor.front.log import Log
 from supervisor.front.taking import Taking
 from supervisor.front.tenants import unavailable
-from supervisor.front.throttle import Throttle
 from supervisor.front.turns import Reading, Turns
 
 
@@ -31,13 +29,12 @@ class House(intake.Door, Protocol):
 
     log: Log
     meters: FrontMeters
-    throttle: Throttle
     turns: Turns
     draining: bool
 
     @property
-    def proxies(self) -> Proxies:
-        """Whose word counts on who a client is."""
+    def failures(self) -> Failures:
+        """Those of authentication."""
 
     def enter(self, connection: "Connection", address: str) -> bool:
         """Take a place for a connection from `address`; False when there is none."""
@@ -47,6 +44,9 @@ class House(intake.Door, Protocol):
 
     def leave(self, connection: "Connection", address: str) -> None:
         """Give the place back."""
+
+    def pass_on(self, connection: "Connection") -> None:
+        """Let it go; its place is its successor's, who gives it back."""
 
 
 class Connection(asyncio.Protocol):
@@ -190,24 +190,14 @@ class Connection(asyncio.Protocol):
         request = self._request
         if request is None or self._over:
             return
-        claimed = names.claimed_tenant(request.asked.secret)
-        request.asked.secret = ""
         self._house.meters.auth_failures += 1
-        throttle = self._house.throttle
-        address = self._house.proxies.client(self._address, request.asked.forwarded)
-        delay = throttle.failed(address, claimed)
-        self._house.log.warning(
-            "authentication failed",
-            address=address,
-            tenant=claimed,
-            prefix=names.token_prefix(claimed) if claimed else None,
-            delay=delay,
-        )
-        if delay and throttle.begin_wait():
-            late = LateAnswer(lambda: self.answer(401, body, headers), throttle.end_wait)
-            self.wait_for(late, delay)
-            return
+        failures = self._house.failures
+        delay = failures.note(self._address, request.asked)
         if delay:
+            late = failures.late(lambda: self.answer(401, body, headers))
+            if late is not None:
+                self.wait_for(late, delay)
+                return
             request.keep_alive = False
         self.answer(401, body, headers)
 
@@ -245,15 +235,15 @@ class Connection(asyncio.Protocol):
 
     # exchange.Caller
 
-    def switch(self, head: bytes, successor: Callable[[asyncio.Transport], Successor]) -> None:
+    def switch(self, head: bytes, successor: MakeSuccessor) -> None:
         """See `Caller`. From here on this connection is the successor's."""
         if self._request is None or self._over:
             return
         self._over = True
         self._transport.write(head)
         self._count(self._request, 101)
-        heir = successor(self._transport)
-        self._house.leave(self, self._address)
+        heir = successor(self._transport, self._address)
+        self._house.pass_on(self)
         self._transport.set_protocol(heir)
         self._read.hand_over()
         if self._intake.upgraded:
@@ -288,8 +278,8 @@ class Connection(asyncio.Protocol):
         elif not self._over:
             self._close()
 
-    def revoke(self, digests: frozenset[bytes]) -> None:
-        """End what one of these tokens has opened here, if any has."""
+    def revoke(self, digests: frozenset[bytes], error: GatewayError) -> None:
+        """End what one of these tokens has opened here, if any has, with `error`."""
         request, work = self._request, self._work
         if request is None or work is None or self._over:
             return
@@ -297,11 +287,11 @@ class Connection(asyncio.Protocol):
         if grant is None or grant.digest not in digests:
             return
         try:
-            work.revoke(intake.unauthorized())
+            work.revoke(error)
             if self._taking.paused:
                 self.abort()  # it does not read, and so would never see the end
-        except Exception as error:  # noqa: BLE001 - as in data_received
-            self._break(error)
+        except Exception as failure:  # noqa: BLE001 - as in data_received
+            self._break(failure)
 
     def abort(self) -> None:
         """Close the connection and lose what has not been sent."""

@@ -20,7 +20,7 @@ def entrance(hall: Hall) -> Callable[[Caller, Request], None]:
             return
         asked = request.asked
         asked.upgrade = None
-        caller.switch(head, lambda transport: WebSocket(hall, transport, asked))
+        caller.switch(head, lambda transport, address: WebSocket(hall, transport, address, asked))
 
     return start
 

@@ -157,7 +157,7 @@ class Client(Protocol):
 class Caller(Client, Protocol):
     """The client of a request that came by itself, on a connection that is its own."""
 
-    def switch(self, head: bytes, successor: Callable[[asyncio.Transport], "Successor"]) -> None:
+    def switch(self, head: bytes, successor: "MakeSuccessor") -> None:
         """Answer with this head, and give the connection to who speaks another protocol on it."""
 
 
@@ -165,6 +165,10 @@ class Successor(asyncio.Protocol):
     """Who takes a connection over; its first bytes may have come with the request."""
 
     __slots__ = ()
+
+
+MakeSuccessor = Callable[[asyncio.Transport, str], Successor]
+"""Makes one for a transport and the address of its peer, whose place it has from then on."""
 
 
 class Route(NamedTuple):

@@ -18,13 +18,14 @@ from protocol.spawn import DetachParams, FrontSettings, FrontSpec, TenantLoad, T
 from supervisor.front.addresses import Places, Proxies
 from supervisor.front.auth import TokenTable
 from supervisor.front.connection import Connection
+from supervisor.front.failures import Failures
 from supervisor.front.head import host_name
+from supervisor.front.intake import unauthorized
 from supervisor.front.log import Log
 from supervisor.front.routes import Routes
 from supervisor.front.sockets import Sockets
 from supervisor.front.supervised import Supervised
 from supervisor.front.tenants import Tenant, unavailable
-from supervisor.front.throttle import Throttle
 from supervisor.front.turns import Turns
 from supervisor.tls import load, server_context
 
@@ -51,8 +52,8 @@ class Front:
         self._places: Final = Places()
         self.tokens = TokenTable()
         self._apply(spec.settings)
-        self.throttle = Throttle()
         self.turns = Turns()
+        self.failures: Final = Failures(log, lambda: self._places.proxies)
         self.routes = Routes(self)
         self.supervised = Supervised(spec.supervised, self.ask_supervisor, self.now)
         self.loaded = False
@@ -68,7 +69,7 @@ class Front:
         # The other half of the descriptors is for links to workers.
         descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._connections_max: Final = min(limits.HTTP_CONNECTIONS_MAX, descriptors // 2)
-        self.sockets: Final = Sockets(limits.SOCKETS_MAX, self._check_drained)
+        self.sockets: Final = Sockets(limits.SOCKETS_MAX, self._socket_left)
         self._connections: set[Connection] = set()
         self._expected: set[Connection] = set()
         self._refused: set[Connection] = set()
@@ -86,11 +87,6 @@ class Front:
         return "ready" if self.loaded else "starting"
 
     # connection.House
-
-    @property
-    def proxies(self) -> Proxies:
-        """See `House`."""
-        return self._places.proxies
 
     def enter(self, connection: Connection, address: str) -> bool:
         """See `House`."""
@@ -122,6 +118,14 @@ class Front:
         if connection in self._connections:
             self._connections.remove(connection)
             self._places.give_back(address)
+        self._check_drained()
+
+    def pass_on(self, connection: Connection) -> None:
+        """See `House`."""
+        self._connections.remove(connection)
+
+    def _socket_left(self, address: str) -> None:
+        self._places.give_back(address)
         self._check_drained()
 
     # handshake.Hall
@@ -278,9 +282,10 @@ class Front:
     def _cut(self, digests: frozenset[bytes]) -> None:
         """End whatever these tokens have opened: they are good no more."""
         if digests:
+            error = unauthorized()
             for connection in list(self._connections):
-                connection.revoke(digests)
-            self.sockets.cut(digests)
+                connection.revoke(digests, error)
+            self.sockets.revoke(digests, error)
 
     def _tick(self) -> None:
         """Look at every deadline there is: one timer instead of one for each request."""

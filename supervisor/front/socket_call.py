@@ -106,3 +106,8 @@ class SocketCall:
         """Have it refused now."""
         if self._work is not None:
             self._work.expire(error)
+
+    def revoke(self, error: GatewayError) -> None:
+        """The credential of the WebSocket is good no more."""
+        if self._work is not None:
+            self._work.revoke(error)

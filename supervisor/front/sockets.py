@@ -20,6 +20,10 @@ class Socket(Protocol):
     def grant(self) -> Grant:
         """By which token it was opened."""
 
+    @property
+    def address(self) -> str:
+        """Of its peer."""
+
     def tick(self, now: float) -> None:
         """Act on the deadlines that have passed."""
 
@@ -28,6 +32,9 @@ class Socket(Protocol):
 
     def close(self, code: CloseCode, reason: str, *, cut: bool = False) -> None:
         """Close the connection."""
+
+    def revoke(self, error: GatewayError) -> None:
+        """Its token is good no more: hear nothing, and close with the last answer that is due."""
 
     def abort(self) -> None:
         """Close the connection and lose what has not been sent."""
@@ -38,10 +45,10 @@ class Sockets:
 
     Args:
         most: How many there may be.
-        on_left: Told when one has left.
+        on_left: Told when one has left, and from where it had come.
     """
 
-    def __init__(self, most: int, on_left: Callable[[], None]) -> None:
+    def __init__(self, most: int, on_left: Callable[[str], None]) -> None:
         self._on_left: Final = on_left
         self._most: Final = most
         self._all: dict[Socket, None] = {}
@@ -78,7 +85,7 @@ class Sockets:
         self._counts[grant.tenant] = self._counts.get(grant.tenant, 0) + 1
 
     def end(self, socket: Socket) -> None:
-        """One only has to hear that it is over."""
+        """One is about to end: it is looked at sooner than others."""
         self._ending[socket] = None
 
     def leave(self, socket: Socket) -> None:
@@ -97,13 +104,13 @@ class Sockets:
             self._counts[grant.tenant] = left
         else:
             del self._counts[grant.tenant]
-        self._on_left()
+        self._on_left(socket.address)
 
-    def cut(self, digests: Iterable[bytes]) -> None:
-        """Close all that these tokens opened; from now on they are neither heard nor answered."""
+    def revoke(self, digests: Iterable[bytes], error: GatewayError) -> None:
+        """Close all that these tokens opened; from now on they are not heard."""
         for digest in digests:
             for socket in list(self._by_digest.get(digest, ())):
-                socket.close(CloseCode.POLICY_VIOLATION, "the token is no longer valid", cut=True)
+                socket.revoke(error)
 
     def tick(self, now: float) -> None:
         """Look at the deadlines: of those that end at once, of the others about once a second."""

@@ -159,9 +159,13 @@ class Tenant:
         else:
             self._hold(call)
 
+    def holds(self, call: Pending) -> bool:
+        """Say whether a call waits for a worker."""
+        return call in self._held
+
     def withdraw(self, call: Pending) -> None:
         """Forget a held call whose client has gone."""
-        if call in self._held:
+        if self.holds(call):
             self._held.remove(call)
             self._no_more_held(call)
             self._note_holding()

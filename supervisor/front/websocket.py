@@ -16,13 +16,14 @@ from typing import Final, Protocol, cast
 from websockets import protocol as sans_io
 from websockets.frames import CloseCode, Frame, Opcode
 
-from protocol import jsonrpc, limits
+from protocol import jsonrpc, limits, scopes
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods import Scope
 from protocol.methods.events import SUBSCRIBE, UNSUBSCRIBE
 from supervisor.front import rpc, subscription
+from supervisor.front.assembly import Assembly, TooManyFragmentsError
 from supervisor.front.auth import Grant
 from supervisor.front.exchange import Asked, Client, Request, Successor
+from supervisor.front.heartbeat import Heartbeat, Sign
 from supervisor.front.log import Log
 from supervisor.front.socket_call import SocketCall
 from supervisor.front.sockets import Sockets
@@ -60,32 +61,34 @@ class WebSocket(Successor):
 
     Attributes:
         grant: By which token it was opened.
+        address: Of its peer.
     """
 
     __slots__ = (
         "_asked",
+        "_assembly",
         "_calls",
         "_cut",
-        "_fragments",
         "_hall",
-        "_heard",
-        "_life_deadline",
-        "_message_deadline",
+        "_heartbeat",
         "_over",
-        "_pinged",
         "_read",
-        "_reserved",
+        "_revoke_deadline",
         "_seq",
         "_subscription",
         "_taking",
         "_transport",
         "_wire",
+        "address",
         "grant",
     )
 
-    def __init__(self, hall: Hall, transport: asyncio.Transport, asked: Asked) -> None:
+    def __init__(
+        self, hall: Hall, transport: asyncio.Transport, address: str, asked: Asked
+    ) -> None:
         assert asked.grant is not None
         self.grant: Final[Grant] = asked.grant
+        self.address: Final = address
         self._hall: Final = hall
         self._transport: Final = transport
         self._asked: Final = asked
@@ -98,12 +101,10 @@ class WebSocket(Successor):
         self._calls: Final[dict[SocketCall, None]] = {}
         self._subscription: Subscription | None = None
         self._seq = 0
-        self._fragments: list[bytes] | None = None
-        self._reserved = 0
-        self._heard = self._pinged = False
+        self._assembly: Final = Assembly(asked.grant.tenant)
         self._over = self._cut = False
-        self._message_deadline = inf
-        self._life_deadline = hall.now() + limits.SOCKET_PING_SECONDS
+        self._revoke_deadline = inf
+        self._heartbeat: Final = Heartbeat(hall.now())
         hall.sockets.enter(self)
 
     # asyncio.Protocol
@@ -111,7 +112,7 @@ class WebSocket(Successor):
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
         try:
-            if not self._over:
+            if not (self._over or self._is_revoked):
                 self._take(data)
             self._read.took(len(data))
         except Exception as error:  # noqa: BLE001 - what escapes would hang the transport
@@ -132,7 +133,7 @@ class WebSocket(Successor):
         if self._over:
             return
         try:
-            self._heard = True
+            self._heartbeat.heard = True
             self._read.go_on()
             for call in list(self._calls):
                 call.on_writable()
@@ -170,7 +171,9 @@ class WebSocket(Successor):
         try:
             if body:
                 self._say(body)
-            if self._hall.draining and not self._calls:
+            if self._is_revoked and not self._calls:
+                self._close_revoked()
+            elif self._hall.draining and not self._calls:
                 self._fail(CloseCode.GOING_AWAY, "the gateway is stopping")
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)
@@ -213,9 +216,11 @@ class WebSocket(Successor):
             while self._calls and now >= (call := next(iter(self._calls))).deadline:
                 del self._calls[call]
                 call.expire(GatewayError(ErrorCode.TIMEOUT, "the call took too long"))
-            if now >= self._message_deadline:
+            if now >= self._revoke_deadline:
+                self._close_revoked()
+            elif now >= self._assembly.deadline:
                 self._fail(CloseCode.POLICY_VIOLATION, "the message did not arrive in time")
-            elif now >= self._life_deadline and not self._taking.paused:
+            elif now >= self._heartbeat.deadline and not self._taking.paused:
                 self._look_for_life(now)
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)
@@ -224,6 +229,33 @@ class WebSocket(Successor):
         """Close the connection, now if nothing is asked, else with the last answer."""
         if not self._calls:
             self.close(CloseCode.GOING_AWAY, "the gateway is stopping")
+
+    def revoke(self, error: GatewayError) -> None:
+        """Hear nothing more, and close: now, or with the answer to what was begun in time.
+
+        What ends the token may be a call on this very connection, whose answer has the next one.
+        """
+        if self._over or self._is_revoked:
+            return
+        self._revoke_deadline = self._hall.now() + limits.SOCKET_CUT_SECONDS
+        try:
+            self._unsubscribe()
+            self._assembly.drop()
+            for call in list(self._calls):
+                call.revoke(error)
+            if not self._calls or self._taking.paused:
+                self._close_revoked()
+            else:
+                self._hall.sockets.end(self)
+        except Exception as failure:  # noqa: BLE001 - as in data_received
+            self._break(failure)
+
+    @property
+    def _is_revoked(self) -> bool:
+        return self._revoke_deadline < inf
+
+    def _close_revoked(self) -> None:
+        self.close(CloseCode.POLICY_VIOLATION, "the token is no longer valid", cut=True)
 
     def close(self, code: CloseCode, reason: str, *, cut: bool = False) -> None:
         """Close the connection; nothing of the client is heard or answered any more.
@@ -249,7 +281,7 @@ class WebSocket(Successor):
     # Inside: reading.
 
     def _take(self, data: bytes) -> None:
-        self._heard = True
+        self._heartbeat.heard = True
         self._wire.receive_data(data)
         for frame in self._wire.events_received():
             # The handshake was before, so that there are no other events.
@@ -260,52 +292,29 @@ class WebSocket(Successor):
         self._count_receiving()
 
     def _on_frame(self, frame: Frame) -> None:
-        match frame.opcode:
-            case Opcode.TEXT if frame.fin:
-                self._on_message(bytes(frame.data))
-            case Opcode.TEXT:
-                self._fragments = [bytes(frame.data)]
-            case Opcode.CONT:
-                self._on_fragment(frame)
-            case Opcode.BINARY:
-                self._fail(CloseCode.UNSUPPORTED_DATA, "messages are text")
-            case _:
-                # Pings and a close have been answered by the protocol.
-                pass
-
-    def _on_fragment(self, frame: Frame) -> None:
-        assert self._fragments is not None
-        if len(self._fragments) >= limits.SOCKET_FRAGMENTS_MAX:
+        if frame.opcode is Opcode.BINARY:
+            self._fail(CloseCode.UNSUPPORTED_DATA, "messages are text")
+            return
+        try:
+            message = self._assembly.take(frame)
+        except TooManyFragmentsError:
             msg = f"a message has at most {limits.SOCKET_FRAGMENTS_MAX} fragments"
             self._fail(CloseCode.POLICY_VIOLATION, msg)
             return
-        self._fragments.append(bytes(frame.data))
-        if frame.fin:
-            fragments, self._fragments = self._fragments, None
-            self._on_message(b"".join(fragments))
+        if message is not None:
+            self._on_message(message)
 
     def _count_receiving(self) -> None:
-        """Count what there is of an incomplete message against the tenant."""
-        size = len(self._wire.reader.buffer) + (self._wire.current_size or 0)
-        if self._over or not (size or self._reserved or self._fragments):
+        if self._over:
             return
-        if self._message_deadline == inf and (size or self._fragments):
-            self._message_deadline = self._hall.now() + limits.SOCKET_MESSAGE_SECONDS
-        counted = size if size > limits.SOCKET_UNCOUNTED_BYTES else 0
-        tenant = self.grant.tenant
-        if counted > self._reserved:
-            try:
-                tenant.reserve(counted - self._reserved)
-            except GatewayError as error:
-                self._fail(CloseCode.TRY_AGAIN_LATER, error.message)
-                return
-        else:
-            tenant.release(self._reserved - counted)
-        self._reserved = counted
+        size = len(self._wire.reader.buffer) + (self._wire.current_size or 0)
+        try:
+            self._assembly.count(size, self._hall.now())
+        except GatewayError as error:
+            self._fail(CloseCode.TRY_AGAIN_LATER, error.message)
 
     def _on_message(self, data: bytes) -> None:
-        self._message_deadline = inf
-        self._release()
+        self._assembly.complete()
         try:
             rpc.check_encoding(data)
         except GatewayError:
@@ -352,9 +361,9 @@ class WebSocket(Successor):
         client.answer(status, body)
 
     def _subscribe(self, method: str, params: bytes) -> bytes:
-        if not self.grant.scopes & Scope.READ:
-            msg = "missing scope: READ"
-            raise GatewayError(ErrorCode.FORBIDDEN, msg, requiredScope="READ")
+        needed = SUBSCRIBE.scope
+        if not scopes.allows(self.grant.scopes, needed):
+            raise scopes.refusal(needed)
         if method == SUBSCRIBE.name:
             self._subscription = subscription.subscribed(params)
             self.grant.tenant.listen(self)
@@ -388,18 +397,12 @@ class WebSocket(Successor):
                 self._transport.write(data)
 
     def _look_for_life(self, now: float) -> None:
-        if self._heard:
-            self._pinged = False
-        elif self._pinged:
+        sign = self._heartbeat.look(now)
+        if sign is Sign.DEAD:
             self._fail(CloseCode.INTERNAL_ERROR, "no answer to a ping")
-            return
-        else:
+        elif sign is Sign.PING:
             self._wire.send_ping(b"")
             self._flush()
-            self._pinged = True
-        self._heard = False
-        seconds = limits.SOCKET_PONG_SECONDS if self._pinged else limits.SOCKET_PING_SECONDS
-        self._life_deadline = now + seconds
 
     def _fail(self, code: CloseCode, reason: str) -> None:
         if not self._over:
@@ -426,17 +429,12 @@ class WebSocket(Successor):
     def _give_up(self) -> None:
         """Have nothing more to do with the tenant."""
         self._over = True
-        self._fragments = None
+        self._assembly.drop()
         self._unsubscribe()
-        self._release()
         calls = list(self._calls)
         self._calls.clear()
         for call in calls:
             call.abandon()
-
-    def _release(self) -> None:
-        self.grant.tenant.release(self._reserved)
-        self._reserved = 0
 
     def _break(self, error: Exception) -> None:
         self._hall.log.broken("websocket", error)

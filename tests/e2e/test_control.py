@@ -105,13 +105,17 @@ def test_a_token_that_ends_takes_its_stream_with_it(gateway: Operated) -> None:
     assert gateway.rpc_reply(made["token"], "health", {}).status == 401
 
 
-def test_scopes_are_exact(gateway: Operated) -> None:
+def test_the_wider_scopes_hold_the_narrower(gateway: Operated) -> None:
     gateway.create("acme")
-    for scopes, reads, writes in ((["read"], 200, 403), (["write"], 403, 200)):
-        body = {"name": scopes[0], "scopes": scopes}
+    methods = ("sessions.list", "sessions.create", "tenants.rotate")
+    for scope, statuses in (
+        ("read", [200, 403, 403]),
+        ("write", [200, 200, 403]),
+        ("admin", [200, 200, 200]),
+    ):
+        body = {"name": scope, "scopes": [scope]}
         token = gateway.changed("POST", "/acme/tokens", body)["token"]
-        assert gateway.rpc_reply(token, "sessions.list", {}).status == reads
-        assert gateway.rpc_reply(token, "sessions.create", {}).status == writes
+        assert [gateway.rpc_reply(token, method, {}).status for method in methods] == statuses
 
 
 def test_the_commands_do_it_all_with_the_gateway_up_and_down(gateway: Operated) -> None:

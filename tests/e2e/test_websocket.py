@@ -130,6 +130,16 @@ def test_the_end_of_a_token_cuts_its_connections(
         assert refused.value.response.status_code in (401, 403)
 
 
+def test_a_tenant_gets_its_next_token_on_the_connection_of_the_last(gateway: Gateway) -> None:
+    token = gateway.create("acme")
+    with websocket(gateway, token) as client:
+        renewed = ask(client, "tenants.rotate")[-1]["result"]["token"]
+        assert closed_code(client) == 1008
+    with websocket(gateway, renewed) as client:
+        assert ask(client, "tenants.delete", confirm="acme")[-1]["result"]["deleted"] is True
+        assert closed_code(client) == 1008
+
+
 def test_a_restart_leaves_connections_and_says_what_may_be_missing(gateway: Gateway) -> None:
     token = gateway.create("acme")
     with websocket(gateway, token) as client:

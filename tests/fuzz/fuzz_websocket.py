@@ -7,6 +7,7 @@ that the library's client takes; and at the end the tenant has every byte back.
 import asyncio
 import sys
 from collections.abc import Callable
+from typing import Any, cast
 
 import atheris
 from websockets.protocol import Protocol, Side, State
@@ -18,13 +19,14 @@ with atheris.instrument_imports(include=["supervisor.front"]):
     from protocol.meters import FrontMeters
     from protocol.methods import ALL_SCOPES
     from protocol.spawn import TenantAccess, TokenGrant
+    from supervisor.front.addresses import Proxies
     from supervisor.front.auth import TokenTable
     from supervisor.front.connection import Connection
+    from supervisor.front.failures import Failures
     from supervisor.front.routes import Routes
     from supervisor.front.sockets import Sockets
     from supervisor.front.supervised import Supervised
     from supervisor.front.tenants import Tenant
-    from supervisor.front.throttle import Throttle
 
 from tests.fuzz._corpus import plant
 
@@ -56,7 +58,7 @@ TOKENS = [
 ]
 
 
-class Log:
+class LoudLog:
     """Takes no mistake of our own."""
 
     def info(self, event: str, **_fields: object) -> None:
@@ -73,10 +75,10 @@ class Surroundings:
     """What a front is to its connections; no worker ever comes."""
 
     def __init__(self) -> None:
-        self.log = Log()
-        self.throttle = Throttle()
+        self.log = LoudLog()
+        self.failures = Failures(cast("Any", self.log), Proxies)
         self.tokens = TokenTable()
-        self.sockets = Sockets(8, lambda: None)
+        self.sockets = Sockets(8, lambda _address: None)
         self.draining = False
         self.hosts = frozenset({"localhost"})
         self.origins: frozenset[str] = frozenset()
@@ -108,6 +110,9 @@ class Surroundings:
         return True
 
     def leave(self, _connection: object, _address: str) -> None:
+        pass
+
+    def pass_on(self, _connection: object) -> None:
         pass
 
 

@@ -18,6 +18,7 @@ from supervisor.config import Config
 from supervisor.disk import Disk
 from supervisor.logs import open_log
 from supervisor.meters import Meters
+from supervisor.reconcile import Wanted
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk
 from supervisor.workers import Workers
@@ -92,6 +93,24 @@ async def test_of_two_rotations_at_once_the_front_hears_the_later_one_last(stage
     assert set(kept) == {digest(second.token).hex()}
     assert stage.around.told[-1].known[0].tokens == kept
     assert first.token != second.token
+
+
+async def test_from_its_deletion_on_nothing_of_a_tenant_is_wanted(stage: Stage) -> None:
+    stage.around.listens.clear()
+    held = stage.around.listens
+    deletion = asyncio.create_task(stage.actions.delete_tenant("acme", actor="me"))
+    await stage.settle()
+    assert stage.actions.wanted("acme") is Wanted.GONE
+    held.set()
+    await deletion
+
+
+async def test_a_late_deletion_leaves_a_new_tenant_of_the_id_alone(stage: Stage) -> None:
+    await stage.actions.delete_tenant("acme", actor="me")
+    await stage.actions.create_tenant(CreateTenant(tenant_id="acme"), actor="me")
+    await stage.actions._finish_delete("acme", "me")
+    assert stage.desk.get("acme").state == "enabled"
+    assert stage.desk._state.tenant_directory("acme").is_dir()
 
 
 async def test_two_deletions_at_once_are_one(stage: Stage) -> None:

@@ -207,19 +207,20 @@ async def test_an_encoded_letter_is_that_letter(plane: ControlPlane) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "query"),
+    ("path", "query", "field"),
     [
-        *((ACME, "limit=1"), (TENANTS, "limit=0"), (TENANTS, "limit=1001"), (TENANTS, "limit=x")),
-        *((TENANTS, "limit=1&limit=2"), (TENANTS, "page=2"), (TENANTS, "cursor=../x")),
-        *(("/v1/audit", "cursor=-1"), ("/v1/audit", "since=yesterday")),
+        *((ACME, "limit=1", "query"), (TENANTS, "limit=1&limit=2", "query")),
+        *((TENANTS, f"limit={limit}", "limit") for limit in ("0", "1001", "x")),
+        *((TENANTS, "page=2", "page"), (TENANTS, "cursor=../x", "cursor")),
+        *(("/v1/audit", "cursor=-1", "cursor"), ("/v1/audit", "since=yesterday", "since")),
     ],
 )
 async def test_a_query_that_does_not_fit_is_refused(
-    plane: ControlPlane, path: str, query: str
+    plane: ControlPlane, path: str, query: str, field: str
 ) -> None:
     await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
     status, answer = await ask(plane, "GET", path, query=query)
-    assert (status, answer["code"], answer["field"]) == (400, "INVALID_REQUEST", "query")
+    assert (status, answer["code"], answer["field"]) == (400, "INVALID_REQUEST", field)
 
 
 # --- bodies
@@ -228,27 +229,27 @@ async def test_a_query_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({}, "`tenantId`"),
-        ({"tenantId": None}, "$.tenantId"),
-        ({"tenantId": 1}, "$.tenantId"),
-        ({"tenantId": ["acme"]}, "$.tenantId"),
+        ({}, "tenantId: required, but missing"),
+        ({"tenantId": None}, "tenantId: "),
+        ({"tenantId": 1}, "tenantId: "),
+        ({"tenantId": ["acme"]}, "tenantId: "),
         ({"tenantId": "../acme"}, "tenantId"),
         ({"tenantId": "acme\0"}, "tenantId"),
         ({"tenantId": "a" * 100_000}, "tenantId"),
         ({"tenant_id": "acme"}, "tenant_id"),
-        ({"tenantId": "acme", "token": "mine"}, "`token`"),
-        ({"tenantId": "acme", "displayName": 1}, "$.displayName"),
+        ({"tenantId": "acme", "token": "mine"}, "token: unknown field"),
+        ({"tenantId": "acme", "displayName": 1}, "displayName: "),
         ({"tenantId": "acme", "displayName": "x" * 501}, "displayName"),
         ({"tenantId": "acme", "displayName": "a\nb"}, "displayName"),
-        ({"tenantId": "acme", "quota": None}, "$.quota"),
-        ({"tenantId": "acme", "quota": {"tokens": 1}}, "`tokens` - at `$.quota`"),
-        ({"tenantId": "acme", "quota": {"tokensPerDay": -1}}, "$.quota.tokensPerDay"),
-        ({"tenantId": "acme", "quota": {"tokensPerDay": 2**53 + 1}}, "$.quota.tokensPerDay"),
-        ({"tenantId": "acme", "quota": {"tokensPerDay": 10**400}}, "$.quota.tokensPerDay"),
-        ({"tenantId": "acme", "quota": {"tokensPerDay": 1.5}}, "$.quota.tokensPerDay"),
-        ({"tenantId": "acme", "quota": {"tokensPerDay": "1"}}, "$.quota.tokensPerDay"),
-        ({"tenantId": "acme", "quota": {"tokensPerDay": True}}, "$.quota.tokensPerDay"),
-        ({"tenantId": "acme", "quota": {"costPerDayMicroUsd": -1}}, "$.quota.costPerDayMicroUsd"),
+        ({"tenantId": "acme", "quota": None}, "quota"),
+        ({"tenantId": "acme", "quota": {"tokens": 1}}, "quota.tokens: unknown field"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": -1}}, "quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": 2**53 + 1}}, "quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": 10**400}}, "quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": 1.5}}, "quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": "1"}}, "quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"tokensPerDay": True}}, "quota.tokensPerDay"),
+        ({"tenantId": "acme", "quota": {"costPerDayMicroUsd": -1}}, "quota.costPerDayMicroUsd"),
         ([], "array"),
         ("acme", "str"),
         (None, "null"),
@@ -472,14 +473,14 @@ async def test_a_token_of_another_tenant_is_not_there(plane: ControlPlane) -> No
     ("body", "said"),
     [
         ({"name": "ci"}, "scopes"),
-        ({"name": "ci", "scopes": []}, "$.scopes"),
+        ({"name": "ci", "scopes": []}, "scopes"),
         ({"name": "ci", "scopes": ["root"]}, "root"),
-        ({"name": "ci", "scopes": ["read"] * 9}, "$.scopes"),
-        ({"name": "CI", "scopes": ["read"]}, "$.name"),
-        ({"name": "", "scopes": ["read"]}, "$.name"),
-        ({"name": "ci\n", "scopes": ["read"]}, "$.name"),
-        ({"name": "ci", "scopes": ["read"], "expiresInSeconds": 0}, "$.expiresInSeconds"),
-        ({"name": "ci", "scopes": ["read"], "expiresInSeconds": 10**12}, "$.expiresInSeconds"),
+        ({"name": "ci", "scopes": ["read"] * 9}, "scopes"),
+        ({"name": "CI", "scopes": ["read"]}, "name"),
+        ({"name": "", "scopes": ["read"]}, "name"),
+        ({"name": "ci\n", "scopes": ["read"]}, "name"),
+        ({"name": "ci", "scopes": ["read"], "expiresInSeconds": 0}, "expiresInSeconds"),
+        ({"name": "ci", "scopes": ["read"], "expiresInSeconds": 10**12}, "expiresInSeconds"),
         ({"name": "ci", "scopes": ["read"], "token": "mine"}, "token"),
     ],
 )

@@ -77,7 +77,7 @@ async def test_a_tenant_sees_itself(requests: TenantRequests) -> None:
         "displayName": "ACME",
         "createdAt": "1970-01-01T00:00:00.000Z",
         "quota": {"tokensPerDay": 5},
-        "scopes": ["READ"],
+        "scopes": ["read"],
     }
     assert await ask(requests, "tenants.get", int(Scope.READ)) == seen
     assert await ask(requests, "tenants.get", int(Scope.READ), tenantId="acme") == seen

@@ -32,8 +32,8 @@ class Surroundings:
         self.routes = Routes(self)
         self.hosts = frozenset({"localhost"})
         self.origins = frozenset({"https://app.example"})
-        self.sockets = Sockets(1, lambda: None)
         self.turns = Turns()
+        self.sockets = Sockets(1, lambda _address: None)
         self.log = Log()
         self.draining = False
         self.loaded = True

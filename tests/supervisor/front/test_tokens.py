@@ -101,6 +101,18 @@ async def test_a_stream_that_has_not_begun_is_refused() -> None:
         assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
 
 
+async def test_what_waits_for_a_worker_is_not_begun_with_a_revoked_token() -> None:
+    async with running() as front:
+        client = await front.connect()
+        await client.send(rpc())
+        await front.next_wake()
+        await front.update(REVOCATIONS["revocation"])
+        answer = await client.response()
+        assert (answer.status, answer.code) == (401, "UNAUTHORIZED")
+        worker = await front.worker()
+        assert worker.calls.empty()
+
+
 async def pour_until_stalled(worker: Worker, call: Call) -> None:
     """Send chunks as long as the front gives credit for them."""
     credit = call.credit

@@ -164,10 +164,10 @@ async def test_a_token_revoked_between_handshake_and_turn_is_refused() -> None:
 
 async def test_a_token_without_the_right_to_read_cannot_subscribe() -> None:
     digest = names.digest(GLOBEX).hex()
-    writer = TenantAccess(
-        tenant="globex", enabled=True, tokens={digest: TokenGrant(id="tok_1", scopes=2)}
+    nothing = TenantAccess(
+        tenant="globex", enabled=True, tokens={digest: TokenGrant(id="tok_1", scopes=0)}
     )
-    async with running(tenants=[writer]) as front:
+    async with running(tenants=[nothing]) as front:
         client = await open_socket(front, token=GLOBEX)
         answer = await client.ask(message("events.subscribe"))
         assert answer["error"]["data"]["code"] == "FORBIDDEN"

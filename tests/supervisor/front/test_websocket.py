@@ -261,6 +261,25 @@ async def test_a_revoked_token_s_connections_are_cut_and_no_others() -> None:
         assert await foreign.closed_with() == 1008
 
 
+async def test_what_was_begun_before_the_end_of_its_token_is_answered() -> None:
+    async with running() as front:
+        worker = await ready(front)
+        client = await open_socket(front)
+        await client.subscribe()
+        await client.send(message("m", 1))
+        await client.send(message("events.poll", 2))
+        call, waits = await worker.next_call(), await worker.next_call()
+        await front.update(TenantsUpdate(gone=["acme"]))
+        # What only waits ends at once, and what still comes is not heard.
+        assert (await client.receive()).json["error"]["data"]["code"] == "UNAUTHORIZED"
+        assert await soon(worker.cancelled.get()) == waits.id
+        await client.send(message("m", 3))
+        worker.result(call, b"1")
+        assert (await client.receive()).json == {"jsonrpc": "2.0", "id": 1, "result": 1}
+        assert await client.closed_with() == 1008
+        assert worker.calls.empty()
+
+
 async def test_one_that_does_not_read_is_cut_too() -> None:
     async with running() as front:
         worker = await ready(front)

@@ -5,6 +5,7 @@ import pytest
 from protocol.errors import GatewayError
 from protocol.spawn import FrontSettings
 from tests.supervisor.front.harness import Front, request, rpc, running, soon
+from tests.supervisor.front.raw_socket import CLOSE, frame, open_socket
 
 APP = "https://app.example"
 WRONG = "tk_acme_" + "0" * 32
@@ -89,6 +90,22 @@ async def test_one_address_has_so_many_connections() -> None:
         await first.close()
         await second.ask(request("/healthz", token=None))
         assert (await front.once(request("/healthz", token=None))).status == 200
+
+
+async def test_a_websocket_keeps_the_place_of_its_connection() -> None:
+    async with running(settings={"connections_per_address_max": 1}) as front:
+        client = await open_socket(front)
+        answer = await front.once(request("/healthz", token=None))
+        assert (answer.status, answer.code) == (503, "UNAVAILABLE")
+        await client.send(frame(b"", CLOSE))
+        assert (await client.receive()).opcode == CLOSE
+        await client.close()
+
+        async def until_it_is_free() -> None:
+            while (await front.once(request("/healthz", token=None))).status != 200:
+                pass
+
+        await soon(until_it_is_free())
 
 
 async def test_the_connections_of_a_trusted_proxy_are_those_of_many() -> None:
