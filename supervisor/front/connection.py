@@ -9,7 +9,6 @@ Nothing that happens here may escape: callers are other connections' and workers
 
 import asyncio
 from collections.abc import Callable
-from http import HTTPStatus
 from math import inf
 from typing import Final, Protocol, cast
 
@@ -64,7 +63,6 @@ class Connection(asyncio.Protocol):
         self._work: Work | None = None
         self._stash: memoryview | None = None
         self._advancing = False
-        self._reading = True
         self._over = False
         self._read_deadline = inf
         self._work_deadline = inf
@@ -100,9 +98,7 @@ class Connection(asyncio.Protocol):
             if not self._over:
                 self._consume(data)
                 self._advance()
-            # What is thrown away costs a read too.
-            self._read.payer = self._intake.payer
-            self._read.took(len(data))
+            self._read.took(len(data), self._intake.payer)
         except Exception as error:  # noqa: BLE001 - what escapes would hang the transport
             self._break(error)
 
@@ -167,7 +163,11 @@ class Connection(asyncio.Protocol):
                 headers += origins.headers(request.asked.origin)
             only_head = request.asked.verb == "HEAD"
             data = response.whole(
-                status, body, headers, only_head=only_head, is_problem=_is_problem(request, status)
+                status,
+                body,
+                headers,
+                only_head=only_head,
+                is_problem=request.speaks_problems(status),
             )
             self._transport.write(data)
             if request.asked.grant is not None:
@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
         """See `Client`."""
         request = self._request
         if request is not None:
-            body = _refusal(request, error)
+            body = request.refusal_body(error)
             self.answer(error.code.http_status, body, response.error_headers(error))
 
     def answer_unauthorized(self, body: bytes, headers: bytes) -> None:
@@ -342,8 +342,7 @@ class Connection(asyncio.Protocol):
             or len(incoming.ready) >= limits.HTTP_PIPELINED_REQUESTS_MAX
             or self._unread_bytes > limits.HTTP_DISCARD_BYTES_MAX
         )
-        if full == self._reading:
-            self._reading = not full
+        if full == self._read.wanted:
             if full:
                 self._read.stop()
             else:
@@ -389,7 +388,7 @@ class Connection(asyncio.Protocol):
             assert request.asked.route is not None
             request.asked.route.start(self, request)
         elif refusal.code is ErrorCode.UNAUTHORIZED:
-            body = _refusal(request, refusal)
+            body = request.refusal_body(refusal)
             self.answer_unauthorized(body, response.error_headers(refusal))
         else:
             self.refuse(refusal)
@@ -446,14 +445,3 @@ class Connection(asyncio.Protocol):
     def _break(self, error: Exception) -> None:
         self._house.log.broken("connection", error)
         self.abort()
-
-
-def _is_problem(request: Request, status: int) -> bool:
-    route = request.asked.route
-    problems = route is None or route.refusal is response.problem_body
-    return problems and status >= HTTPStatus.BAD_REQUEST
-
-
-def _refusal(request: Request, error: GatewayError) -> bytes:
-    route = request.asked.route
-    return response.problem_body(error) if route is None else route.refusal(error)

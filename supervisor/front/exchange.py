@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Literal, NamedTuple, Protocol
 
 from protocol.errors import GatewayError
+from supervisor.front import response
 from supervisor.front.auth import Grant
 
 
@@ -84,6 +86,17 @@ class Request:
         if self.reserved and self.asked.grant is not None:
             self.asked.grant.tenant.release(self.reserved)
         self.reserved = 0
+
+    def speaks_problems(self, status: int) -> bool:
+        """Say whether the body of an answer of this status is problem details."""
+        route = self.asked.route
+        problems = route is None or route.refusal is response.problem_body
+        return problems and status >= HTTPStatus.BAD_REQUEST
+
+    def refusal_body(self, error: GatewayError) -> bytes:
+        """Give the body of a refusal in the form of the route."""
+        route = self.asked.route
+        return response.problem_body(error) if route is None else route.refusal(error)
 
 
 class Work(Protocol):
