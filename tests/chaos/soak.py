@@ -228,9 +228,12 @@ class Soak:
         """Leave a stream that has begun."""
         key = f"agent:main:soak:{number % KEYS}"
         async with self._connection() as (reader, writer):
+            # A transcript that grew would be what grows.
+            for method in ("sessions.create", "sessions.reset"):
+                await self._ask((reader, writer), self._request(method, {"key": key}), 200)
             request = self._request(
                 "sessions.send", {"key": key, "message": "word " * 2000}, accept="text/event-stream"
             )
             writer.write(request)
             await reader.readuntil(b"\r\n\r\n")
-        return 1
+        return 3
