@@ -6,7 +6,7 @@ from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
 
 GROWTH_MAX = 0.02
-WARM_UP = 0.1
+WARM_UP = 0.25
 """The share of requests after which the base is taken."""
 
 

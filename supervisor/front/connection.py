@@ -66,7 +66,6 @@ class Connection(asyncio.Protocol):
         self._work: Work | None = None
         self._stash: memoryview | None = None
         self._advancing = False
-        self._reading = True
         self._over = False
         self._read_deadline = inf
         self._work_deadline = inf
@@ -102,9 +101,7 @@ class Connection(asyncio.Protocol):
             if not self._over:
                 self._consume(data)
                 self._advance()
-            # What is thrown away costs a read too.
-            self._read.payer = self._intake.payer
-            self._read.took(len(data))
+            self._read.took(len(data), self._intake.payer)
         except Exception as error:  # noqa: BLE001 - what escapes would hang the transport
             self._break(error)
 
@@ -336,8 +333,7 @@ class Connection(asyncio.Protocol):
             or len(incoming.ready) >= limits.HTTP_PIPELINED_REQUESTS_MAX
             or self._unread_bytes > limits.HTTP_DISCARD_BYTES_MAX
         )
-        if full == self._reading:
-            self._reading = not full
+        if full == self._read.wanted:
             if full:
                 self._read.stop()
             else:

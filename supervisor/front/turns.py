@@ -39,34 +39,38 @@ class Reading:
     """Whether one connection is read from: when its owner wants to, and it is its turn.
 
     Attributes:
-        payer: On whose account it is read; None for those who have not said who they are.
+        wanted: Its owner wants to read.
     """
 
-    __slots__ = ("_resting", "_transport", "_turns", "_wanted", "payer")
+    __slots__ = ("_resting", "_transport", "_turns", "wanted")
 
-    def __init__(self, transport: asyncio.Transport, turns: Turns, payer: object = None) -> None:
-        self.payer = payer
+    def __init__(self, transport: asyncio.Transport, turns: Turns) -> None:
         self._transport: Final = transport
         self._turns: Final = turns
-        self._wanted = True
+        self.wanted = True
         self._resting = False
 
-    def took(self, count: int) -> None:
-        """So many bytes have come at once."""
+    def took(self, count: int, payer: object) -> None:
+        """So many bytes have come at once; what is thrown away costs a read too.
+
+        Args:
+            count: How many.
+            payer: On whose account; None for those who have not said who they are.
+        """
         if count < limits.BIG_READ_BYTES or self._resting or self._transport.is_closing():
             return
         self._resting = True
         self._transport.pause_reading()
-        self._turns.wait(self.payer, self._on_turn)
+        self._turns.wait(payer, self._on_turn)
 
     def stop(self) -> None:
         """Read no more for now."""
-        self._wanted = False
+        self.wanted = False
         self._transport.pause_reading()
 
     def go_on(self) -> None:
         """Read on."""
-        self._wanted = True
+        self.wanted = True
         if not self._resting:
             self._transport.resume_reading()
 
@@ -78,5 +82,5 @@ class Reading:
     def _on_turn(self) -> None:
         if self._resting:
             self._resting = False
-            if self._wanted and not self._transport.is_closing():
+            if self.wanted and not self._transport.is_closing():
                 self._transport.resume_reading()

@@ -96,7 +96,7 @@ class WebSocket(Successor):
             sans_io.Side.SERVER, max_size=limits.SOCKET_MESSAGE_BYTES_MAX, logger=_silent
         )
         self._taking: Final = Taking(transport)
-        self._read: Final = Reading(transport, hall.turns, asked.grant.tenant)
+        self._read: Final = Reading(transport, hall.turns)
         # In the order in which their time ends.
         self._calls: Final[dict[SocketCall, None]] = {}
         self._subscription: Subscription | None = None
@@ -114,7 +114,7 @@ class WebSocket(Successor):
         try:
             if not (self._over or self._is_revoked):
                 self._take(data)
-            self._read.took(len(data))
+            self._read.took(len(data), self.grant.tenant)
         except Exception as error:  # noqa: BLE001 - what escapes would hang the transport
             self._break(error)
 

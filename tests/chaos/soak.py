@@ -99,6 +99,11 @@ class Soak:
             for name, process in processes.items()
         }
 
+    def _rss(self) -> str:
+        found = self._gateway.processes().items()
+        each = ((title, process.memory_info().rss / 2**20) for title, process in found)
+        return ", ".join(f"{title.removeprefix('openclaw: ')} {rss:.2f}" for title, rss in each)
+
     def _drive(self, requests: int) -> None:
         self._left = requests
         uvloop.run(self._all())
@@ -125,7 +130,7 @@ class Soak:
             self.counts[act.__name__.strip("_")] += done
             before, self._left = self._left, self._left - done
             if before // SAY_EVERY != self._left // SAY_EVERY:
-                self._say(f"{self._left} requests are left")
+                self._say(f"{self._left} requests are left; RSS in MiB: {self._rss()}")
 
     def _request(self, method: str, params: object, *, token: str = "", accept: str = "") -> bytes:
         call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
@@ -223,9 +228,12 @@ class Soak:
         """Leave a stream that has begun."""
         key = f"agent:main:soak:{number % KEYS}"
         async with self._connection() as (reader, writer):
+            # A transcript that grew would be what grows.
+            for method in ("sessions.create", "sessions.reset"):
+                await self._ask((reader, writer), self._request(method, {"key": key}), 200)
             request = self._request(
                 "sessions.send", {"key": key, "message": "word " * 2000}, accept="text/event-stream"
             )
             writer.write(request)
             await reader.readuntil(b"\r\n\r\n")
-        return 1
+        return 3

@@ -45,9 +45,9 @@ async def test_one_of_each_payer_has_its_turn() -> None:
 async def test_a_small_read_waits_for_nothing_and_a_big_one_for_its_turn() -> None:
     socket = Socket()
     reading = Reading(socket, Turns())
-    reading.took(limits.BIG_READ_BYTES - 1)
+    reading.took(limits.BIG_READ_BYTES - 1, None)
     assert socket.reads()
-    reading.took(limits.BIG_READ_BYTES)
+    reading.took(limits.BIG_READ_BYTES, None)
     assert not socket.reads()
     await asyncio.sleep(0)
     assert socket.reads()
@@ -56,11 +56,11 @@ async def test_a_small_read_waits_for_nothing_and_a_big_one_for_its_turn() -> No
 async def test_its_turn_does_not_have_a_socket_read_that_its_owner_does_not_want_read() -> None:
     socket = Socket()
     reading = Reading(socket, Turns())
-    reading.took(limits.BIG_READ_BYTES)
+    reading.took(limits.BIG_READ_BYTES, None)
     reading.stop()
     await asyncio.sleep(0)
     assert not socket.reads()
-    reading.took(limits.BIG_READ_BYTES)
+    reading.took(limits.BIG_READ_BYTES, None)
     reading.go_on()
     assert not socket.reads(), "it is not its turn yet"
     await asyncio.sleep(0)
@@ -70,7 +70,7 @@ async def test_its_turn_does_not_have_a_socket_read_that_its_owner_does_not_want
 async def test_who_takes_a_socket_over_waits_for_nothing_of_its_former_owner() -> None:
     socket = Socket()
     reading = Reading(socket, Turns())
-    reading.took(limits.BIG_READ_BYTES)
+    reading.took(limits.BIG_READ_BYTES, None)
     reading.hand_over()
     assert socket.reads()
     socket.read = False
@@ -80,6 +80,6 @@ async def test_who_takes_a_socket_over_waits_for_nothing_of_its_former_owner() -
 
 async def test_the_turn_of_one_that_is_closed_passes() -> None:
     socket = Socket()
-    Reading(socket, Turns()).took(limits.BIG_READ_BYTES)
+    Reading(socket, Turns()).took(limits.BIG_READ_BYTES, None)
     socket.closing = True
     await asyncio.sleep(0)
