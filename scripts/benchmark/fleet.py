@@ -23,6 +23,7 @@ PARKED_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.2
 APART_SECONDS = 0.1
 WEBHOOK = "/channels/webhook/default"
+ROWS_OF_A_PAGE = 50
 HEALTH = b'{"jsonrpc":"2.0","id":1,"method":"health","params":{}}'
 
 
@@ -167,54 +168,86 @@ def start_with(registered: int, rounds: int) -> dict[str, Any]:
 
 
 def round_robin(tenants: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """The rate of one tenant's `health`, and that of many tenants, on as many connections.
+    """The rate of one tenant, and that of many in turn on as many connections.
 
-    The client is scheduled so that it never stops what it measures by being woken.
+    For an empty call, where waking a process that the caches have forgotten is nearly all of it;
+    for the newest page of a transcript; and for what a tenant is there for: a message that comes in
+    and the turn that answers it. The client never stops what it measures by being woken.
     """
     state_dir = make_state_dir()
     try:
         tokens = register(state_dir, tenants)
         with Gateway(state_dir) as gateway, load.giving_way():
-            host, port = gateway.address.split(":")
             client = Client(gateway)
             for token in tokens:
-                client.health(token)
-            running = gateway.processes().items()
-            groups = {
-                group: [process.pid for title, process in running if f"openclaw: {group}" in title]
-                for group in ("front", "worker")
-            } | {"client": [os.getpid()]}
-            requests = [load.post("/rpc", HEALTH, token) for token in tokens]
-            one: list[load.Load] = []
-            many: list[load.Load] = []
-            costs: dict[str, list[dict[str, Any]]] = {"one": [], "many": []}
-            for _ in range(rounds):
-                for name, measured, asked in (("one", one, requests[:1]), ("many", many, requests)):
-                    before = {group: cost.used(pids) for group, pids in groups.items()}
-                    figures = load.run((host, int(port)), asked, tenants, seconds)
-                    measured.append(figures)
-                    count = round(figures.requests_per_second * seconds)
-                    costs[name].append(
-                        {
-                            group: (cost.used(pids) - before[group]).per(count)
-                            for group, pids in groups.items()
-                        }
-                    )
+                client.post(token, WEBHOOK, inbound(0))
+                key = client.call(token, "sessions.list")["sessions"][0]["key"]
+                for number in range(ROWS_OF_A_PAGE):
+                    client.call(token, "chat.inject", sessionKey=key, message=f"note {number}")
+            page = {"sessionKey": key, "limit": ROWS_OF_A_PAGE}
+            history = {"jsonrpc": "2.0", "id": 1, "method": "chat.history", "params": page}
+            works = {
+                "health": ("/rpc", [HEALTH]),
+                "history": ("/rpc", [json.dumps(history).encode()]),
+                # Conversations side by side, as they are when they are many tenants'.
+                "inbound": (WEBHOOK, [inbound(user) for user in range(1, tenants + 1)]),
+            }
+            figures = {
+                name: in_turn(gateway, tokens, path, bodies, rounds, seconds)
+                for name, (path, bodies) in works.items()
+            }
     finally:
         remove_tree(state_dir)
+    return {"tenants": tenants, "connections": tenants, **figures}
+
+
+def inbound(user: int) -> bytes:
+    """A message of one user."""
+    message = {"user": {"id": f"u{user}"}, "content": {"type": "text", "text": "hello"}}
+    return json.dumps(message).encode()
+
+
+def in_turn(
+    gateway: Gateway,
+    tokens: list[str],
+    path: str,
+    bodies: list[bytes],
+    rounds: int,
+    seconds: float,
+) -> dict[str, Any]:
+    """Measure one kind of request, of one tenant and of many, in rounds by turns."""
+    host, port = gateway.address.split(":")
+    running = gateway.processes().items()
+    groups = {
+        group: [process.pid for title, process in running if f"openclaw: {group}" in title]
+        for group in ("front", "worker")
+    } | {"client": [os.getpid()]}
+    requests = {
+        "one": [load.post(path, body, tokens[0]) for body in bodies],
+        "many": [load.post(path, bodies[0], token) for token in tokens],
+    }
+    measured: dict[str, list[load.Load]] = {"one": [], "many": []}
+    costs: dict[str, list[dict[str, Any]]] = {"one": [], "many": []}
+    for _ in range(rounds):
+        for name, asked in requests.items():
+            before = {group: cost.used(pids) for group, pids in groups.items()}
+            figures = load.run((host, int(port)), asked, len(tokens), seconds)
+            measured[name].append(figures)
+            count = round(figures.requests_per_second * seconds)
+            costs[name].append(
+                {
+                    group: (cost.used(pids) - before[group]).per(count)
+                    for group, pids in groups.items()
+                }
+            )
+    pairs = zip(measured["many"], measured["one"], strict=True)
     return {
-        "tenants": tenants,
-        "connections": tenants,
-        "one_per_second": round(statistics.median(r.requests_per_second for r in one)),
-        "many_per_second": round(statistics.median(r.requests_per_second for r in many)),
+        "one_per_second": load.summary(measured["one"])["requests_per_second"],
+        "many_per_second": load.summary(measured["many"])["requests_per_second"],
         "rate_ratio": round(
-            statistics.median(
-                m.requests_per_second / o.requests_per_second
-                for m, o in zip(many, one, strict=True)
-            ),
-            3,
+            statistics.median(m.requests_per_second / o.requests_per_second for m, o in pairs), 3
         ),
-        "failures": sum(r.failures for r in (*one, *many)),
+        "failures": sum(r.failures for r in (*measured["one"], *measured["many"])),
         "per_request": {name: cost.medians(rows) for name, rows in costs.items()},
     }
 

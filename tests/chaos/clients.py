@@ -94,9 +94,13 @@ class Caller:
 
 
 def _again(answer: Any) -> bool:
-    error = answer.get("error") if isinstance(answer, dict) else None
-    # The error of a turn that was cut off is a sentence: that one is an answer.
-    return isinstance(error, dict) and bool(error.get("data", {}).get("retryable"))
+    if not isinstance(answer, dict):
+        return False
+    # The error of a turn that was cut off is a sentence: that one is an answer. The control plane
+    # answers with problem details, which say it at the top.
+    error = answer.get("error")
+    details = error.get("data", {}) if isinstance(error, dict) else answer
+    return details.get("retryable") is True
 
 
 class Client:
