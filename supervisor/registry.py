@@ -22,6 +22,7 @@ from supervisor.state import StateError
 DEFAULT_TOKEN: Final = "default"
 """The name of the token that a tenant is created with."""
 LOG_PAGES_MAX: Final = 1000
+"""A log of so many pages is moved into the file; SQLite's own number."""
 SQLITE_VERSION_MIN: Final = (3, 51, 3)
 """Below it a WAL reset can corrupt a database (fixed in SQLite 3.51.3)."""
 
@@ -104,8 +105,8 @@ class Registry:
 
     def _open(self) -> None:
         self._path.chmod(0o600)
-        # In place of SQLite's own checkpoint, whose failure it reports as that of the commit before
-        # it, which has happened (https://www.sqlite.org/c3ref/wal_hook.html).
+        # In place of SQLite's own checkpoint, which is within the commit: what a VFS in Python raises
+        # there comes out as the failure of a commit that has happened.
         self._log_pages = 0
         self._db.set_wal_hook(self._on_committed)
         for pragma in (

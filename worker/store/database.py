@@ -248,8 +248,9 @@ class Database:
                 return
 
     def _note_log(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        # In place of SQLite's own, whose failure it reports as that of the commit before it, which
-        # has happened (https://www.sqlite.org/c3ref/wal_hook.html).
+        # In place of SQLite's own, which is within the commit: who waits for that waits for it too,
+        # and what a VFS in Python raises there comes out as the failure of a commit that has
+        # happened.
         self._log_pages = pages
         return apsw.SQLITE_OK
 
