@@ -105,8 +105,8 @@ class Registry:
 
     def _open(self) -> None:
         self._path.chmod(0o600)
-        # In place of SQLite's own checkpoint, which is within the commit: what a VFS in Python raises
-        # there comes out as the failure of a commit that has happened.
+        # In place of SQLite's own checkpoint, which is within the commit: what a VFS in Python
+        # raises there comes out as the failure of a commit that has happened.
         self._log_pages = 0
         self._db.set_wal_hook(self._on_committed)
         for pragma in (
