@@ -7,6 +7,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from protocol import documents, limits
+from protocol.launching import MODES, Mode
+from protocol.names import ACCOUNT_ID_PATTERN
 
 CONFIG_BYTES_MAX: Final = 256 * 1024
 
@@ -99,6 +101,79 @@ class WorkerSection(_Section, frozen=True, kw_only=True):
     memory_bytes: Annotated[int, msgspec.Meta(ge=128 * 2**20, le=2**40)] = 2**30
 
 
+class DockerSection(_Section, frozen=True, kw_only=True):
+    """The engine of the sandbox mode `docker`.
+
+    `images` are profiles: the name that a tenant may choose, and the id (`sha256:…`) of the image,
+    as `openclaw sandbox image build` prints it. `runtime` is one that the engine knows, such as
+    `runsc`. `warm` started containers wait for a tenant that has just used one.
+    """
+
+    host: Annotated[str, msgspec.Meta(pattern=r"\Aunix:///[^\0]+\Z", max_length=120)] = (
+        "unix:///var/run/docker.sock"
+    )
+    images: Annotated[
+        dict[
+            Annotated[str, msgspec.Meta(pattern=ACCOUNT_ID_PATTERN)],
+            Annotated[str, msgspec.Meta(pattern=r"\Asha256:[0-9a-f]{64}\Z")],
+        ],
+        msgspec.Meta(max_length=64),
+    ] = {}
+    runtime: Annotated[str, msgspec.Meta(pattern=ACCOUNT_ID_PATTERN)] | None = None
+    warm: Annotated[int, msgspec.Meta(ge=0, le=16)] = 1
+
+
+class SandboxSection(_Section, frozen=True, kw_only=True):
+    """What tenants' sandboxes are, and may use: the ceilings of each one.
+
+    `mode` is used where nobody chooses, `allowed` may be chosen. Over `concurrent` runs of a tenant
+    at a time `queued` wait; more are refused.
+    """
+
+    mode: Mode = "bubblewrap"
+    allowed: Annotated[tuple[Mode, ...], msgspec.Meta(min_length=1, max_length=2)] = MODES
+    docker: DockerSection = DockerSection()
+    memory_bytes: Annotated[int, msgspec.Meta(ge=16 * 2**20, le=2**40)] = 512 * 2**20
+    cpus: Annotated[float, msgspec.Meta(ge=0.01, le=1024)] = 1.0
+    pids: Annotated[int, msgspec.Meta(ge=4, le=2**22)] = 128
+    file_bytes: Annotated[int, msgspec.Meta(ge=2**20, le=2**50)] = 2**30
+    wall_seconds: Annotated[float, msgspec.Meta(ge=1, le=limits.SANDBOX_SECONDS_MAX)] = 600.0
+    concurrent: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
+    queued: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 32
+    terminals: Annotated[int, msgspec.Meta(ge=0, le=64)] = 4
+    terminal_idle_seconds: Annotated[float, msgspec.Meta(ge=10, le=86_400)] = 900.0
+
+    def __post_init__(self) -> None:
+        """Refuse a mode that is not allowed.
+
+        Raises:
+            ValueError: naming the key.
+        """
+        if self.mode not in self.allowed:
+            msg = f"mode: {self.mode} is not among those of allowed"
+            raise ValueError(msg)
+
+
+class CapsSection(_Section, frozen=True, kw_only=True):
+    """What each tenant may have, its worker and all its sandboxes together.
+
+    `cgroup` is `auto`, `none`, or the path of a cgroup (v2) that is the gateway's to fill. Without
+    cgroups only what a single process can be held to holds. `openclaw tenants limits` overrides
+    the others for one tenant. None is no cap. A tenant stops writing at `disk_bytes` or
+    `disk_inodes`, and everybody when less than `disk_floor_bytes` are free.
+    """
+
+    cgroup: Annotated[str, msgspec.Meta(pattern=r"\A(auto|none|/[^\0]*)\Z", max_length=1024)] = (
+        "auto"
+    )
+    memory_bytes: Annotated[int, msgspec.Meta(ge=64 * 2**20, le=2**50)] | None = 2 * 2**30
+    cpus: Annotated[float, msgspec.Meta(ge=0.01, le=1024)] | None = None
+    pids: Annotated[int, msgspec.Meta(ge=16, le=2**22)] | None = 1024
+    disk_bytes: Annotated[int, msgspec.Meta(ge=2**20, le=2**60)] | None = 10 * 2**30
+    disk_inodes: Annotated[int, msgspec.Meta(ge=100, le=2**40)] | None = 1_000_000
+    disk_floor_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**50)] = 256 * 2**20
+
+
 class AlertsSection(_Section, frozen=True, kw_only=True):
     """Whom to tell when a tenant fails: a program's path and its arguments."""
 
@@ -111,6 +186,8 @@ class Config(_Section, frozen=True, kw_only=True):
     gateway: GatewaySection = GatewaySection()
     isolation: IsolationSection = IsolationSection()
     worker: WorkerSection = WorkerSection()
+    sandbox: SandboxSection = SandboxSection()
+    caps: CapsSection = CapsSection()
     alerts: AlertsSection = AlertsSection()
 
 

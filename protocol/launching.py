@@ -1,0 +1,241 @@
+"""What supervisor, launcher and worker say to each other about sandboxes.
+
+The launcher learns who a tenant is from the supervisor alone (`Place`, which comes with the links);
+a worker's word decides nothing but what runs inside its own tenant's ceilings.
+
+A worker hands open pipes over on a descriptor channel of their own, before the call that needs
+them: each message there is a number that the worker chooses, as text, with the descriptors.
+"""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from protocol import limits
+from protocol.names import ACCOUNT_ID_PATTERN
+
+Mode = Literal["bubblewrap", "docker"]
+"""How a sandbox is made; one surface."""
+MODES: Final[tuple[Mode, ...]] = ("bubblewrap", "docker")
+
+SandboxName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$(?!\n)")]
+"""A directory under the tenant's `sandbox/`, which is at /work inside."""
+DEFAULT_NAME: Final = "main"
+WORK: Final = "/work"
+Profile = Annotated[str, msgspec.Meta(pattern=ACCOUNT_ID_PATTERN)]
+"""What an operator calls an image; a tenant never names engine options."""
+Argument = Annotated[str, msgspec.Meta(max_length=limits.SANDBOX_ARGUMENT_BYTES_MAX)]
+Columns = Annotated[int, msgspec.Meta(ge=1, le=limits.TERMINAL_COLUMNS_MAX)]
+Rows = Annotated[int, msgspec.Meta(ge=1, le=limits.TERMINAL_ROWS_MAX)]
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Caps(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """What something may have at once; None is no cap of its own.
+
+    `cpus` is processors' worth of time, 0.5 is half of one.
+    """
+
+    memory_bytes: Annotated[int, msgspec.Meta(ge=16 * limits.MIB, le=2**50)] | None = None
+    cpus: Annotated[float, msgspec.Meta(ge=0.01, le=1024)] | None = None
+    pids: Annotated[int, msgspec.Meta(ge=4, le=2**22)] | None = None
+
+
+class Ceilings(_Message, frozen=True, kw_only=True):
+    """What an operator allows the sandboxes of a tenant.
+
+    `sandbox` caps each of them; what all of a tenant's have together is the tenant's own cgroup.
+    Of runs over `concurrent` at a time `queued` wait, the others are refused.
+    """
+
+    modes: tuple[Mode, ...]
+    default_mode: Mode
+    images: tuple[Profile, ...]
+    sandbox: Caps
+    wall_seconds: float
+    concurrent: int
+    queued: int
+    terminals: int
+    terminal_idle_seconds: float
+    file_bytes: int
+    """The longest file a sandbox can write, bytes."""
+
+
+class LauncherSpec(_Message, frozen=True, kw_only=True):
+    """First message on the launcher's descriptor channel."""
+
+    state_root: str
+    policy: bytes
+    """The system calls of sandboxes as a BPF program."""
+    docker_host: str
+    """Where the engine listens, `unix://…`."""
+    docker_runtime: str | None
+    images: dict[str, str]
+    """Profiles, and the id (`sha256:…`) of the image of each."""
+    warm: int
+    """How many started containers wait for a tenant that has just used one."""
+    gateway: str
+    """Labels what belongs to this gateway, so that the next start sweeps it."""
+
+
+class Place(_Message, frozen=True, kw_only=True):
+    """Each later message on that channel: a worker, with its data link and its descriptor channel.
+
+    `cgroup` is the tenant's, as `supervisor.caps` names it; None where there are none.
+    """
+
+    tenant: str
+    generation: int
+    uid: int
+    gid: int
+    ceilings: Ceilings
+    cgroup: str | None = None
+
+
+class Spec(_Message, frozen=True, kw_only=True):
+    """Parameters of `run` and part of `terminal.open`, asked of the launcher by a worker.
+
+    `argv` and `env` are what runs, as it is: no shell. `stdio` is the number of a message on the
+    descriptor channel that carried three pipes: read end of stdin, write ends of stdout and stderr.
+    """
+
+    argv: Annotated[
+        tuple[Argument, ...], msgspec.Meta(min_length=1, max_length=limits.SANDBOX_ARGUMENTS_MAX)
+    ]
+    env: Annotated[dict[str, Argument], msgspec.Meta(max_length=limits.SANDBOX_VARIABLES_MAX)] = {}
+    cwd: Annotated[str, msgspec.Meta(max_length=limits.SANDBOX_PATH_BYTES_MAX)] = WORK
+    name: SandboxName = DEFAULT_NAME
+    mode: Mode
+    image: Profile | None = None
+    wall_seconds: Annotated[float, msgspec.Meta(gt=0, le=limits.SANDBOX_SECONDS_MAX)]
+    caps: Caps = Caps()
+    stdio: int = 0
+
+
+class Ran(_Message, frozen=True, kw_only=True):
+    """Result of `run`: how a sandbox ended. A command that fails is a result.
+
+    Exactly one of `exit_code` and `signal` is set. `peak_memory_bytes` is None where nothing
+    measures it.
+    """
+
+    sandbox_id: str
+    mode: Mode
+    exit_code: int | None = None
+    signal: int | None = None
+    timed_out: bool = False
+    oom_killed: bool = False
+    wall_ms: int = 0
+    cpu_ms: int = 0
+    peak_memory_bytes: int | None = None
+
+
+class Named(_Message, frozen=True, kw_only=True):
+    """Parameters of `kill`, and of `terminal.attach|close`: a sandbox of the caller's tenant."""
+
+    sandbox_id: str
+
+
+class Running(_Message, frozen=True, kw_only=True):
+    """One sandbox that runs. `generation` is the worker's that asked for it."""
+
+    sandbox_id: str
+    kind: Literal["run", "terminal"]
+    name: str
+    mode: Mode
+    argv: tuple[str, ...]
+    started_at_ms: int
+    generation: int
+    caps: Caps
+
+
+class Sandboxes(_Message, frozen=True, kw_only=True):
+    """Result of `list`: the tenant's sandboxes, and how many runs wait."""
+
+    running: tuple[Running, ...] = ()
+    queued: int = 0
+
+
+class Engine(_Message, frozen=True, kw_only=True):
+    """Whether a mode can be had now, and why not."""
+
+    mode: Mode
+    usable: bool
+    detail: str
+
+
+class Engines(_Message, frozen=True, kw_only=True):
+    """Result of `status`: what the launcher has, and what it allows the tenant."""
+
+    engines: tuple[Engine, ...]
+    ceilings: Ceilings
+    cgroups: bool
+
+
+class OpenTerminal(_Message, frozen=True, kw_only=True):
+    """Parameters of `terminal.open`; gives `Terminal`. `spec.wall_seconds` bounds its life."""
+
+    spec: Spec
+    columns: Columns = 80
+    rows: Rows = 24
+
+
+class Terminal(_Message, frozen=True, kw_only=True):
+    """A terminal. `from_byte` is the number of the first byte that `attach` would give now.
+
+    Bytes of output are numbered from 0 from the terminal's start.
+    """
+
+    sandbox_id: str
+    mode: Mode
+    name: str
+    columns: int
+    rows: int
+    started_at_ms: int
+    active_at_ms: int
+    from_byte: int
+    attached: int = 0
+    """How many watch it."""
+
+
+class Terminals(_Message, frozen=True, kw_only=True):
+    """Result of `terminal.list`: the tenant's."""
+
+    terminals: tuple[Terminal, ...] = ()
+
+
+class Attach(_Message, frozen=True, kw_only=True):
+    """Parameters of `terminal.attach`, a stream: chunks are output as raw bytes.
+
+    What is kept of the output from byte `from_byte` on comes first (all that is kept, if it is
+    None), then what comes. The stream ends with `Ended`.
+    """
+
+    sandbox_id: str
+    from_byte: int | None = None
+
+
+class Write(_Message, frozen=True, kw_only=True):
+    """Parameters of `terminal.write`; answered with `{}` when the terminal has taken it."""
+
+    sandbox_id: str
+    data: Annotated[bytes, msgspec.Meta(max_length=limits.TERMINAL_WRITE_BYTES_MAX)]
+
+
+class Resize(_Message, frozen=True, kw_only=True):
+    """Parameters of `terminal.resize`."""
+
+    sandbox_id: str
+    columns: Columns
+    rows: Rows
+
+
+class Ended(_Message, frozen=True, kw_only=True):
+    """How a terminal ended, and why, if it was ended."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str | None = None

@@ -1,0 +1,1 @@
+"""The launcher: starts sandboxes and holds terminals, for the workers of all tenants."""

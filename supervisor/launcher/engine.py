@@ -1,0 +1,113 @@
+"""What an engine is: something that makes a sandbox of one mode. One surface, two of them."""
+
+from typing import NamedTuple, Protocol
+
+from protocol import launching
+from supervisor.caps.group import Group
+
+
+class Size(NamedTuple):
+    """Of a terminal, in characters."""
+
+    columns: int
+    rows: int
+
+
+class Launch(NamedTuple):
+    """One sandbox to start, clamped to what its tenant may have.
+
+    Attributes:
+        sandbox_id: Its name everywhere.
+        tenant: Whose.
+        uid: What it runs as.
+        gid: As `uid`.
+        argv: What runs.
+        env: Its whole environment.
+        cwd: Where, an absolute path inside.
+        name: Of the directory at /work.
+        directory: That directory, open (O_PATH) and the caller's; what is mounted, whatever its
+            name is by then.
+        image: The profile, under Docker.
+        caps: Of this sandbox.
+        file_bytes: The longest file it can write.
+        cgroup: Its own, made already; None where there are none.
+        stdio: Read end of stdin, write ends of stdout and stderr; the engine's to close. None with
+            a terminal.
+        terminal: The size of its terminal; None without.
+    """
+
+    sandbox_id: str
+    tenant: str
+    uid: int
+    gid: int
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: str
+    name: str
+    directory: int
+    image: str | None
+    caps: launching.Caps
+    file_bytes: int
+    cgroup: Group | None
+    stdio: tuple[int, int, int] | None
+    terminal: Size | None
+
+
+class Outcome(NamedTuple):
+    """How a sandbox ended: exactly one of exit code and signal.
+
+    `cpu_ms` and `peak_memory_bytes` are what the engine measured; a cgroup knows better.
+    """
+
+    exit_code: int | None
+    signal: int | None
+    oom_killed: bool = False
+    cpu_ms: int = 0
+    peak_memory_bytes: int | None = None
+
+
+class Job(Protocol):
+    """A sandbox that runs."""
+
+    @property
+    def terminal(self) -> int | None:
+        """Its terminal: a descriptor (not blocking) to read output from and write input to.
+
+        The job's to close, when `wait` is over and `close` has been called.
+        """
+
+    async def wait(self) -> Outcome:
+        """Wait for its end; nothing of it runs any more then. Bound the wait outside."""
+
+    def kill(self) -> None:
+        """End it and everything in it at once; `wait` tells when it has."""
+
+    def resize(self, size: Size) -> None:
+        """Give its terminal another size; the program is told (SIGWINCH)."""
+
+    def close(self) -> None:
+        """Let go of what is left of it."""
+
+
+class Engine(Protocol):
+    """Makes sandboxes of one mode."""
+
+    @property
+    def mode(self) -> launching.Mode:
+        """Which."""
+
+    async def check(self) -> launching.Engine:
+        """Say whether it can be used now, and why not."""
+
+    async def start(self, launch: Launch) -> Job:
+        """Start a sandbox; it takes over `launch.stdio`, also when it raises.
+
+        Raises:
+            GatewayError: it cannot be started, with the reason and the fix. Nothing runs then.
+        """
+
+    def forget(self, tenant: str) -> None:
+        """Give up whatever is kept ready for a tenant."""
+
+    async def close(self) -> None:
+        """Give up whatever there is."""
