@@ -167,7 +167,8 @@ class RemoteTenants:
         self._admin_key: Final = admin_key
         self._tls: Final = tls_directory if parts.scheme == "https" else None
 
-    def _connection(self, seconds: float) -> "http.client.HTTPConnection":
+    def connection(self, seconds: float) -> "http.client.HTTPConnection":
+        """Give a connection, not made yet, whose waits are bounded by `seconds`."""
         # Imported late: it brings TLS and e-mail along, and there may be no gateway to ask.
         import http.client  # noqa: PLC0415
 
@@ -179,9 +180,9 @@ class RemoteTenants:
         return http.client.HTTPSConnection(self._address, timeout=seconds, context=context)
 
     def _ask(self, verb: str, path: str, body: Any = None) -> Any:
-        import http.client  # noqa: PLC0415 - see `_connection`
+        import http.client  # noqa: PLC0415 - see `connection`
 
-        connection = self._connection(WIPE_SECONDS if verb == "DELETE" else REQUEST_SECONDS)
+        connection = self.connection(WIPE_SECONDS if verb == "DELETE" else REQUEST_SECONDS)
         headers = {"Authorization": f"Bearer {self._admin_key}"}
         if body is not None:
             headers["Content-Type"] = "application/json"
