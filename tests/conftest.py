@@ -1,4 +1,4 @@
-"""The markers `root` and `user`, a state directory all uids can reach, a patient hypothesis."""
+"""The markers `root`, `user` and `docker`, a state directory all uids can reach, patience."""
 
 import os
 import shutil
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import dockerd as daemon
 
 # pytest-timeout bounds a test; a deadline per example only fails on a busy machine.
 settings.register_profile("patient", deadline=None)
@@ -20,16 +22,20 @@ deselected = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    other = "user" if os.geteuid() == 0 else "root"
-    not_ours = [item for item in items if item.get_closest_marker(other)]
+    others = ["user" if os.geteuid() == 0 else "root"]
+    if not daemon.can_be_had():
+        others.append("docker")
+    not_ours = [item for item in items if any(map(item.get_closest_marker, others))]
     config.stash[deselected] = len(not_ours)
     config.hook.pytest_deselected(items=not_ours)
-    items[:] = [item for item in items if not item.get_closest_marker(other)]
+    items[:] = [item for item in items if item not in set(not_ours)]
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     count = config.stash.get(deselected, 0)
     caller = "root" if os.geteuid() == 0 else "an ordinary user"
+    if not daemon.can_be_had():
+        caller += " without a Docker daemon"
     return [f"run by {caller}: {count} tests for others are deselected"] if count else []
 
 
@@ -56,6 +62,13 @@ def state_dir() -> Iterator[Path]:
     path = make_state_dir()
     yield path
     remove_tree(path)
+
+
+@pytest.fixture(scope="session")
+def dockerd() -> Iterator[str]:
+    """The address of a real Docker daemon; whoever asks for it is marked `docker`."""
+    with daemon.available() as host:
+        yield host
 
 
 @pytest.fixture(params=[False, True], ids=["at-once", "spare"])

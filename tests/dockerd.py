@@ -1,0 +1,128 @@
+"""A real dockerd for tests: its own data, socket and containerd, ended with whoever started it.
+
+`python -m tests.dockerd --at FOLDER --owner UID -- COMMAND…` has one while a command runs, at
+`FOLDER/docker.sock`. The fixture `dockerd` uses the one that `OPENCLAW_TEST_DOCKER_HOST` names.
+"""
+
+import argparse
+import contextlib
+import http.client
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+VARIABLE: Final = "OPENCLAW_TEST_DOCKER_HOST"
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 30.0
+
+
+def can_be_had() -> bool:
+    """Whether tests that need a daemon can run: root starts one, others are given one."""
+    return os.geteuid() == 0 or VARIABLE in os.environ
+
+
+def answers(path: Path) -> bool:
+    """Whether a daemon answers on a socket."""
+    with contextlib.closing(http.client.HTTPConnection("docker")) as connection:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(5)
+        try:
+            connection.sock.connect(str(path))
+            connection.request("GET", "/_ping")
+            return connection.getresponse().status == 200
+        except OSError:
+            return False
+
+
+def command(folder: Path) -> list[str]:
+    """Give what runs a daemon below `folder`, which takes the storage driver that works there."""
+    program = shutil.which("dockerd", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if program is None:
+        raise FileNotFoundError("dockerd is not installed: apt-get install docker.io")
+    return [
+        *("setpriv", "--pdeathsig", "TERM", program),
+        *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
+        *("--host", f"unix://{folder / 'docker.sock'}", "--pidfile", str(folder / "pid")),
+        *("--group", "0", "--iptables=false", "--bridge=none", "--shutdown-timeout", "3"),
+        # Where another containerd serves already it is shared: apart from what that one runs.
+        *("--containerd-namespace", f"openclaw-test-{os.getpid()}"),
+        *("--containerd-plugins-namespace", f"openclaw-test-{os.getpid()}-plugins"),
+    ]
+
+
+@contextlib.contextmanager
+def running(folder: Path, owner: int = 0) -> Iterator[str]:
+    """Have a daemon with a socket that is `owner`'s; gives its address.
+
+    Raises:
+        RuntimeError: it does not start; with what it logged.
+    """
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    log, path = folder / "log", folder / "docker.sock"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command(folder), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not answers(path):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"dockerd did not start:\n{log.read_text()[-4000:]}")
+            time.sleep(0.02)
+        os.chown(path, owner, -1)
+        yield f"unix://{path}"
+    finally:
+        process.terminate()  # it ends its containers and its containerd
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                sys.stderr.write(errors(log.read_text()))
+
+
+def errors(log: str) -> str:
+    """What a daemon complained of, for whoever reads the output of a test that failed."""
+    lines = [line for line in log.splitlines() if "level=error" in line or "level=fatal" in line]
+    return "".join(f"dockerd: {line}\n" for line in lines[-20:])
+
+
+@contextlib.contextmanager
+def available() -> Iterator[str]:
+    """Give the address of the daemon that was given, else of one of our own."""
+    if VARIABLE in os.environ:
+        yield os.environ[VARIABLE]
+        return
+    folder = Path(tempfile.mkdtemp(prefix="openclaw-dockerd-", dir="/tmp"))
+    try:
+        with running(folder) as host:
+            yield host
+    finally:
+        shutil.rmtree(folder)
+
+
+def main() -> int:
+    """Run a command beside a daemon; gives its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.dockerd")
+    parser.add_argument("--at", type=Path, required=True, help="the daemon's folder")
+    parser.add_argument("--owner", type=int, default=0, help="uid that may use it")
+    parser.add_argument("command", nargs="+")
+    options = parser.parse_args()
+    with running(options.at, options.owner) as host:
+        return subprocess.run(
+            options.command, env={**os.environ, VARIABLE: host}, check=False
+        ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
