@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from protocol import limits
+from protocol.errors import RemoteProtocolError
 from protocol.names import ACCOUNT_ID_PATTERN
 
 Mode = Literal["bubblewrap", "docker"]
@@ -134,7 +135,7 @@ class Ran(_Message, frozen=True, kw_only=True):
 
 
 class Named(_Message, frozen=True, kw_only=True):
-    """Parameters of `kill`, and of `terminal.attach|close`: a sandbox of the caller's tenant."""
+    """Parameters of `kill` and `terminal.close`: a sandbox of the caller's tenant."""
 
     sandbox_id: str
 
@@ -175,18 +176,36 @@ class Engines(_Message, frozen=True, kw_only=True):
     cgroups: bool
 
 
+TerminalEnd = Literal["exit", "closed", "idle", "tenant"]
+"""Why a terminal ended: its program did by itself, it was closed, nobody used it for too long, or
+its tenant is out of service."""
+
+
+class Ended(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """How a terminal ended. Exactly one of `exit_code` and `signal` is set."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: TerminalEnd
+
+
 class OpenTerminal(_Message, frozen=True, kw_only=True):
-    """Parameters of `terminal.open`; gives `Terminal`. `spec.wall_seconds` bounds its life."""
+    """Parameters of `terminal.open`; gives `Terminal`.
+
+    `spec.wall_seconds` and `spec.stdio` say nothing here: a terminal ends when it is idle.
+    """
 
     spec: Spec
     columns: Columns = 80
     rows: Rows = 24
 
 
-class Terminal(_Message, frozen=True, kw_only=True):
-    """A terminal. `from_byte` is the number of the first byte that `attach` would give now.
+class Terminal(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """A terminal. Bytes of its output are numbered from 0 from its start.
 
-    Bytes of output are numbered from 0 from the terminal's start.
+    Of those from `from_byte` on, up to before `next_byte`, `attach` gives what is there. `attached`
+    is how many watch it. One that has `ended` is kept for a little while, for those who have not
+    heard so.
     """
 
     sandbox_id: str
@@ -196,33 +215,47 @@ class Terminal(_Message, frozen=True, kw_only=True):
     rows: int
     started_at_ms: int
     active_at_ms: int
-    from_byte: int
+    from_byte: int = 0
+    next_byte: int = 0
     attached: int = 0
-    """How many watch it."""
+    ended: Ended | None = None
 
 
 class Terminals(_Message, frozen=True, kw_only=True):
-    """Result of `terminal.list`: the tenant's."""
+    """Result of `terminal.list`: the tenant's, oldest first."""
 
     terminals: tuple[Terminal, ...] = ()
 
 
 class Attach(_Message, frozen=True, kw_only=True):
-    """Parameters of `terminal.attach`, a stream: chunks are output as raw bytes.
+    """Parameters of `terminal.attach`, a stream that ends with `Ended`.
 
-    What is kept of the output from byte `from_byte` on comes first (all that is kept, if it is
-    None), then what comes. The stream ends with `Ended`.
+    Its first chunk is the `Terminal`, as JSON; each other one is `terminal_chunk`. What is kept of
+    the output from byte `from_byte` on comes first (all that is kept, if it is None), then what
+    comes. A number that is not the one expected shows what is lost.
     """
 
     sandbox_id: str
-    from_byte: int | None = None
+    from_byte: Annotated[int, msgspec.Meta(ge=0, le=limits.JSON_INTEGER_ABS_MAX)] | None = None
 
 
 class Write(_Message, frozen=True, kw_only=True):
-    """Parameters of `terminal.write`; answered with `{}` when the terminal has taken it."""
+    """Parameters of `terminal.write`; gives `Written`.
+
+    A `writer` numbers its bytes from 0, and `data` begins with number `at`: what the terminal has
+    had from it already is not written again.
+    """
 
     sandbox_id: str
     data: Annotated[bytes, msgspec.Meta(max_length=limits.TERMINAL_WRITE_BYTES_MAX)]
+    writer: Annotated[str, msgspec.Meta(max_length=limits.TERMINAL_WRITER_CHARS_MAX)] = ""
+    at: Annotated[int, msgspec.Meta(ge=0, le=limits.JSON_INTEGER_ABS_MAX)] = 0
+
+
+class Written(_Message, frozen=True, kw_only=True):
+    """How many of the bytes the terminal has now; fewer than all if its program does not read."""
+
+    count: int
 
 
 class Resize(_Message, frozen=True, kw_only=True):
@@ -233,9 +266,45 @@ class Resize(_Message, frozen=True, kw_only=True):
     rows: Rows
 
 
-class Ended(_Message, frozen=True, kw_only=True):
-    """How a terminal ended, and why, if it was ended."""
+class TenantEnd(_Message, frozen=True, kw_only=True):
+    """Body of the event `tenant.end`, sent by the supervisor: a tenant is out of service.
 
-    exit_code: int | None = None
-    signal: int | None = None
-    reason: str | None = None
+    All that it has in the launcher ends.
+    """
+
+    tenant: str
+
+
+class TerminalEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
+    """Body of the event `terminal.event`, sent by the launcher: for the audit.
+
+    `lost` is how many before it were not told of, since they were too many.
+    """
+
+    tenant: str
+    sandbox_id: str
+    mode: Mode
+    name: str
+    program: str
+    ended: Ended | None = None
+    lost: int = 0
+
+
+_NUMBER: Final = 8
+
+
+def terminal_chunk(number: int, data: bytes) -> bytes:
+    """Give a chunk of a terminal's output: its first byte's number (u64, little), and the bytes."""
+    return number.to_bytes(_NUMBER, "little") + data
+
+
+def read_terminal_chunk(chunk: bytes) -> tuple[int, bytes]:
+    """Give number and bytes of a `terminal_chunk`.
+
+    Raises:
+        RemoteProtocolError: it is none.
+    """
+    if len(chunk) <= _NUMBER:
+        reason = "a chunk of a terminal without output"
+        raise RemoteProtocolError(reason)
+    return int.from_bytes(chunk[:_NUMBER], "little"), chunk[_NUMBER:]

@@ -212,5 +212,22 @@ SANDBOX_STDIO_WAITING_MAX: Final = 16
 # Terminals.
 TERMINAL_COLUMNS_MAX: Final = 2000
 TERMINAL_ROWS_MAX: Final = 2000
-TERMINAL_WRITE_BYTES_MAX: Final = 64 * KIB
 TERMINAL_SCROLLBACK_BYTES_MAX: Final = 256 * KIB
+# In JSON it is a third more, and must fit a chunk there.
+TERMINAL_CHUNK_BYTES_MAX: Final = 32 * KIB
+TERMINAL_WRITE_BYTES_MAX: Final = 64 * KIB
+# What waits to be written to one, and how long a write waits for a program that does not read.
+TERMINAL_WRITES_WAITING_MAX: Final = 16
+TERMINAL_WRITE_SECONDS: Final = 5.0
+TERMINAL_WRITER_CHARS_MAX: Final = 64
+TERMINAL_WRITERS_MAX: Final = 64
+TERMINAL_WATCHERS_MAX: Final = 16
+# How much of its output is taken in a second; and how long its program waits for a watcher that
+# takes nothing, before what that one has not seen is overwritten.
+TERMINAL_BYTES_PER_SECOND: Final = 8 * MIB
+TERMINAL_STALL_SECONDS: Final = 5.0
+# How long one that has ended is kept for those who come back.
+TERMINAL_ENDED_SECONDS: Final = 60.0
+# Lines of the audit about a tenant's terminals.
+TERMINAL_EVENTS_PER_SECOND: Final = 0.5
+TERMINAL_EVENTS_BURST: Final = 60

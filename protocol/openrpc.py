@@ -51,7 +51,7 @@ def _describe(method: Method, params: dict[str, Any], result: dict[str, Any]) ->
         "x-scope": str(method.scope.name).lower(),
         "x-spends": method.spends,
         "x-idempotent": method.idempotent,
-        "x-streams": method.streams,
+        "x-streams": bool(method.streams),
         "x-timeout-seconds": method.timeout_seconds,
         "x-answered-by": method.answered_by,
     }

@@ -55,7 +55,7 @@ RUN: Final = declare(
     scope=Scope.WRITE,
     spends=True,
     idempotent=True,
-    streams=True,
+    streams="chat",
     timeout_seconds=300.0,
     doc="Run a turn of an agent.",
 )

@@ -77,7 +77,7 @@ INBOUND: Final = declare(
     scope=Scope.WRITE,
     spends=True,
     idempotent=True,
-    streams=True,
+    streams="chat",
     timeout_seconds=60.0,
     doc="Take a message from the generic webhook channel and answer it with a turn of the agent.",
 )

@@ -158,7 +158,7 @@ SEND: Final = declare(
     scope=Scope.WRITE,
     spends=True,
     idempotent=True,
-    streams=True,
+    streams="chat",
     timeout_seconds=300.0,
     doc="Send a message to a session, made if needed; a turn of its agent answers it.",
 )

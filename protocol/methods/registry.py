@@ -31,7 +31,7 @@ class Method(NamedTuple):
     doc: str
     spends: bool
     idempotent: bool
-    streams: bool
+    streams: str
     timeout_seconds: float
     answered_by: AnsweredBy = "worker"
 
@@ -48,7 +48,7 @@ def declare(  # noqa: PLR0913 - a declaration is its fields
     doc: str,
     spends: bool = False,
     idempotent: bool = False,
-    streams: bool = False,
+    streams: str = "",
     timeout_seconds: float = CALL_SECONDS_DEFAULT,
     answered_by: AnsweredBy = "worker",
 ) -> Method:
@@ -62,7 +62,8 @@ def declare(  # noqa: PLR0913 - a declaration is its fields
         doc: One sentence for OpenRPC and the docs page.
         spends: Whether a model may be called on the tenant's budget.
         idempotent: Whether an idempotency key makes a repeat safe, or the method is safe by itself.
-        streams: Whether a caller may ask for the answer in pieces.
+        streams: What the pieces are named, for a caller that asks for the answer in pieces; empty
+            for an answer that has none.
         timeout_seconds: How long the caller waits at most.
         answered_by: The tenant's own worker; or the supervisor, for what takes authority that a
             worker has not.

@@ -6,7 +6,7 @@ from protocol import limits
 from protocol.aio import LinkEnd, Reply, failure_error
 from protocol.errors import GatewayError, LinkClosedError, RemoteProtocolError
 from protocol.frames import Chunk, Failure
-from protocol.methods import WAITING
+from protocol.methods import METHODS, WAITING
 from supervisor.front import response
 from supervisor.front.exchange import Client, Request
 from supervisor.front.stream import EventStream
@@ -85,7 +85,7 @@ class TenantCall:
         self._end, self._call_id = end, call_id
         self.params = b""
         if self.credit and self._client is not None:
-            self._stream = EventStream(self._client, end, call_id)
+            self._stream = EventStream(self._client, end, call_id, _event(self.method))
 
     def fail(self, error: GatewayError) -> None:
         """See `Pending`."""
@@ -166,3 +166,9 @@ class TenantCall:
             self._stream.finish(body)
         else:
             client.answer(error.code.http_status, body, response.error_headers(error))
+
+
+def _event(method: str) -> bytes:
+    """Give the name of what a method streams."""
+    declared = METHODS.get(method)
+    return b"chat" if declared is None else declared.streams.encode()

@@ -15,9 +15,16 @@ class EventStream:
     The worker may send so many chunks ahead as it has credit for; more is granted only while the
     client's transport takes what there is. So a client that does not read costs at most the
     transport's buffer and one credit's worth of chunks.
+
+    Args:
+        client: Whom.
+        end: The link to the worker.
+        call_id: The call on it.
+        name: Of the events that chunks become.
     """
 
-    def __init__(self, client: Client, end: LinkEnd, call_id: int) -> None:
+    def __init__(self, client: Client, end: LinkEnd, call_id: int, name: bytes) -> None:
+        self._name: Final = name
         self._client: Final = client
         self._end: Final = end
         self._call_id: Final = call_id
@@ -25,9 +32,9 @@ class EventStream:
         self.begun = False
 
     def chunk(self, data: bytes) -> None:
-        """Send one chunk on, as an event of type `chat`."""
+        """Send one chunk on."""
         self._begin()
-        self._client.send_event(b"chat", data)
+        self._client.send_event(self._name, data)
         self._owed += 1
         if self._owed >= CREDIT_BATCH:
             self.grant()
