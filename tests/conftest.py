@@ -1,4 +1,4 @@
-"""The markers `root`, `user` and `docker`, a state directory all uids can reach, patience."""
+"""Markers of who may run a test, a state directory all uids can reach, a patient hypothesis."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests import cgroups
 from tests import dockerd as daemon
 
 # pytest-timeout bounds a test; a deadline per example only fails on a busy machine.
@@ -25,6 +26,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     others = ["user" if os.geteuid() == 0 else "root"]
     if not daemon.can_be_had():
         others.append("docker")
+    if cgroups.refusal() is not None:
+        others.append("cgroups")
     not_ours = [item for item in items if any(map(item.get_closest_marker, others))]
     config.stash[deselected] = len(not_ours)
     config.hook.pytest_deselected(items=not_ours)
@@ -36,6 +39,8 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     caller = "root" if os.geteuid() == 0 else "an ordinary user"
     if not daemon.can_be_had():
         caller += " without a Docker daemon"
+    if cgroups.refusal() is not None:
+        caller += f" without cgroups ({cgroups.refusal()})"
     return [f"run by {caller}: {count} tests for others are deselected"] if count else []
 
 

@@ -19,7 +19,11 @@ class Usage(NamedTuple):
 
 
 class Group(Protocol):
-    """A cgroup that exists. Every method raises OSError when the system refuses."""
+    """A cgroup that exists. Every method raises OSError when the system refuses.
+
+    Each of them writes or reads some files (0.1 ms), but moving a process (`adopt`) may take the
+    kernel tens of milliseconds: not on the thread of an event loop.
+    """
 
     @property
     def path(self) -> str:
@@ -31,17 +35,31 @@ class Group(Protocol):
     def weigh(self, weight: int) -> None:
         """Set its share of the processors against its siblings: 1 to 10000, 100 is usual."""
 
+    def unite(self) -> None:
+        """Have all in it ended together when its memory runs out; v1 ends the largest alone."""
+
     def adopt(self, pid: int) -> None:
         """Move a process into it; its children are born there."""
 
     def usage(self) -> Usage:
         """Give what it uses."""
 
+    def oom_kills(self) -> int:
+        """Give how many processes the kernel ended in it and below it for want of memory."""
+
     def child(self, name: str) -> "Group":
-        """Give a cgroup inside it, made if it is not there."""
+        """Give a cgroup inside it, made if it is not there.
+
+        Raises:
+            ValueError: that is no name.
+        """
 
     def kill(self) -> None:
-        """Send SIGKILL to everything in it and below it."""
+        """Send SIGKILL to everything in it and below it; may take two seconds."""
 
     def remove(self) -> None:
-        """Remove it and all below it. Nothing may run there any more."""
+        """Remove it and all below it; what is not there is well.
+
+        What has just been killed may keep it busy for a while, which is waited for, two seconds at
+        most. Nothing may run there any more.
+        """
