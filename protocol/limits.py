@@ -204,8 +204,14 @@ SANDBOX_SECONDS_DEFAULT: Final = 60.0
 SANDBOX_INPUT_BYTES_MAX: Final = 4 * MIB
 # Of each of stdout and stderr, in a result; a stream gives all there is.
 SANDBOX_OUTPUT_BYTES_MAX: Final = 1 * MIB
+# Of one call; what is longer is read in ranges.
 SANDBOX_FILE_BYTES_MAX: Final = 4 * MIB
 SANDBOX_FILES_PAGE_MAX: Final = 1000
+SANDBOX_FILES_PAGE_DEFAULT: Final = 200
+SANDBOX_FILES_LISTED_MAX: Final = 100_000
+SANDBOX_FILES_DELETED_MAX: Final = 10_000
+SANDBOX_FILES_DEPTH_MAX: Final = 64
+SANDBOX_FILE_NAME_BYTES_MAX: Final = 255  # Linux's NAME_MAX
 # Messages with pipes that no call has named yet.
 SANDBOX_STDIO_WAITING_MAX: Final = 16
 

@@ -14,6 +14,8 @@ from worker import dispatch, log, refusal
 from worker.events.bus import Push
 from worker.services import Services
 
+# Answers of this size wait while the peer does not read.
+BIG_ANSWER_BYTES: Final = 64 * 1024
 # For what only has to be handed over once waiting is over.
 LAST_WORDS_SECONDS: Final = 2.0
 HANDOVER_SECONDS: Final = 0.2
@@ -63,6 +65,7 @@ class CallsLink:
         self._open: Final[dict[int, _Open]] = {}
         self._backlog: Final[deque[frames.Call]] = deque()  # bounded by the link's calls in flight
         self._draining_backlog: asyncio.Task[None] | None = None
+        self._big: Final = asyncio.Lock()
         self._changed: Final = asyncio.Event()
         self._closed: Final = asyncio.Event()
         self._push: Push = _nowhere
@@ -187,12 +190,21 @@ class CallsLink:
         if isinstance(outcome, dispatch.Deferred):
             opened = _Open(stream if outcome.method.streams else None)
             self._open[call.id] = opened
-            opened.task = self._loop.create_task(outcome.run())
+            opened.task = self._loop.create_task(self._run(end, outcome))
             opened.task.add_done_callback(
                 partial(self._on_done, end, call.id, outcome.method.name, opened)
             )
         else:
             self._answer(end, call.id, outcome, streamed=False)
+
+    async def _run(self, end: LinkEnd, outcome: dispatch.Deferred) -> bytes:
+        body = await outcome.run()
+        if len(body) >= BIG_ANSWER_BYTES:
+            # One after another, each written before the next one looks.
+            async with self._big:
+                await asyncio.sleep(0)
+                await end.writable()
+        return body
 
     def _on_done(
         self,

@@ -32,6 +32,8 @@ from worker.config.overlay import OverlayError, OverlayFile
 from worker.events import handlers as event_handlers
 from worker.events.bus import Events
 from worker.links import CallsLink
+from worker.sandbox import file_handlers
+from worker.sandbox.files import SandboxFiles
 from worker.services import Services
 from worker.sessions import changes, handlers, reads, schema, talking
 from worker.sessions.pages import Pages
@@ -57,7 +59,7 @@ _STANDARD_ERROR: Final = 2
 # Importing them is what binds the handlers.
 _HANDLERS: Final = (
     *(changes, config_handlers, discover, event_handlers),
-    *(handlers, health, talking, webhook),
+    *(file_handlers, handlers, health, talking, webhook),
 )
 # `protocol.documents` imports it when there is some, which would be too late here.
 _PRELOADED: Final = (strict_yaml,)
@@ -126,6 +128,7 @@ class Worker:
             Pages(),
             Purging(self._sessions),
             events,
+            SandboxFiles(self._directory),
             clock.monotonic(),
         )
         self._idle_seconds = spec.idle_seconds
@@ -284,6 +287,7 @@ class Worker:
             self.services.purging.stop()
             await self._sessions.close()
             self._overlay.close()
+            self.services.files.close()
             self._directory.close()
         except Exception as error:  # noqa: BLE001 - it has to end all the same
             log.failure("drain failed", error)

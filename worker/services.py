@@ -7,6 +7,7 @@ from worker.agents.catalogue import Catalogue
 from worker.clock import Clock
 from worker.config.overlay import OverlayFile
 from worker.events.bus import Events
+from worker.sandbox.files import SandboxFiles
 from worker.sessions.pages import Pages
 from worker.sessions.purging import Purging
 from worker.sessions.turns import Turns
@@ -25,4 +26,5 @@ class Services(NamedTuple):
     pages: Pages
     purging: Purging
     events: Events
+    files: SandboxFiles
     started_at: float

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 from contextlib import closing
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.e2e.gateway import Gateway
 from tests.methods import ALL, SESSION_KEY, example
 
 # What takes away what the others need comes last.
-LAST = ("sessions.delete", "tenants.rotate", "tenants.delete")
+LAST = ("sandbox.files.delete", "sessions.delete", "tenants.rotate", "tenants.delete")
 ON_A_SOCKET = {events.SUBSCRIBE.name, events.UNSUBSCRIBE.name}
 
 
@@ -53,6 +54,7 @@ def test_every_method_answers_what_it_declares(gateway: Gateway) -> None:
     document = Document(gateway.rpc(token, "rpc.discover"))
     made = gateway.rpc(token, "sessions.create", key=SESSION_KEY, label="x", message="hello")
     gateway.rpc(token, "agent.wait", runId=made["runId"])
+    gateway.rpc(token, "sandbox.files.put", **example(METHODS["sandbox.files.put"]))
     # Optional parameters without which nothing can be asked for.
     given = {
         "agent.wait": {"runId": made["runId"]},
@@ -128,3 +130,27 @@ def test_configuration_and_search_work_in_the_jail_and_outlive_it(gateway: Gatew
     assert "hunter2" not in str(got)
     assert "hunter2" in (gateway.state_dir / "tenants/acme/config.yaml").read_text()
     assert "hunter2" not in (gateway.state_dir / "gateway.log").read_text()
+
+
+def test_files_of_sandboxes_work_in_the_jail_and_are_their_tenants_own(gateway: Gateway) -> None:
+    acme, globex = gateway.create("acme"), gateway.create("globex")
+    gateway.rpc(acme, "sandbox.files.put", path="a/b/c", data="aGk=", encoding="base64")
+    work = gateway.state_dir / "tenants/acme/sandbox/main"
+    (work / "a/link").symlink_to("/etc/passwd")
+    os.mkfifo(work / "a/pipe")
+    again = {"path": "a/b/c", "data": "x", "overwrite": False}
+    assert gateway.rpc_reply(acme, "sandbox.files.put", again).status == 409
+    assert gateway.rpc(acme, "sandbox.files.get", path="/work/a/b/c")["data"] == "hi"
+    assert gateway.rpc_reply(acme, "sandbox.files.get", {"path": "a/link"}).status == 400
+    assert gateway.rpc_reply(acme, "sandbox.files.get", {"path": "a/pipe"}).status == 409
+    listed = gateway.rpc(acme, "sandbox.files.list", path="a")["entries"]
+    assert [entry["type"] for entry in listed] == ["directory", "link", "other"]
+    # What another tenant has is as if it were nowhere.
+    theirs, absent = (
+        gateway.rpc_reply(globex, "sandbox.files.get", {"name": name, "path": "a/b/c"}).body
+        for name in ("main", "none")
+    )
+    assert theirs == absent
+    done = gateway.rpc(acme, "sandbox.files.delete", path="a", recursive=True)
+    assert done == {"deleted": 5, "done": True}
+    assert list(work.iterdir()) == []

@@ -35,6 +35,7 @@ def test_the_catalogue_has_what_a_tenant_needs_first() -> None:
         *(f"sessions.{verb}" for verb in ("patch", "reset", "delete", "compact", "abort")),
         *("sessions.search", "config.get", "config.set", "config.patch", "config.schema"),
         *("tenants.get", "tenants.rotate", "tenants.delete"),
+        *(f"sandbox.files.{verb}" for verb in ("list", "get", "put", "delete")),
     }
 
 

@@ -36,4 +36,8 @@ EVERY_METHOD: Final[list[tuple[str, object]]] = [
     ("config.get", {}),
     ("config.schema", {}),
     ("events.poll", {}),
+    ("sandbox.files.put", {"path": "a/b", "data": "x"}),
+    ("sandbox.files.list", {"path": "a"}),
+    ("sandbox.files.get", {"path": "a/b"}),
+    ("sandbox.files.delete", {"path": "a", "recursive": True}),
 ]

@@ -21,7 +21,7 @@ class _Nothing(Params, frozen=True, kw_only=True):
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> "asyncio.Event":
-    """A method `test.wait`, which waits for this event, and one that answers a lot."""
+    """A method `test.wait`, which waits for this event, and two that answer a lot: one late."""
     event = asyncio.Event()
 
     async def wait(_call: object, _params: object) -> dict[str, bool]:
@@ -31,8 +31,12 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> "asyncio.Event":
     def much(_call: object, _params: object) -> dict[str, str]:
         return {"x": "y" * 2**20}
 
+    async def late(_call: object, _params: object) -> dict[str, str]:
+        await event.wait()
+        return {"x": "y" * 2**20}
+
     monkeypatch.setattr(dispatch, "_bindings", dict(dispatch._bindings))
-    for name, handler in (("test.wait", wait), ("test.much", much)):
+    for name, handler in (("test.wait", wait), ("test.much", much), ("test.late", late)):
         method = Method(
             name, _Nothing, dict[str, Any], Scope.READ, "A test.", False, False, False, 30.0
         )
@@ -51,11 +55,14 @@ async def test_quick_calls_are_answered_past_slow_ones(
         assert await slow == {"done": True}
 
 
-async def test_answers_do_not_pile_up(tenant_dir: Path, gate: asyncio.Event) -> None:
+@pytest.mark.parametrize("method", ["test.much", "test.late"])
+async def test_answers_do_not_pile_up(tenant_dir: Path, gate: asyncio.Event, method: str) -> None:
     """More is asked for at once than a link may hold unsent: all of it is answered."""
     count = limits.LINK_WRITE_BUFFER_MAX // 2**20 + 40
     async with running_worker() as rig:
-        calls = [asyncio.create_task(rig.front.call("test.much")) for _ in range(count)]
+        calls = [asyncio.create_task(rig.front.call(method)) for _ in range(count)]
+        await rig.front.call("health")
+        gate.set()
         for result in await asyncio.gather(*calls):
             assert len(result["x"]) == 2**20
         assert not rig.front.peer.closed.is_set()

@@ -45,7 +45,13 @@ class _How(ctypes.Structure):
 _syscall: Final = ctypes.CDLL(None, use_errno=True).syscall
 
 
-def _open_beneath(directory: int, path: str, flags: int, mode: int = 0) -> int:
+def open_beneath(directory: int, path: str | bytes, flags: int, mode: int = 0) -> int:
+    """Open what a path below an open directory names; gives a descriptor.
+
+    Raises:
+        UnsafePathError: the path leads out, or over a link.
+        OSError: what the system refuses.
+    """
     how = _How(flags | os.O_CLOEXEC, mode, _RESOLVE)
     name = os.fsencode(path)
     for _ in range(_ATTEMPTS):
@@ -58,7 +64,7 @@ def _open_beneath(directory: int, path: str, flags: int, mode: int = 0) -> int:
             break
     if number in _ESCAPES:
         raise UnsafePathError(f"the path leads out of its directory, or over a link: {path!r}")
-    raise OSError(number, os.strerror(number), path)
+    raise OSError(number, os.strerror(number), os.fsdecode(path))
 
 
 def check_path(path: str) -> tuple[str, str]:
@@ -103,7 +109,7 @@ class Directory:
         """
         check_path(path)
         # Non-blocking, so that a pipe without a writer does not hold up the process.
-        descriptor = _open_beneath(self._descriptor, path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = open_beneath(self._descriptor, path, os.O_RDONLY | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise NotAFileError(errno.EINVAL, "not a regular file", path)
@@ -116,11 +122,11 @@ class Directory:
         What the name held is replaced, even if it was a link: never what the link leads to.
         """
         folder, name = check_path(path)
-        parent = self._open_folder(folder)
+        parent = self.open_folder(folder)
         temporary = f".{secrets.token_hex(16)}.tmp"
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-            descriptor = _open_beneath(parent, temporary, flags, 0o600)
+            descriptor = open_beneath(parent, temporary, flags, 0o600)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     yield file
@@ -141,7 +147,7 @@ class Directory:
         Blocks: for a thread other than the event loop's.
         """
         check_path(path)
-        descriptor = _open_beneath(self._descriptor, path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = open_beneath(self._descriptor, path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -156,12 +162,12 @@ class Directory:
             NotADirectoryError: the name is a file.
         """
         folder, name = check_path(path)
-        parent = self._open_folder(folder)
+        parent = self.open_folder(folder)
         try:
             try:
                 os.mkdir(name, 0o700, dir_fd=parent)
             except FileExistsError:
-                os.close(_open_beneath(parent, name, os.O_PATH | os.O_DIRECTORY))
+                os.close(open_beneath(parent, name, os.O_PATH | os.O_DIRECTORY))
                 return
             os.fsync(parent)
         finally:
@@ -175,7 +181,7 @@ class Directory:
         """
         if path != ".":
             check_path(path)
-        descriptor = self._open_folder(path)
+        descriptor = self.open_folder(path)
         names: list[str] = []
         try:
             with os.scandir(descriptor) as entries:
@@ -190,7 +196,7 @@ class Directory:
     def remove(self, path: str) -> None:
         """Remove a file, or a link itself; the name is gone from disk when this returns."""
         folder, name = check_path(path)
-        parent = self._open_folder(folder)
+        parent = self.open_folder(folder)
         try:
             os.unlink(name, dir_fd=parent)
             os.fsync(parent)
@@ -201,7 +207,7 @@ class Directory:
         """Say whether a path names a regular file now; whoever opens it later may find another."""
         check_path(path)
         try:
-            descriptor = _open_beneath(self._descriptor, path, os.O_PATH)
+            descriptor = open_beneath(self._descriptor, path, os.O_PATH)
         except FileNotFoundError:
             return False
         try:
@@ -209,5 +215,6 @@ class Directory:
         finally:
             os.close(descriptor)
 
-    def _open_folder(self, path: str) -> int:
-        return _open_beneath(self._descriptor, path, os.O_RDONLY | os.O_DIRECTORY)
+    def open_folder(self, path: str) -> int:
+        """Open a directory for reading; gives a descriptor. The path is not checked to be plain."""
+        return open_beneath(self._descriptor, path, os.O_RDONLY | os.O_DIRECTORY)

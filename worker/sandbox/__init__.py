@@ -1,0 +1,1 @@
+"""Sandboxes, as a tenant's worker sees them."""
