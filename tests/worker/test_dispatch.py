@@ -223,7 +223,7 @@ def add_method(monkeypatch: pytest.MonkeyPatch) -> Any:
             "A test.",
             False,
             False,
-            False,
+            "",
             timeout,
         )
         monkeypatch.setattr(dispatch, "_bindings", dict(dispatch._bindings))

@@ -38,7 +38,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> "asyncio.Event":
     monkeypatch.setattr(dispatch, "_bindings", dict(dispatch._bindings))
     for name, handler in (("test.wait", wait), ("test.much", much), ("test.late", late)):
         method = Method(
-            name, _Nothing, dict[str, Any], Scope.READ, "A test.", False, False, False, 30.0
+            name, _Nothing, dict[str, Any], Scope.READ, "A test.", False, False, "", 30.0
         )
         dispatch.handles(method)(handler)
     return event
