@@ -55,7 +55,7 @@ class Tenants(Protocol):
         """Give one tenant."""
 
     def update(self, tenant: str, change: UpdateTenant) -> dict[str, Any]:
-        """Change its name or quota."""
+        """Change its name, quota or limits."""
 
     def delete(self, tenant: str) -> dict[str, Any]:
         """Remove it."""
@@ -96,6 +96,7 @@ class DirectTenants:
             actor=self._actor,
             display_name=wanted.display_name,
             quota=wanted.quota,
+            limits=wanted.limits,
         )
         return _plain(created)
 

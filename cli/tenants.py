@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import click
 from msgspec import UNSET, UnsetType
 
+from cli import limits
 from cli.client import Tenants, open_tenants
 from cli.exits import ExitCode, fail
 from cli.output import as_json, print_json
@@ -92,6 +93,7 @@ def command() -> None:
     type=Amount(MICRO),
     help="US dollars a day (UTC). Kept, not enforced yet.",
 )
+@limits.options
 @as_json
 def create(
     tenant_id: str,
@@ -99,12 +101,18 @@ def create(
     tokens_per_day: int | None,
     cost_per_day_micro_usd: int | None,
     as_json: bool,
+    **limited: limits.Given | None,
 ) -> None:
     """Create a tenant and print its token, which is shown this once."""
     quota = Quota(tokens_per_day=tokens_per_day, cost_per_day_micro_usd=cost_per_day_micro_usd)
     with open_tenants() as tenants:
         created = tenants.create(
-            CreateTenant(tenant_id=tenant_id, display_name=display_name, quota=quota)
+            CreateTenant(
+                tenant_id=tenant_id,
+                display_name=display_name,
+                quota=quota,
+                limits=limits.own(limited),
+            )
         )
     if as_json:
         print_json(created)
@@ -113,6 +121,8 @@ def create(
     click.echo("✓ token (copy now — shown once):")
     click.echo(created["token"])
     click.echo(f"✓ quota: {_quota_line(created['quota'])}")
+    if limits.line(created):
+        click.echo(f"✓ limits: {limits.line(created)}")
 
 
 @command.command("list")
@@ -192,6 +202,8 @@ def _show(row: dict[str, Any], *, as_json: bool) -> None:
     click.echo(f"created     {row['createdAt']}")
     click.echo(f"directory   {row['stateDir']}")
     click.echo(f"quota       {_quota_line(row['quota'])}")
+    if limits.line(row):
+        click.echo(f"limits      {limits.line(row)}")
 
 
 @command.command("delete")
@@ -317,9 +329,10 @@ def _restart(tenants: Tenants, tenant_id: str) -> dict[str, Any] | None:
 @click.argument("tenant_id", required=False)
 @as_json
 def status(tenant_id: str | None, as_json: bool) -> None:
-    """Say how the workers are: state, pid, uptime, deaths, memory, CPU, what is in flight.
+    """Say how the workers are: state, pid, uptime, deaths, use of its limits, what is in flight.
 
-    Of one tenant the last hundred deaths are told one by one.
+    Use is of the worker and its sandboxes together, where there are cgroups. Of one tenant the
+    last hundred deaths are told one by one.
     """
     with open_tenants() as tenants:
         rows = tenants.status(tenant_id)
@@ -330,6 +343,8 @@ def status(tenant_id: str | None, as_json: bool) -> None:
     for row in rows:
         if "reason" in row:
             click.echo(f"{row['tenantId']}: {row['state']}: {row['reason']}")
+        if "stopped" in row:
+            click.echo(f"{row['tenantId']}: may not write: {row['stopped']}")
         if "lastDeath" in row:
             click.echo(f"{row['tenantId']}: last death: {row['lastDeath']}")
         if "deathHistory" in row:
@@ -351,7 +366,7 @@ def _time_of(unix_ms: int) -> str:
 
 _STATUS_HEAD: Final = (
     *("TENANT", "STATE", "PID", "UPTIME", "RESTARTS", "DEATHS"),
-    *("MEMORY", "CPU", "IN FLIGHT", "WAKES"),
+    *("MEMORY", "CPU", "PIDS", "DISK", "INODES", "IN FLIGHT", "WAKES"),
 )
 _DEATHS_HEAD: Final = ("DIED AT", "GENERATION", "UPTIME", "EXIT", "SIGNAL", "OOM", "CAUSE")
 
@@ -376,11 +391,13 @@ def _status_cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['uptimeSeconds']:.0f} s" if "uptimeSeconds" in row else "-",
         str(row.get("restarts", 0)),
         str(row["deaths"]),
-        f"{row['memoryBytes'] / 2**20:.1f} MB" if "memoryBytes" in row else "-",
+        limits.used(row, "memoryBytes"),
         f"{row['cpuSeconds']:.2f} s" if "cpuSeconds" in row else "-",
+        *(limits.used(row, field) for field in ("pids", "diskBytes", "diskInodes")),
         f"{row['inFlight']}" + (f"+{row['held']} held" if row["held"] else ""),
         _time_of(row["nextWakeAtMs"]) if "nextWakeAtMs" in row else "-",
     )
 
 
+command.add_command(limits.command)
 command.add_command(token_command)

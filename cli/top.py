@@ -19,6 +19,11 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     state: str
     cpu_percent: float | None
     memory_bytes: int | None
+    pids: int | None
+    disk_bytes: int | None
+    disk_inodes: int | None
+    limits: dict[str, Any]
+    stopped: str | None
     in_flight: int
     held: int
     restarts: int
@@ -30,8 +35,8 @@ class Readings:
     """Turns what the gateway says into readings, with what changed since the time before."""
 
     def __init__(self) -> None:
-        # By tenant: process, CPU seconds, when.
-        self._before: dict[str, tuple[int, float, float]] = {}
+        # By tenant: CPU seconds, when.
+        self._before: dict[str, tuple[float, float]] = {}
 
     def take(self, rows: list[dict[str, Any]], now: float) -> list[Reading]:
         """Give a reading of each tenant, the busiest first.
@@ -45,19 +50,25 @@ class Readings:
         return sorted(readings, key=_idleness)
 
     def _reading(
-        self, row: dict[str, Any], before: tuple[int, float, float] | None, now: float
+        self, row: dict[str, Any], before: tuple[float, float] | None, now: float
     ) -> Reading:
-        pid, cpu = row.get("pid"), row.get("cpuSeconds")
+        cpu: float | None = row.get("cpuSeconds")
         percent = None
-        if pid is not None and cpu is not None:
-            self._before[row["tenantId"]] = (pid, cpu, now)
-            if before is not None and before[0] == pid and now > before[2]:
-                percent = round(100 * (cpu - before[1]) / (now - before[2]), 1)
+        if cpu is not None:
+            self._before[row["tenantId"]] = (cpu, now)
+            # One that has used less than before is another process.
+            if before is not None and cpu >= before[0] and now > before[1]:
+                percent = round(100 * (cpu - before[0]) / (now - before[1]), 1)
         return Reading(
             tenant_id=row["tenantId"],
             state=row["state"],
             cpu_percent=percent,
             memory_bytes=row.get("memoryBytes"),
+            pids=row.get("pids"),
+            disk_bytes=row.get("diskBytes"),
+            disk_inodes=row.get("diskInodes"),
+            limits=row.get("limits", {}),
+            stopped=row.get("stopped"),
             in_flight=row["inFlight"],
             held=row["held"],
             restarts=row.get("restarts", 0),

@@ -4,15 +4,17 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from cli import limits
 from cli.top import Reading
 
 COLUMNS: Final = (
-    *("TENANT", "STATE", "CPU %", "MEMORY", "IN FLIGHT"),
-    *("HELD", "RESTARTS", "UPTIME", "NEXT WAKE"),
+    *("TENANT", "STATE", "CPU %", "MEMORY", "PIDS", "DISK", "INODES"),
+    *("IN FLIGHT", "HELD", "RESTARTS", "UPTIME", "NEXT WAKE"),
 )
 _LEFT: Final = ("TENANT", "STATE")
 # What has no worker uses nothing: such tenants are counted below the table, unless calls wait.
@@ -36,7 +38,7 @@ def table(readings: list[Reading], now: float, rows_max: int | None = None) -> T
     for name in COLUMNS:
         drawn.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True)
     for reading in shown[:rows_max]:
-        style = "red" if reading.state in _TROUBLED else None
+        style = "red" if reading.state in _TROUBLED or reading.stopped else None
         drawn.add_row(*_cells(reading, now), style=style)
     hidden = 0 if rows_max is None else max(0, len(shown) - rows_max)
     asleep = len(readings) - len(shown)
@@ -47,17 +49,19 @@ def table(readings: list[Reading], now: float, rows_max: int | None = None) -> T
 
 def _is_shown(reading: Reading) -> bool:
     is_due = reading.next_wake_at_ms is not None
-    return reading.state not in _ASLEEP or reading.held > 0 or is_due
+    is_troubled = reading.held > 0 or reading.stopped is not None
+    return reading.state not in _ASLEEP or is_troubled or is_due
 
 
 def _cells(reading: Reading, now: float) -> tuple[str, ...]:
-    cpu, memory = reading.cpu_percent, reading.memory_bytes
+    cpu, row = reading.cpu_percent, msgspec.to_builtins(reading)
+    used = {name: value for name, value in row.items() if value is not None}
     wakes_in = None if reading.next_wake_at_ms is None else reading.next_wake_at_ms / 1000 - now
     return (
         reading.tenant_id,
         reading.state,
         "-" if cpu is None else f"{cpu:.1f}",
-        "-" if memory is None else f"{memory / 2**20:.1f} MiB",
+        *(limits.used(used, field) for field in ("memoryBytes", "pids", "diskBytes", "diskInodes")),
         str(reading.in_flight),
         str(reading.held),
         str(reading.restarts),

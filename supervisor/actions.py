@@ -12,6 +12,7 @@ import threading
 from typing import Final, Protocol
 
 import msgspec
+from msgspec import UNSET
 
 from protocol.control.shapes import (
     AuditPage,
@@ -30,6 +31,7 @@ from protocol.control.shapes import (
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.meters import FrontMeters
 from protocol.spawn import TenantAccess, TenantLoad, TenantsUpdate, TokenGrant
+from supervisor.caps.effective import shown
 from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess, parts
 from supervisor.logs import Log
@@ -66,6 +68,9 @@ class Around(Protocol):
     @property
     def pids(self) -> dict[str, int]:
         """The process ids of what all tenants share, by name."""
+
+    def apply_limits(self, tenant: str) -> tuple[str, ...]:
+        """Have a tenant's limits, as its row has them now, be in force; gives what is not yet."""
 
     async def reload(self) -> Reloaded:
         """See `TenantActions`."""
@@ -141,6 +146,7 @@ class Actions:
             actor=actor,
             display_name=wanted.display_name,
             quota=wanted.quota,
+            limits=wanted.limits,
         )
         await self._know(wanted.tenant_id)
         return created
@@ -157,7 +163,9 @@ class Actions:
         """See `TenantActions`."""
         view = await self._disk(self._desk.update, tenant, change, actor=actor)
         await self._know(tenant)
-        return view
+        if change.limits is UNSET:
+            return view
+        return msgspec.structs.replace(view, warnings=self._around.apply_limits(tenant))
 
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         """See `TenantActions`."""
@@ -255,20 +263,20 @@ class Actions:
         """See `TenantActions`."""
         view = await self.get_tenant(tenant)
         load = await self._load()
-        return self._workers.status(
+        status = self._workers.status(
             tenant, view.state, load.get(tenant, TenantLoad()), history=True
         )
+        return msgspec.structs.replace(status, limits=view.effective_limits)
 
     async def status(self, after: str, limit: int) -> list[TenantStatus]:
         """See `TenantActions`."""
         load = await self._load()
         wanted = heapq.nsmallest(limit, (name for name in self.rows if name > after))
-        return [
-            self._workers.status(
-                name, self.rows[name].state, load.get(name, TenantLoad()), history=False
-            )
-            for name in wanted
-        ]
+        return [self._row_status(self.rows[name], load.get(name, TenantLoad())) for name in wanted]
+
+    def _row_status(self, row: Tenant, load: TenantLoad) -> TenantStatus:
+        status = self._workers.status(row.id, row.state, load, history=False)
+        return msgspec.structs.replace(status, limits=shown(row.limits, self._desk.caps))
 
     async def reload(self, *, actor: str) -> Reloaded:
         """See `TenantActions`."""

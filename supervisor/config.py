@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from protocol import documents, limits
+from protocol.control.shapes import Cpus, DiskBytes, DiskInodes, MemoryBytes, Pids
 from protocol.launching import MODES, Mode
 from protocol.names import ACCOUNT_ID_PATTERN
 
@@ -166,11 +167,11 @@ class CapsSection(_Section, frozen=True, kw_only=True):
     cgroup: Annotated[str, msgspec.Meta(pattern=r"\A(auto|none|/[^\0]*)\Z", max_length=1024)] = (
         "auto"
     )
-    memory_bytes: Annotated[int, msgspec.Meta(ge=64 * 2**20, le=2**50)] | None = 2 * 2**30
-    cpus: Annotated[float, msgspec.Meta(ge=0.01, le=1024)] | None = None
-    pids: Annotated[int, msgspec.Meta(ge=16, le=2**22)] | None = 1024
-    disk_bytes: Annotated[int, msgspec.Meta(ge=2**20, le=2**60)] | None = 10 * 2**30
-    disk_inodes: Annotated[int, msgspec.Meta(ge=100, le=2**40)] | None = 1_000_000
+    memory_bytes: MemoryBytes | None = 2 * 2**30
+    cpus: Cpus | None = None
+    pids: Pids | None = 1024
+    disk_bytes: DiskBytes | None = 10 * 2**30
+    disk_inodes: DiskInodes | None = 1_000_000
     disk_floor_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**50)] = 256 * 2**20
 
 

@@ -364,7 +364,15 @@ class Supervisor:
         await self._disk(stage_certificate, config.gateway, self._tls, self._isolation.front_uid)
         await self.tell_front(front_settings(config.gateway, self._tls))
         self._alerts.command = config.alerts.command
+        self._desk.caps = config.caps
+        for tenant in self._actions.rows:
+            self.apply_limits(tenant)
         self._workers.change_settings(WorkerSettings(idle_seconds=config.worker.idle_seconds))
+
+    def apply_limits(self, tenant: str) -> tuple[str, ...]:
+        """See `supervisor.actions.Around`."""
+        del tenant
+        return ()
 
     async def renew_zygote(self) -> int:
         """See `Reloadable`."""

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 import msgspec
 
-from protocol.control.shapes import Quota, TenantState
+from protocol.control.shapes import NO_LIMITS, Quota, TenantLimits, TenantState
 from protocol.methods import ALL_SCOPES
 from protocol.names import digest, mint_token, mint_token_id
 from protocol.spawn import TokenGrant
@@ -36,6 +36,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     state: TenantState
     created_at: int
     quota: Quota
+    limits: TenantLimits
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +161,7 @@ class Registry:
         uid_count: int,
         display_name: str | None,
         quota: Quota,
+        limits: TenantLimits = NO_LIMITS,
         now_ms: int,
     ) -> str:
         """Add a tenant with a first token; gives the token, which is kept nowhere.
@@ -170,6 +172,7 @@ class Registry:
             uid_count: How many uids there are from there on.
             display_name: What people call it.
             quota: What it may spend.
+            limits: What it may have at once.
             now_ms: Unix time in ms.
 
         Raises:
@@ -181,8 +184,8 @@ class Registry:
                 raise TenantExistsError(tenant)
             uid = None if uid_first is None else self._next_uid(uid_first, uid_count)
             self._db.execute(
-                "INSERT INTO tenants VALUES (?, ?, ?, 'enabled', ?, ?)",
-                (tenant, uid, display_name, now_ms, msgspec.json.encode(quota).decode()),
+                "INSERT INTO tenants VALUES (?, ?, ?, 'enabled', ?, ?, ?)",
+                (tenant, uid, display_name, now_ms, _json(quota), _json(limits)),
             )
             new = self.add_token(
                 tenant, DEFAULT_TOKEN, int(ALL_SCOPES), now_ms=now_ms, expires_at=None
@@ -224,8 +227,10 @@ class Registry:
         """Give tenants by id: so many of those after `after`, all for a negative number."""
         return self._tenants("WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
 
-    def update(self, tenant: str, *, display_name: str | None, quota: Quota) -> None:
-        """Give a tenant another name and quota.
+    def update(
+        self, tenant: str, *, display_name: str | None, quota: Quota, limits: TenantLimits
+    ) -> None:
+        """Give a tenant another name, quota and limits.
 
         Raises:
             UnknownTenantError: there is no such tenant.
@@ -233,12 +238,12 @@ class Registry:
         with self._db:
             self.get(tenant)
             self._db.execute(
-                "UPDATE tenants SET display_name = ?, quota = ? WHERE id = ?",
-                (display_name, msgspec.json.encode(quota).decode(), tenant),
+                "UPDATE tenants SET display_name = ?, quota = ?, limits = ? WHERE id = ?",
+                (display_name, _json(quota), _json(limits), tenant),
             )
 
     def _tenants(self, where: str, values: tuple[str | int, ...]) -> list[Tenant]:
-        columns = "id, uid, display_name, state, created_at, quota"
+        columns = "id, uid, display_name, state, created_at, quota, limits"
         return [
             Tenant(
                 id=row[0],
@@ -247,6 +252,7 @@ class Registry:
                 state=row[3],
                 created_at=row[4],
                 quota=msgspec.json.decode(row[5], type=Quota),
+                limits=msgspec.json.decode(row[6], type=TenantLimits),
             )
             for row in self._db.execute(
                 f"SELECT {columns} FROM tenants {where}",  # noqa: S608 - both are literals above
@@ -365,6 +371,10 @@ class Registry:
 
     def _set_counter(self, name: str, value: int) -> None:
         self._db.execute("INSERT OR REPLACE INTO counters VALUES (?, ?)", (name, value))
+
+
+def _json(value: msgspec.Struct) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _grant(row: Sequence[Any]) -> tuple[str, TokenGrant]:

@@ -42,6 +42,9 @@ INSERT INTO tokens
 DROP TABLE nameless;
 CREATE INDEX tokens_by_tenant ON tokens (tenant);
 """,
+    """
+ALTER TABLE tenants ADD COLUMN limits TEXT NOT NULL DEFAULT '{}';
+""",
 )
 """What makes each version of the schema from the one before; only ever added to."""
 SCHEMA_VERSION: Final = len(_MIGRATIONS)

@@ -27,6 +27,12 @@ LIVE: Final = frozenset(
         "gateway.connections_per_address",
         "worker.idle_seconds",
         "worker.memory_bytes",
+        "caps.memory_bytes",
+        "caps.cpus",
+        "caps.pids",
+        "caps.disk_bytes",
+        "caps.disk_inodes",
+        "caps.disk_floor_bytes",
         "alerts.command",
     }
 )

@@ -17,11 +17,12 @@ from msgspec import UNSET
 
 from protocol import limits
 from protocol.control.shapes import (
+    NO_LIMITS,
     AuditPage,
     AuditQuery,
     CreatedTenant,
     Quota,
-    QuotaChange,
+    TenantLimits,
     TenantView,
     UpdateTenant,
 )
@@ -36,7 +37,8 @@ from protocol.names import (
 from protocol.spawn import TokenGrant
 from supervisor import audit_reading
 from supervisor.audit import Audit
-from supervisor.config import Config
+from supervisor.caps.effective import shown
+from supervisor.config import CapsSection, Config
 from supervisor.moments import rfc3339, unix_ms
 from supervisor.refusals import disk_refusals
 from supervisor.registry import (
@@ -61,7 +63,7 @@ class Snapshot(NamedTuple):
     tokens: dict[str, dict[str, TokenGrant]]
 
 
-def view(tenant: Tenant) -> TenantView:
+def view(tenant: Tenant, caps: CapsSection) -> TenantView:
     """Give what an operator may see of a registry row."""
     return TenantView(
         tenant_id=tenant.id,
@@ -70,6 +72,8 @@ def view(tenant: Tenant) -> TenantView:
         disabled=tenant.state != "enabled",
         state=tenant.state,
         quota=tenant.quota,
+        limits=tenant.limits,
+        effective_limits=shown(tenant.limits, caps),
         state_dir=f"/tenants/{tenant.id}",
     )
 
@@ -92,6 +96,8 @@ class TenantDesk:
     ) -> None:
         self._state: Final = state
         self._isolation: Final = config.isolation
+        self.caps = config.caps
+        """What limits are where a tenant has none of its own."""
         self._now_ms: Final = now_ms
         self.registry: Final = Registry(state.registry)
         try:
@@ -143,7 +149,13 @@ class TenantDesk:
 
     @disk_refusals()
     def create(
-        self, tenant: str, *, actor: str, display_name: str | None = None, quota: Quota
+        self,
+        tenant: str,
+        *,
+        actor: str,
+        display_name: str | None = None,
+        quota: Quota,
+        limits: TenantLimits = NO_LIMITS,
     ) -> CreatedTenant:
         """Make a tenant: its row, its first token, its directory.
 
@@ -167,6 +179,7 @@ class TenantDesk:
                     uid_count=uids[1] if uids else 0,
                     display_name=display_name,
                     quota=quota,
+                    limits=limits,
                     now_ms=self._now_ms(),
                 )
                 row = self.registry.get(tenant)
@@ -176,7 +189,7 @@ class TenantDesk:
         except RegistryError as error:
             raise GatewayError(ErrorCode.UNAVAILABLE, str(error)) from error
         self.ensure_directory(row)
-        return CreatedTenant(**msgspec.structs.asdict(view(row)), token=token)
+        return CreatedTenant(**msgspec.structs.asdict(view(row, self.caps)), token=token)
 
     def _tenant_uids(self) -> tuple[int, int] | None:
         if os.geteuid() != 0:
@@ -225,7 +238,7 @@ class TenantDesk:
         Raises:
             GatewayError: NOT_FOUND.
         """
-        return view(self._row(tenant))
+        return view(self._row(tenant), self.caps)
 
     @disk_refusals()
     def token_digests(self) -> dict[str, dict[str, TokenGrant]]:
@@ -240,7 +253,7 @@ class TenantDesk:
     @disk_refusals()
     def list(self, after: str = "", limit: int = -1) -> list[TenantView]:
         """Give tenants by id: so many of those after `after`, all for a negative number."""
-        return [view(tenant) for tenant in self.registry.tenants(after, limit)]
+        return [view(tenant, self.caps) for tenant in self.registry.tenants(after, limit)]
 
     @disk_refusals()
     def update(self, tenant: str, change: UpdateTenant, *, actor: str) -> TenantView:
@@ -255,14 +268,17 @@ class TenantDesk:
         quota = before.quota
         if change.quota is not UNSET:
             quota = msgspec.structs.replace(quota, **_given(change.quota))
+        limits = before.limits
+        if change.limits is not UNSET:
+            limits = msgspec.structs.replace(limits, **_given(change.limits))
         with self.change():
-            self.registry.update(tenant, display_name=name, quota=quota)
+            self.registry.update(tenant, display_name=name, quota=quota, limits=limits)
             after = self.registry.get(tenant)
             if after != before:
                 self.record(
                     "tenant.updated", actor, tenant, before=_facts(before), after=_facts(after)
                 )
-        return view(after)
+        return view(after, self.caps)
 
     @disk_refusals()
     def set_state(self, tenant: str, state: Literal["enabled", "suspended"], *, actor: str) -> None:
@@ -385,9 +401,9 @@ def _unfinished(directory: Path) -> Path:
 
 
 def _facts(tenant: Tenant) -> dict[str, object]:
-    return {"displayName": tenant.display_name, "quota": tenant.quota}
+    return {"displayName": tenant.display_name, "quota": tenant.quota, "limits": tenant.limits}
 
 
-def _given(change: QuotaChange) -> dict[str, Any]:
+def _given(change: msgspec.Struct) -> dict[str, Any]:
     values = msgspec.structs.asdict(change)
     return {name: value for name, value in values.items() if value is not UNSET}

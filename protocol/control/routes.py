@@ -86,7 +86,7 @@ ROUTES: Final = (
         "update_tenant",
         "PATCH",
         _TENANT,
-        "Change a tenant's name or quota.",
+        "Change a tenant's name, quota or limits; limits are in force at once.",
         shapes.TenantView,
         body=shapes.UpdateTenant,
         body_required=True,

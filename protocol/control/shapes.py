@@ -25,6 +25,18 @@ DisplayName = Annotated[
     str, msgspec.Meta(max_length=limits.DISPLAY_NAME_CHARS_MAX, pattern=DISPLAY_NAME_PATTERN)
 ]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=limits.JSON_INTEGER_ABS_MAX)]
+MemoryBytes = Annotated[
+    int, msgspec.Meta(ge=limits.TENANT_MEMORY_BYTES_MIN, le=limits.TENANT_MEMORY_BYTES_MAX)
+]
+Cpus = Annotated[float, msgspec.Meta(ge=limits.TENANT_CPUS_MIN, le=limits.TENANT_CPUS_MAX)]
+Pids = Annotated[int, msgspec.Meta(ge=limits.TENANT_PIDS_MIN, le=limits.TENANT_PIDS_MAX)]
+DiskBytes = Annotated[
+    int, msgspec.Meta(ge=limits.TENANT_DISK_BYTES_MIN, le=limits.TENANT_DISK_BYTES_MAX)
+]
+DiskInodes = Annotated[
+    int, msgspec.Meta(ge=limits.TENANT_DISK_INODES_MIN, le=limits.TENANT_DISK_INODES_MAX)
+]
+Unlimited = Annotated[str, msgspec.Meta(pattern=r"^unlimited$(?!\n)")]
 Moment = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 PageSize = Annotated[int, msgspec.Meta(ge=1, le=limits.CONTROL_PAGE_MAX)]
 TenantState = Literal["enabled", "suspended", "deleting"]
@@ -62,6 +74,22 @@ class Quota(Sent, frozen=True, kw_only=True, omit_defaults=True):
     cost_per_day_micro_usd: Amount | None = None
 
 
+class TenantLimits(Sent, frozen=True, kw_only=True, omit_defaults=True):
+    """What a tenant may have at once, its worker and its sandboxes together.
+
+    None is what `caps` of the gateway's `config.yaml` says. `cpus` is processors' worth of time.
+    """
+
+    memory_bytes: MemoryBytes | Unlimited | None = None
+    cpus: Cpus | Unlimited | None = None
+    pids: Pids | Unlimited | None = None
+    disk_bytes: DiskBytes | Unlimited | None = None
+    disk_inodes: DiskInodes | Unlimited | None = None
+
+
+NO_LIMITS: Final = TenantLimits()
+
+
 # What is sent.
 
 
@@ -75,6 +103,7 @@ class CreateTenant(Sent, frozen=True, kw_only=True):
     tenant_id: TenantId
     display_name: DisplayName | None = None
     quota: Quota = Quota()
+    limits: TenantLimits = NO_LIMITS
 
 
 class QuotaChange(Sent, frozen=True, kw_only=True):
@@ -84,11 +113,22 @@ class QuotaChange(Sent, frozen=True, kw_only=True):
     cost_per_day_micro_usd: Amount | UnsetType | None = UNSET
 
 
+class LimitsChange(Sent, frozen=True, kw_only=True):
+    """What of a tenant's limits changes; null is the gateway's default again."""
+
+    memory_bytes: MemoryBytes | Unlimited | UnsetType | None = UNSET
+    cpus: Cpus | Unlimited | UnsetType | None = UNSET
+    pids: Pids | Unlimited | UnsetType | None = UNSET
+    disk_bytes: DiskBytes | Unlimited | UnsetType | None = UNSET
+    disk_inodes: DiskInodes | Unlimited | UnsetType | None = UNSET
+
+
 class UpdateTenant(Sent, frozen=True, kw_only=True):
     """Body of `PATCH /v1/tenants/{tenantId}`: what it names changes, null takes away (RFC 7396)."""
 
     display_name: DisplayName | UnsetType | None = UNSET
     quota: QuotaChange | UnsetType = UNSET
+    limits: LimitsChange | UnsetType = UNSET
 
 
 class CreateToken(Sent, frozen=True, kw_only=True):
@@ -134,8 +174,22 @@ class AuditQuery(Sent, frozen=True, kw_only=True):
 # What is answered.
 
 
+class EffectiveLimits(Shown, frozen=True, kw_only=True):
+    """What holds for a tenant, whoever has said it; see `TenantLimits`."""
+
+    memory_bytes: int | Unlimited
+    cpus: float | Unlimited
+    pids: int | Unlimited
+    disk_bytes: int | Unlimited
+    disk_inodes: int | Unlimited
+
+
 class TenantView(Shown, frozen=True, kw_only=True):
-    """A tenant as an operator sees it. `state_dir` is relative to the state root."""
+    """A tenant as an operator sees it. `state_dir` is relative to the state root.
+
+    `limits` are those of its own, `effective_limits` what holds. `warnings` say what of a change is
+    not in force at once.
+    """
 
     tenant_id: str
     display_name: str | None = None
@@ -143,7 +197,10 @@ class TenantView(Shown, frozen=True, kw_only=True):
     disabled: bool
     state: TenantState
     quota: Quota
+    limits: TenantLimits
+    effective_limits: EffectiveLimits
     state_dir: str
+    warnings: tuple[str, ...] = ()
 
 
 class CreatedTenant(TenantView, frozen=True, kw_only=True):
@@ -225,6 +282,14 @@ class TenantStatus(Shown, frozen=True, kw_only=True):
     last_death: str | None = None
     memory_bytes: int | None = None
     cpu_seconds: float | None = None
+    pids: int | None = None
+    """These three: of its worker and its sandboxes where there are cgroups, else of its worker."""
+    disk_bytes: int | None = None
+    disk_inodes: int | None = None
+    """As they were counted last; a tenant that sleeps keeps what it had."""
+    stopped: str | None = None
+    """Why it may not write, if it may not."""
+    limits: EffectiveLimits | None = None
     in_flight: int
     held: int
     next_wake_at_ms: int | None = None

@@ -34,7 +34,7 @@ class TenantActions(Protocol):
         """Give one tenant."""
 
     async def update_tenant(self, tenant: str, change: UpdateTenant, *, actor: str) -> TenantView:
-        """Change a tenant's name or quota."""
+        """Change a tenant's name, quota or limits; see the view's `warnings`."""
 
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         """Remove a tenant and all its files; its tokens are refused and cut first."""

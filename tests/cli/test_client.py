@@ -9,7 +9,7 @@ import pytest
 
 from cli.client import RemoteTenants
 from cli.exits import ExitCode, refuse
-from protocol.control.shapes import CreateTenant, Quota, RotateToken, UpdateTenant
+from protocol.control.shapes import CreateTenant, Quota, RotateToken, TenantLimits, UpdateTenant
 from protocol.errors import ErrorCode, GatewayError
 
 KEY = "ak_0123456789abcdef"
@@ -76,7 +76,14 @@ def test_it_asks_the_control_plane(server: Server, tenants: RemoteTenants) -> No
     assert tenants.everyone() == []
     tenants.create(CreateTenant(tenant_id="acme"))
     asked_quota = Quota(tokens_per_day=1, cost_per_day_micro_usd=2)
-    tenants.create(CreateTenant(tenant_id="acme", display_name="Äcme", quota=asked_quota))
+    tenants.create(
+        CreateTenant(
+            tenant_id="acme",
+            display_name="Äcme",
+            quota=asked_quota,
+            limits=TenantLimits(pids=64),
+        )
+    )
     tenants.get("acme")
     tenants.update("acme", UpdateTenant(display_name=None))
     tenants.rotate("acme", RotateToken(overlap_seconds=5))
@@ -84,10 +91,12 @@ def test_it_asks_the_control_plane(server: Server, tenants: RemoteTenants) -> No
     quota = {"tokensPerDay": 1, "costPerDayMicroUsd": 2}
     assert server.asked == [
         Asked("GET", "/v1/tenants?limit=1000", f"Bearer {KEY}", None),
-        Asked("POST", "/v1/tenants", f"Bearer {KEY}", {"tenantId": "acme", "quota": {}}),
+        Asked(
+            "POST", "/v1/tenants", f"Bearer {KEY}", {"tenantId": "acme", "quota": {}, "limits": {}}
+        ),
         Asked(
             *("POST", "/v1/tenants", f"Bearer {KEY}"),
-            {"tenantId": "acme", "displayName": "Äcme", "quota": quota},
+            {"tenantId": "acme", "displayName": "Äcme", "quota": quota, "limits": {"pids": 64}},
         ),
         Asked("GET", "/v1/tenants/acme", f"Bearer {KEY}", None),
         Asked("PATCH", "/v1/tenants/acme", f"Bearer {KEY}", {"displayName": None}),

@@ -116,6 +116,8 @@ def test_a_tenants_life_as_programs_read_it(openclaw: Command) -> None:
         "disabled": False,
         "state": "enabled",
         "quota": {"tokensPerDay": 0, "costPerDayMicroUsd": 1},
+        "limits": {},
+        "effectiveLimits": created["effectiveLimits"],
         "stateDir": "/tenants/acme",
     }
     assert openclaw("tenants", "list", "--json").json() == [created]

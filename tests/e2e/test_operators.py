@@ -41,7 +41,7 @@ def test_status_says_how_a_worker_is(gateway: Crowd) -> None:
     everyone = gateway.openclaw("tenants", "status").stdout.splitlines()
     assert everyone[0].split() == [
         *("TENANT", "STATE", "PID", "UPTIME", "RESTARTS", "DEATHS"),
-        *("MEMORY", "CPU", "IN", "FLIGHT", "WAKES"),
+        *("MEMORY", "CPU", "PIDS", "DISK", "INODES", "IN", "FLIGHT", "WAKES"),
     ]
     assert [line.split()[:2] for line in everyone[1:]] == [["acme", "ready"], ["sleeper", "absent"]]
 

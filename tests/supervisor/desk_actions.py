@@ -26,7 +26,11 @@ class DeskActions:
 
     async def create_tenant(self, wanted: CreateTenant, *, actor: str) -> CreatedTenant:
         return self.desk.create(
-            wanted.tenant_id, actor=actor, display_name=wanted.display_name, quota=wanted.quota
+            wanted.tenant_id,
+            actor=actor,
+            display_name=wanted.display_name,
+            quota=wanted.quota,
+            limits=wanted.limits,
         )
 
     async def list_tenants(self, after: str, limit: int) -> list[TenantView]:

@@ -9,7 +9,15 @@ from typing import Any, cast
 
 import pytest
 
-from protocol.control.shapes import AuditQuery, CreateTenant, Reloaded, RotateToken
+from protocol.control.shapes import (
+    AuditQuery,
+    CreateTenant,
+    LimitsChange,
+    Reloaded,
+    RotateToken,
+    TenantLimits,
+    UpdateTenant,
+)
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest
 from protocol.spawn import TenantsUpdate
@@ -37,12 +45,17 @@ class Around:
         self.listens.set()
         self.meters = Meters()
         self.pids = {"supervisor": os.getpid()}
+        self.limited: list[str] = []
 
     async def tell_front(self, *changes: TenantsUpdate) -> None:
         waits, self.listens = self.listens, asyncio.Event()
         self.listens.set()
         await waits.wait()
         self.told.extend(changes)
+
+    def apply_limits(self, tenant: str) -> tuple[str, ...]:
+        self.limited.append(tenant)
+        return ("it is not in force yet",)
 
     async def reload(self) -> Reloaded:
         raise AssertionError
@@ -122,6 +135,20 @@ async def test_two_deletions_at_once_are_one(stage: Stage) -> None:
     with pytest.raises(GatewayError) as refused:
         await stage.actions.delete_tenant("acme", actor="me")
     assert refused.value.code is ErrorCode.NOT_FOUND
+
+
+async def test_limits_are_in_force_when_their_change_is_answered(stage: Stage) -> None:
+    change = UpdateTenant(limits=LimitsChange(pids=64))
+    view = await stage.actions.update_tenant("acme", change, actor="me")
+    assert stage.around.limited == ["acme"]
+    assert view.warnings == ("it is not in force yet",)
+    assert stage.actions.rows["acme"].limits == TenantLimits(pids=64)
+    (row,) = await stage.actions.status("", 10)
+    assert row.limits == view.effective_limits
+    assert (await stage.actions.tenant_status("acme")).limits == row.limits
+    view = await stage.actions.update_tenant("acme", UpdateTenant(display_name="x"), actor="me")
+    assert view.warnings == ()
+    assert stage.around.limited == ["acme"], "a name limits nobody"
 
 
 async def test_metrics_without_a_front_tell_of_the_rest(stage: Stage) -> None:

@@ -78,6 +78,8 @@ async def test_a_tenants_life(plane: ControlPlane) -> None:
         "createdAt": "1970-01-01T00:00:00.000Z",
         "disabled": False,
         "state": "enabled",
+        "limits": {},
+        "effectiveLimits": created["effectiveLimits"],
         "stateDir": "/tenants/acme",
     }
     assert await ask(plane, "GET", ACME) == (200, created)
@@ -396,6 +398,53 @@ async def test_what_a_change_names_changes_and_nothing_else(
         assert await refusal(plane, "PATCH", ACME, bad) == (400, "INVALID_REQUEST")
     assert await refusal(plane, "PATCH", f"{TENANTS}/nobody", {}) == (404, "NOT_FOUND")
     assert desk.get("acme").quota == Quota(cost_per_day_micro_usd=0)
+
+
+async def test_limits_are_the_gateways_until_a_change_names_them(plane: ControlPlane) -> None:
+    own = {"memoryBytes": 2**27, "diskBytes": "unlimited"}
+    _, created = await ask(plane, "POST", TENANTS, {"tenantId": "acme", "limits": own})
+    assert created["limits"] == own
+    default = Config().caps
+    assert created["effectiveLimits"] == {
+        "memoryBytes": 2**27,
+        "cpus": "unlimited",
+        "pids": default.pids,
+        "diskBytes": "unlimited",
+        "diskInodes": default.disk_inodes,
+    }
+    _, shown = await ask(plane, "PATCH", ACME, {"limits": {"cpus": 2, "memoryBytes": None}})
+    assert shown["limits"] == {"cpus": 2.0, "diskBytes": "unlimited"}
+    assert shown["effectiveLimits"]["memoryBytes"] == default.memory_bytes
+    assert await ask(plane, "GET", ACME) == (200, shown)
+
+
+@pytest.mark.parametrize(
+    ("limits", "field", "reason"),
+    [
+        ({"memoryBytes": 2**20}, "limits.memoryBytes", "expected int >= 67108864"),
+        ({"memoryBytes": "512M"}, "limits.memoryBytes", "matching regex '^unlimited$'"),
+        ({"cpus": 0.001}, "limits.cpus", "expected float >= 0.01"),
+        ({"pids": 15}, "limits.pids", "expected int >= 16"),
+        ({"pids": 20.5}, "limits.pids", "expected int | str | null"),
+        ({"diskBytes": 2**60}, "limits.diskBytes", "expected int <= 9007199254740992"),
+        ({"diskInodes": -1}, "limits.diskInodes", "expected int >= 100"),
+        ({"memory": 2**30}, "limits.memory", "unknown field"),
+        (None, "limits", "expected object, got null"),
+    ],
+)
+async def test_an_absurd_limit_is_named(
+    plane: ControlPlane, limits: Any, field: str, reason: str
+) -> None:
+    await ask(plane, "POST", TENANTS, {"tenantId": "acme"})
+    for verb, path, body in (
+        ("PATCH", ACME, {"limits": limits}),
+        ("POST", TENANTS, {"tenantId": "globex", "limits": limits}),
+    ):
+        status, problem = await ask(plane, verb, path, body)
+        assert (status, problem["code"], problem["field"]) == (400, "INVALID_REQUEST", field)
+        assert reason in problem["detail"]
+    _, shown = await ask(plane, "GET", ACME)
+    assert shown["limits"] == {}
 
 
 def audit_of(state_dir: Path) -> list[Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from protocol.control.shapes import Quota
+from protocol.control.shapes import Quota, TenantLimits
 from protocol.methods import ALL_SCOPES
 from protocol.names import digest
 from protocol.spawn import TokenGrant
@@ -104,14 +104,22 @@ def test_what_is_created_is_found_again(path: Path) -> None:
     registry = Registry(path)
     quota = Quota(tokens_per_day=0, cost_per_day_micro_usd=2**53)
     name = 'Ä "quoted" \'; DROP TABLE tenants; -- 🦀'
+    limits = TenantLimits(memory_bytes=2**26, cpus=0.25, disk_bytes="unlimited")
     token = registry.create(
-        "acme", uid_first=FIRST, uid_count=COUNT, display_name=name, quota=quota, now_ms=42
+        "acme",
+        uid_first=FIRST,
+        uid_count=COUNT,
+        display_name=name,
+        quota=quota,
+        limits=limits,
+        now_ms=42,
     )
     registry.close()
     registry = Registry(path)
     row = registry.get("acme")
     assert (row.id, row.uid, row.display_name) == ("acme", FIRST, name)
     assert (row.state, row.created_at, row.quota) == ("enabled", 42, quota)
+    assert row.limits == limits
     assert registry.tenants() == [row]
     (kept,) = registry.tokens("acme")
     grant = TokenGrant(id=kept.id, scopes=int(ALL_SCOPES))
@@ -296,6 +304,7 @@ def test_an_older_schema_is_copied_and_brought_up(path: Path) -> None:
     assert (token.name, token.scopes, token.created_at, token.expires_at) == ("default", 7, 6, None)
     assert registry.tokens_of("acme") == {"aa11": TokenGrant(id=token.id, scopes=7)}
     assert registry.get("acme").quota == Quota(tokens_per_day=1)
+    assert registry.get("acme").limits == TenantLimits()
     assert registry.next_epoch() == 42
     copy = path.with_name("registry.sqlite.before-v2")
     old = apsw.Connection(str(copy))

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from supervisor.config import Config, GatewaySection, TlsSection
+from supervisor.config import Config, DockerSection, GatewaySection, TlsSection
 from supervisor.reload import LIVE, compare
 
 OTHER: dict[str, object] = {
@@ -18,6 +18,25 @@ OTHER: dict[str, object] = {
     "isolation.uid_count": 2048,
     "worker.idle_seconds": 1.5,
     "worker.memory_bytes": 2**28,
+    "sandbox.mode": "docker",
+    "sandbox.allowed": ("bubblewrap", "docker", "docker"),
+    "sandbox.docker": DockerSection(warm=2),
+    "sandbox.memory_bytes": 2**28,
+    "sandbox.cpus": 0.5,
+    "sandbox.pids": 64,
+    "sandbox.file_bytes": 2**20,
+    "sandbox.wall_seconds": 5.0,
+    "sandbox.concurrent": 2,
+    "sandbox.queued": 2,
+    "sandbox.terminals": 2,
+    "sandbox.terminal_idle_seconds": 60.0,
+    "caps.cgroup": "none",
+    "caps.memory_bytes": 2**28,
+    "caps.cpus": 0.5,
+    "caps.pids": 64,
+    "caps.disk_bytes": 2**28,
+    "caps.disk_inodes": 1000,
+    "caps.disk_floor_bytes": 2**20,
     "alerts.command": ("/bin/true",),
 }
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from protocol.control.shapes import Quota, TenantView
+from protocol.control.shapes import Quota, TenantLimits, TenantView
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest
 from supervisor import audit_reading
 from supervisor.audit import Audit, AuditError
+from supervisor.caps.effective import shown as shown_limits
 from supervisor.config import Config, IsolationSection
 from supervisor.registry import Registry, RegistryError
 from supervisor.state import TENANT_FOLDERS, StateRoot
@@ -178,6 +179,8 @@ def test_a_tenant_is_row_token_directory_and_audit(desk: TenantDesk, state: Stat
         disabled=False,
         state="enabled",
         quota=quota,
+        limits=TenantLimits(),
+        effective_limits=shown_limits(TenantLimits(), CONFIG.caps),
         state_dir="/tenants/acme",
     )
     assert desk.get("acme") == shown
