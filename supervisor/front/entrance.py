@@ -5,8 +5,9 @@ from collections.abc import Callable
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.front import upgrade
 from supervisor.front.exchange import Asked, Caller, Request
+from supervisor.front.socket_end import Hall
 from supervisor.front.tenants import unavailable
-from supervisor.front.websocket import Hall, WebSocket
+from supervisor.front.websocket import WebSocket
 
 
 def entrance(hall: Hall) -> Callable[[Caller, Request], None]:

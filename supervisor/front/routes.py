@@ -12,7 +12,7 @@ from protocol.names import is_account_id
 from supervisor.front import control, response, rpc, webhook
 from supervisor.front.entrance import entrance
 from supervisor.front.exchange import Client, Request, Route
-from supervisor.front.websocket import Hall
+from supervisor.front.socket_end import Hall
 
 
 class State(control.Supervisor, Hall, Protocol):
