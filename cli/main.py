@@ -16,6 +16,7 @@ _COMMANDS: Final = {
     "doctor": ("cli.doctor", "Say what keeps tenants apart on this machine."),
     "gateway": ("cli.gateway", "Run the gateway in the foreground."),
     "logs": ("cli.logs", "Print the gateway's log."),
+    "sandbox": ("cli.sandbox", "Make what sandboxes need."),
     "top": ("cli.top", "Show the tenants at work, busiest first."),
     "tenants": ("cli.tenants", "Create, show and remove tenants."),
 }

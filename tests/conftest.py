@@ -76,6 +76,12 @@ def dockerd() -> Iterator[str]:
         yield host
 
 
+@pytest.fixture(scope="session")
+def docker_image(dockerd: str) -> str:
+    """The id of the base image, which the daemon holds."""
+    return daemon.load_image(dockerd)
+
+
 @pytest.fixture(params=[False, True], ids=["at-once", "spare"])
 def both_ways_of_birth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have workers told what they are at once, and when they have waited for it as spares."""

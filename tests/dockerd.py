@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from supervisor.launcher import docker_client, docker_image
+
 VARIABLE: Final = "OPENCLAW_TEST_DOCKER_HOST"
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
@@ -109,6 +111,19 @@ def available() -> Iterator[str]:
             yield host
     finally:
         shutil.rmtree(folder)
+
+
+def load_image(host: str) -> str:
+    """Have a daemon hold the base image; gives its id."""
+    api = docker_client.connect(host)
+    try:
+        archive = docker_image.build("openclaw-sandbox:base")
+        with archive.data:
+            assert all("error" not in each for each in api.load_image(archive.data))
+        found: str = api.inspect_image("openclaw-sandbox:base")["Id"]
+        return found
+    finally:
+        api.close()
 
 
 def main() -> int:

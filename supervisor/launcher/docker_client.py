@@ -1,0 +1,133 @@
+"""Docker's API, called in threads: the SDK blocks, and so may the daemon.
+
+Whatever goes wrong becomes a typed error that says what to do; the SDK's own never leave this
+module. Reference: https://docs.docker.com/engine/api/v1.41/.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, NamedTuple, TypeVar
+
+import docker
+import docker.errors
+import requests
+
+from protocol.errors import ErrorCode, GatewayError
+
+SECONDS_MAX: Final = 30
+"""How long the daemon may take for one answer."""
+_THREADS: Final = 16
+_Result = TypeVar("_Result")
+Api = Any
+"""A `docker.APIClient`; what its methods take and give has no types."""
+
+
+class Facts(NamedTuple):
+    """What a daemon says of itself.
+
+    Attributes:
+        version: Its own.
+        api: The version of its API that we speak, `1.41`.
+        cgroup_driver: `cgroupfs`, `systemd` or `none`.
+        runtimes: Those it can start containers with.
+        security: What it restricts itself with, as `name=seccomp`.
+    """
+
+    version: str
+    api: str
+    cgroup_driver: str
+    runtimes: frozenset[str]
+    security: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def explained(host: str) -> Iterator[None]:
+    """Turn what the SDK raises in the block into a typed error.
+
+    Raises:
+        GatewayError: UNAVAILABLE, naming the daemon's address and what it said.
+    """
+    try:
+        yield
+    except docker.errors.APIError as error:
+        said = error.explanation or str(error)
+        raise GatewayError(ErrorCode.UNAVAILABLE, f"Docker refused: {said}") from error
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        message = (
+            f"no Docker daemon answers at {host}: {_reason(error)}; "
+            "start one, or name another in sandbox.docker.host"
+        )
+        raise GatewayError(ErrorCode.UNAVAILABLE, message) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Give the system's own word for it, which the SDK wraps several times."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror
+        inner = [each for each in seen.args if isinstance(each, BaseException)]
+        seen = inner[0] if inner else seen.__cause__ or seen.__context__
+    return type(error).__name__
+
+
+def connect(host: str) -> Api:
+    """Connect to a daemon, agreeing on the version of its API; blocks.
+
+    Raises:
+        GatewayError: UNAVAILABLE, it cannot be reached.
+    """
+    with explained(host):
+        return docker.APIClient(base_url=host, version="auto", timeout=SECONDS_MAX)
+
+
+class Client:
+    """A daemon.
+
+    Args:
+        host: Where it listens, `unix://…`.
+    """
+
+    def __init__(self, host: str) -> None:
+        self.host: Final = host
+        self.socket: Final = host.removeprefix("unix://")
+        self._threads: Final = ThreadPoolExecutor(_THREADS, "docker")
+        self._api: Api | None = None
+
+    async def call(self, what: Callable[[Api], _Result]) -> _Result:
+        """Have a thread ask the daemon.
+
+        Raises:
+            GatewayError: UNAVAILABLE, it cannot be reached or has refused.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, what)
+
+    def _ask(self, what: Callable[[Api], _Result]) -> _Result:
+        if self._api is None:
+            self._api = connect(self.host)
+        with explained(self.host):
+            return what(self._api)
+
+    async def facts(self) -> Facts:
+        """Ask a daemon what it is.
+
+        Raises:
+            GatewayError: UNAVAILABLE, it cannot be reached.
+        """
+        info: dict[str, Any] = await self.call(lambda api: api.info())
+        assert self._api is not None
+        return Facts(
+            version=info.get("ServerVersion", ""),
+            api=self._api.api_version,
+            cgroup_driver=info.get("CgroupDriver", "none"),
+            runtimes=frozenset(info.get("Runtimes") or ()),
+            security=tuple(info.get("SecurityOptions") or ()),
+        )
+
+    def close(self) -> None:
+        """Let go of the daemon; what is being asked is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._api is not None:
+            self._api.close()
