@@ -16,11 +16,14 @@ import os
 import socket
 import struct
 import termios
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from supervisor.zygote import linux
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import pyseccomp
 
 Profile = Literal["worker", "front"]
@@ -257,18 +260,27 @@ def compiled(policy: Policy) -> bytes:
     Raises:
         OSError: libseccomp is missing or refused a rule.
     """
-    try:
-        # Imported late: it runs ldconfig to find its library, and confined processes need neither.
-        import pyseccomp  # noqa: PLC0415
-    except (ImportError, RuntimeError) as error:
-        raise OSError(errno.ENOSYS, f"libseccomp: {error}") from error
-    filters = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.ENOSYS))
-    filters.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
-    filters.set_attr(pyseccomp.Attr.CTL_OPTIMIZE, 2)  # a binary tree, not 200 compares in a row
-    eperm = pyseccomp.ERRNO(errno.EPERM)
-    for action, rules in ((pyseccomp.ALLOW, allowed(policy)), (eperm, refused(policy))):
+    return assemble(
+        otherwise=errno.ENOSYS, passing=allowed(policy), failing={errno.EPERM: refused(policy)}
+    )
+
+
+def assemble(
+    *, otherwise: int, passing: Iterable[Rule], failing: Mapping[int, Iterable[Rule]]
+) -> bytes:
+    """Compile rules to a BPF program: `passing` calls are made, others answer an error number.
+
+    Raises:
+        OSError: libseccomp is missing or refused a rule.
+    """
+    library = libseccomp()
+    filters = library.SyscallFilter(library.ERRNO(otherwise))
+    filters.set_attr(library.Attr.ACT_BADARCH, library.KILL_PROCESS)
+    filters.set_attr(library.Attr.CTL_OPTIMIZE, 2)  # a binary tree, not 200 compares in a row
+    answers = [(library.ERRNO(error), rules) for error, rules in failing.items()]
+    for action, rules in [(library.ALLOW, passing), *answers]:
         for rule in rules:
-            call_number = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, rule.call)
+            call_number = library.resolve_syscall(library.Arch.NATIVE, rule.call)
             if call_number >= 0:  # below: a call of another machine, or newer than this library
                 arguments = [_argument(condition) for condition in rule.conditions]
                 filters.add_rule_exactly(action, call_number, *arguments)
@@ -278,8 +290,22 @@ def compiled(policy: Policy) -> bytes:
         return file.read()
 
 
+def libseccomp() -> "ModuleType":
+    """Give the library's module.
+
+    Raises:
+        OSError: ENOSYS, it is missing.
+    """
+    try:
+        # Imported late: it runs ldconfig to find its library, and confined processes need neither.
+        import pyseccomp  # noqa: PLC0415
+    except (ImportError, RuntimeError) as error:
+        raise OSError(errno.ENOSYS, f"libseccomp: {error}") from error
+    return pyseccomp
+
+
 def _argument(condition: Condition) -> "pyseccomp.Arg":
-    import pyseccomp  # noqa: PLC0415 - see `compiled`
+    import pyseccomp  # noqa: PLC0415 - see `libseccomp`
 
     if condition.mask is not None:
         return pyseccomp.Arg(
