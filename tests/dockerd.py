@@ -20,7 +20,10 @@ from typing import Final
 
 from supervisor.launcher import docker_client, docker_image
 
+MARKING: Final = Path(__file__).parent / "attack" / "marking.py"
 VARIABLE: Final = "OPENCLAW_TEST_DOCKER_HOST"
+# A runtime that is runc, but answers marked system calls: see tests/attack/marking.py.
+MARKED: Final = "marked"
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
 
@@ -52,6 +55,7 @@ def command(folder: Path) -> list[str]:
         *("setpriv", "--pdeathsig", "TERM", program),
         *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
         *("--host", f"unix://{folder / 'docker.sock'}", "--pidfile", str(folder / "pid")),
+        *("--add-runtime", f"{MARKED}={folder / MARKED}"),
         *("--group", "0", "--iptables=false", "--bridge=none", "--shutdown-timeout", "3"),
         # Where another containerd serves already it is shared: apart from what that one runs.
         *("--containerd-namespace", f"openclaw-test-{os.getpid()}"),
@@ -67,7 +71,9 @@ def running(folder: Path, owner: int = 0) -> Iterator[str]:
         RuntimeError: it does not start; with what it logged.
     """
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-    log, path = folder / "log", folder / "docker.sock"
+    log, path, marked = folder / "log", folder / "docker.sock", folder / MARKED
+    marked.write_text(f'#!/bin/sh\nexec {sys.executable} -I {MARKING} runc "$@"\n')
+    marked.chmod(0o755)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command(folder), stdin=subprocess.DEVNULL, stdout=output, stderr=output

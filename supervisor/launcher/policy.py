@@ -3,8 +3,8 @@
 An allow-list of what ordinary programs need (shells, compilers, interpreters, editors, package
 managers, servers on the loopback). A call that is kept from them on purpose, or a forbidden
 argument of one that is not, answers EPERM; any other number answers ENOSYS, so that a C library
-falls back to an older call. Under bubblewrap a call in another ABI of the machine (32 bits, x32)
-kills the process; under Docker what that does is the runtime's own choice, and it is never made.
+falls back to an older call. A call in another ABI of the machine (32 bits, x32) kills: nothing
+honest makes one.
 
 Both compilations give the same answers since both are made the same way: EPERM by default,
 ENOSYS for the names that libseccomp knows and no list here has, and ENOSYS for numbers past those.
@@ -141,6 +141,8 @@ _IOCTLS_OF_SOCKETS: Final = (
 )
 
 _SOCKET_KIND: Final = _INT & ~(socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+_LOCAL_KINDS: Final = (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET)
+_NETLINK_KINDS: Final = (socket.SOCK_RAW, socket.SOCK_DGRAM)
 _NETLINK_ROUTE: Final = 0
 
 
@@ -151,26 +153,31 @@ def _by_argument(call: str, argument: int, values: tuple[int, ...]) -> list[Rule
 def _sockets() -> list[Rule]:
     """Local ones, the internet's in an empty network, and reading that network's interfaces.
 
-    Types and protocols are named, as any other has the kernel load a module for it.
+    Types and protocols are named, as any other has the kernel load a module for it. Every rule
+    names all three arguments: of rules that differ in which ones they name, libseccomp 2.5.4 makes
+    a program (as runc has it, without the binary tree) in which one argument passes for another.
     """
-    internet = [
-        (
-            Condition(0, family, _INT),
-            Condition(1, kind, _SOCKET_KIND),
-            Condition(2, protocol, _INT),
-        )
+    internet = (
+        (family, kind, protocol)
         for family in (socket.AF_INET, socket.AF_INET6)
         for kind, own in (
             (socket.SOCK_STREAM, socket.IPPROTO_TCP),
             (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
         )
         for protocol in (0, own)
-    ]
-    interfaces = (Condition(0, socket.AF_NETLINK, _INT), Condition(2, _NETLINK_ROUTE, _INT))
+    )
+    local = ((socket.AF_UNIX, kind, 0) for kind in _LOCAL_KINDS)
+    interfaces = ((socket.AF_NETLINK, kind, _NETLINK_ROUTE) for kind in _NETLINK_KINDS)
     return [
-        *_by_argument("socket", 0, (socket.AF_UNIX,)),
-        *_by_argument("socketpair", 0, (socket.AF_UNIX,)),
-        *(Rule("socket", conditions) for conditions in (*internet, interfaces)),
+        Rule(
+            "socket",
+            (
+                Condition(0, family, _INT),
+                Condition(1, kind, _SOCKET_KIND),
+                Condition(2, protocol, _INT),
+            ),
+        )
+        for family, kind, protocol in (*local, *internet, *interfaces)
     ]
 
 
@@ -181,6 +188,7 @@ def allowed() -> tuple[Rule, ...]:
     return (
         *(Rule(call) for call in freely),
         *_sockets(),
+        *_by_argument("socketpair", 0, (socket.AF_UNIX,)),
         *_by_argument("prctl", 0, _PRCTLS),
         *_by_argument("ioctl", 1, _IOCTLS_OF_TERMINALS + _IOCTLS_OF_FILES + _IOCTLS_OF_SOCKETS),
         *_by_argument("personality", 0, (0, _QUERY_PERSONALITY)),
@@ -249,15 +257,18 @@ def _none_past(last: int) -> bytes:
     )
 
 
+# runc looks for numbers past the last one in the ABIs that are named, and refuses others.
+_DOCKER_ABIS: Final = ("SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64")
+
+
 @functools.cache
 def docker_profile() -> str:
     """Compile the list to a seccomp profile of Docker's, JSON, for `seccomp=` of a container.
 
-    `no-new-privileges` belongs with it: without, runc takes steps under the profile that a
-    sandbox may not take. Without a list of ABIs a profile is for the machine's own alone. Docker
-    before 23 takes no number for the default error, which is EPERM everywhere, but one for each
-    entry (https://docs.docker.com/engine/security/seccomp/,
-    https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp).
+    `no-new-privileges` belongs with it: without, runc takes steps under the profile that a sandbox
+    may not take. The default error is EPERM by the runtime's specification; Docker before 23 takes
+    no other one, but one for each entry
+    (https://github.com/opencontainers/runtime-spec/blob/main/config-linux.md#seccomp).
 
     Raises:
         OSError: libseccomp is missing.
@@ -268,7 +279,7 @@ def docker_profile() -> str:
     return json.dumps(
         {
             "defaultAction": "SCMP_ACT_ERRNO",
-            "defaultErrnoRet": errno.EPERM,
+            "archMap": [{"architecture": abi, "subArchitectures": []} for abi in _DOCKER_ABIS],
             "syscalls": [
                 {"names": freely, "action": "SCMP_ACT_ALLOW"},
                 *(_docker_entry(rule) for rule in partly),

@@ -301,7 +301,8 @@ def libseccomp() -> "ModuleType":
         import pyseccomp  # noqa: PLC0415
     except (ImportError, RuntimeError) as error:
         raise OSError(errno.ENOSYS, f"libseccomp: {error}") from error
-    return pyseccomp
+    module: ModuleType = pyseccomp
+    return module
 
 
 def _argument(condition: Condition) -> "pyseccomp.Arg":

@@ -6,14 +6,12 @@ A worker is told what to do (`Order`) and answers with JSON on its link to the s
 import asyncio
 import contextlib
 import ctypes
-import errno
 import json
 import mmap
 import os
 import select
 import signal
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Iterator
@@ -28,18 +26,17 @@ import uvloop
 from protocol import descriptors
 from protocol.descriptors import WorkerDescriptors
 from supervisor.zygote import jail, linux, main, roots, seccomp
-from tests.attack import acts, attacks
+from tests.attack import acts, attacks, marking
 
 DEADLINE_SECONDS = 10.0
 READ_BYTES = 65536
-TERMINALS = range(0x5400, 0x5480)
 
 
 class Options(msgspec.Struct, frozen=True):
     """`skip` names steps of the jail that are left out; `shed` is what the zygote does at start.
 
     A step that is taken in both halves can be left out in one: `AHEAD.forbid_dumps`. With `marked`,
-    see `answer_marked_calls`. With `dumpable` a process is that until `forbid_dumps`, in each half.
+    see `marking`. With `dumpable` a process is that until `forbid_dumps`, in each half.
     `shared` are namespaces (`CLONE_NEW*` bits) that a worker does not get. With `rehearsal` see
     `rehearse`.
     """
@@ -204,63 +201,33 @@ def outlive(_: Order) -> dict[str, object]:
     sys.exit(0)  # there is nobody left to report to
 
 
-MARK = 0x0C1A_57A1
-PASSED = 77  # an error number that nothing else here gives
-# uretprobe and uprobe of x86_64: Linux lets them past every filter and ends with SIGILL whoever
-# makes them elsewhere than from its own trampoline.
-UNFILTERABLE = {335, 336}
-CALLS = [number for number in range(1024) if number not in UNFILTERABLE]
-X32 = 0x4000_0000
-X32_CALLS_MAX = 560
-ARGUMENTS = (*range(-2, 81), *(1 << bit for bit in range(7, 32)), *range(1024, 1050), *TERMINALS)
-
-
 def become_dumpable(_: jail.Confinement) -> None:
     """Undo what a change of uid has done, and the zygote's word."""
     linux.prctl(linux.PR_SET_DUMPABLE, 1)
 
 
 def answer_marked_calls(_: jail.Confinement) -> None:
-    """A filter under the jail's own: a call whose last argument is `MARK` is answered, not made.
-
-    Of two filters the stricter one decides, and of two errors the later filter's, which is the
-    jail's: so a marked call fails with `PASSED` exactly if the jail would let it through.
-    """
-    last_argument = 16 + 5 * 8
-    program = b"".join(
-        struct.pack("=HBBI", *instruction)
-        for instruction in (
-            (0x20, 0, 0, last_argument),
-            (0x15, 0, 1, MARK),
-            (0x06, 0, 0, 0x0005_0000 | PASSED),
-            (0x06, 0, 0, 0x7FFF_0000),
-        )
-    )
-    seccomp.load(program)
+    seccomp.load(marking.ANSWER)
 
 
 def passes(call: int, argument: int = 0, value: int = 0) -> bool:
     """Whether the jail lets a call with this argument through."""
     words = [0] * 5
     words[argument] = value
-    try:
-        acts.raw_number(call, *words, MARK)
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.ENOSYS):
-            return False
-        return error.errno == PASSED
-    raise AssertionError(f"system call {call} was made")
+    return marking.verdict(call, *words) == "passes"
 
 
 def walk_system_calls(order: Order) -> dict[str, object]:
     """Every number, and every value in `ARGUMENTS` of the arguments that decide."""
     decided = {
-        call: [value for value in (*ARGUMENTS, os.getpid()) if passes(number, argument, value)]
+        call: [
+            value for value in (*marking.ARGUMENTS, os.getpid()) if passes(number, argument, value)
+        ]
         for call, number, argument in order.arguments
     }
     return {
         "pid": os.getpid(),
-        "calls": [number for number in CALLS if passes(number)],
+        "calls": [number for number in marking.CALLS if passes(number)],
         "arguments": decided,
     }
 
@@ -269,11 +236,11 @@ def walk_x32(_: Order) -> dict[str, object]:
     """Every number of the x32 table, each in a process of its own, which ends by a signal."""
     program = seccomp.compiled("worker")
     ends: list[int] = []
-    for number in range(X32_CALLS_MAX):
+    for number in range(marking.X32_CALLS_MAX):
         pid = os.fork()
         if pid == 0:
             seccomp.load(program)
-            acts.raw_number(X32 | number)
+            acts.raw_number(marking.X32 | number)
             os._exit(0)
         ends.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     return {"ends": ends}

@@ -1,6 +1,6 @@
 """Every number of the system call table, in the real jail: what is not refused is what is written.
 
-No call is made: see `attacker.answer_marked_calls`.
+No call is made: see `marking`.
 """
 
 import platform
@@ -13,7 +13,7 @@ import pyseccomp
 import pytest
 
 from supervisor.zygote import seccomp
-from tests.attack import attacker, calls, harness
+from tests.attack import calls, harness, marking
 
 pytestmark = pytest.mark.usefixtures("both_ways_of_birth")
 
@@ -63,7 +63,7 @@ def test_without_seccomp_every_call_passes(state_dir: Path) -> None:
         worker = zygote.spawn(
             harness.worker_spec(state_dir, "acme"), harness.order(state_dir, "walk_system_calls")
         )
-        assert worker.report()["calls"] == attacker.CALLS
+        assert worker.report()["calls"] == marking.CALLS
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the other ABIs of x86_64")

@@ -1,49 +1,15 @@
-"""The policy, by running its compiled program over every number, with an interpreter for BPF."""
+"""The policy, by running its compiled program over every number."""
 
-import errno
 import platform
-import struct
 
-import pyseccomp
 import pytest
 
 from supervisor.zygote import seccomp
 from supervisor.zygote.seccomp import Policy, Profile
+from tests.bpf import ALLOW, ARM, ENOSYS, EPERM, I386, KILL, X32, number, run
 
 PROFILES: tuple[Profile, ...] = ("worker", "front")
-ALLOW = pyseccomp.ALLOW
-KILL = pyseccomp.KILL_PROCESS
-EPERM = pyseccomp.ERRNO(errno.EPERM)
-ENOSYS = pyseccomp.ERRNO(errno.ENOSYS)
-ARCH = {"x86_64": 0xC000_003E, "aarch64": 0xC000_00B7}[platform.machine()]
 PID = 4242
-
-
-def run(program: bytes, number: int, *arguments: int, arch: int = ARCH) -> int:
-    """What the kernel would do: struct seccomp_data through the instructions (bpf(4), classic)."""
-    padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
-    data = struct.pack("=iIQ6Q", number, arch, 0, *(a & 0xFFFF_FFFF_FFFF_FFFF for a in padded))
-    code = list(struct.iter_unpack("=HBBI", program))
-    accumulator = at = 0
-    while True:
-        operation, yes, no, k = code[at]
-        at += 1
-        if operation == 0x06:
-            return int(k)
-        if operation == 0x20:
-            accumulator = struct.unpack_from("=I", data, k)[0]
-        elif operation == 0x54:
-            accumulator &= k
-        elif operation == 0x05:
-            at += k
-        else:
-            holds = {
-                0x15: accumulator == k,
-                0x25: accumulator > k,
-                0x35: accumulator >= k,
-                0x45: bool(accumulator & k),
-            }[operation]
-            at += yes if holds else no
 
 
 POLICIES: tuple[Policy, ...] = (*PROFILES, "zygote")
@@ -64,11 +30,6 @@ def profile(request: pytest.FixtureRequest) -> Profile:
 @pytest.fixture
 def program(profile: Profile) -> bytes:
     return seccomp.for_process(seccomp.compiled(profile), PID)
-
-
-def number(call: str) -> int:
-    found: int = pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, call)
-    return found
 
 
 def test_only_what_is_listed_passes(policy: Policy) -> None:
@@ -96,10 +57,10 @@ def test_every_name_is_a_system_call(profile: Profile) -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 39, 59, 1000])
 def test_other_abis_are_killed(n: int, program: bytes) -> None:
-    assert run(program, n, arch=0x4000_0003) == KILL  # i386
-    assert run(program, n, arch=0x4000_0028) == KILL  # arm
+    assert run(program, n, arch=I386) == KILL
+    assert run(program, n, arch=ARM) == KILL
     if platform.machine() == "x86_64":
-        assert run(program, 0x4000_0000 | n) == KILL  # x32
+        assert run(program, X32 | n) == KILL
 
 
 @pytest.mark.parametrize(
