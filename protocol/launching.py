@@ -3,8 +3,9 @@
 The launcher learns who a tenant is from the supervisor alone (`Place`, which comes with the links);
 a worker's word decides nothing but what runs inside its own tenant's ceilings.
 
-A worker hands open pipes over on a descriptor channel of their own, before the call that needs
-them: each message there is a number that the worker chooses, as text, with the descriptors.
+The launcher makes the pipes of a run and hands the worker its ends on a descriptor channel of their
+own, before the call is answered: each message there is a number that the worker chose, as text,
+with the descriptors. A worker hands over none.
 """
 
 from typing import Annotated, Final, Literal
@@ -18,6 +19,7 @@ from protocol.names import ACCOUNT_ID_PATTERN
 Mode = Literal["bubblewrap", "docker"]
 """How a sandbox is made; one surface."""
 MODES: Final[tuple[Mode, ...]] = ("bubblewrap", "docker")
+Kind = Literal["run", "terminal"]
 
 SandboxName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$(?!\n)")]
 """A directory under the tenant's `sandbox/`, which is at /work inside."""
@@ -96,11 +98,17 @@ class Place(_Message, frozen=True, kw_only=True):
     cgroup: str | None = None
 
 
+LAUNCHER: Final = b"launcher"
+"""Begins the message on a worker's descriptor channel with its ends of data link and descriptor
+channel to the launcher; its `Ceilings` in MessagePack follow."""
+
+
 class Spec(_Message, frozen=True, kw_only=True):
     """Parameters of `run` and part of `terminal.open`, asked of the launcher by a worker.
 
-    `argv` and `env` are what runs, as it is: no shell. `stdio` is the number of a message on the
-    descriptor channel that carried three pipes: read end of stdin, write ends of stdout and stderr.
+    `argv` and `env` are what runs, as it is: no shell. `stdio` is the number of the message on the
+    descriptor channel that will carry three pipes: write end of stdin, read ends of stdout and
+    stderr.
     """
 
     argv: Annotated[
@@ -144,7 +152,7 @@ class Running(_Message, frozen=True, kw_only=True):
     """One sandbox that runs. `generation` is the worker's that asked for it."""
 
     sandbox_id: str
-    kind: Literal["run", "terminal"]
+    kind: Kind
     name: str
     mode: Mode
     argv: tuple[str, ...]

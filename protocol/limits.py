@@ -213,6 +213,8 @@ SANDBOX_VARIABLES_MAX: Final = 128
 SANDBOX_PATH_BYTES_MAX: Final = 4096
 SANDBOX_SECONDS_MAX: Final = 3600.0
 SANDBOX_SECONDS_DEFAULT: Final = 60.0
+# What one call may ask for: it ends itself before the call's own time is over.
+SANDBOX_CALL_SECONDS_MAX: Final = 570.0
 SANDBOX_INPUT_BYTES_MAX: Final = 4 * MIB
 # Of each of stdout and stderr, in a result; a stream gives all there is.
 SANDBOX_OUTPUT_BYTES_MAX: Final = 1 * MIB

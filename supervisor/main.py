@@ -11,24 +11,21 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from protocol import aio, frames, limits
+from protocol import launching, limits
 from protocol.control.shapes import Reloaded
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.methods import answered_by
 from protocol.spawn import (
-    ControlRequest,
     FrontSettings,
     FrontSpec,
-    TenantRequest,
     TenantsUpdate,
-    WakeParams,
     WorkerSettings,
 )
-from supervisor import isolation
+from supervisor import isolation, sandboxes
 from supervisor.actions import Actions
 from supervisor.alerts import Alert, AlertCommand
 from supervisor.child import FIRST_DESCRIPTOR
@@ -36,7 +33,9 @@ from supervisor.config import Config
 from supervisor.control.plane import ControlPlane
 from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess
+from supervisor.front_requests import FrontRequests
 from supervisor.keeper import Keeper
+from supervisor.launcher_process import LauncherProcess
 from supervisor.logs import Log
 from supervisor.meters import Meters, watch_loop
 from supervisor.moments import unix_ms
@@ -57,8 +56,6 @@ from supervisor.zygote_process import START_SECONDS, SpawnError, ZygoteProcess
 GENERATIONS_PER_EPOCH: Final = 1 << 20
 FRONT_DRAIN_SECONDS: Final = 30.0
 WORKER_DRAIN_SECONDS: Final = 30.0
-
-T = TypeVar("T")
 
 
 class Supervisor:
@@ -107,10 +104,12 @@ class Supervisor:
         self._reloader: Final = Reloader(config, read, self, log, self._notifier)
         self._actions: Final = Actions(self._desk, self._disk, self, self._workers, log)
         self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
-        self._tenant_requests: Final = TenantRequests(self._actions, time.monotonic)
+        tenant_requests = TenantRequests(self._actions, time.monotonic)
+        self._requests: Final = FrontRequests(self._workers, self._control, tenant_requests)
         kept = (self._workers.reconcile, self._spawn_task, log, self.meters.respawns)
         self._fronts: Final = Keeper("front", self._start_front, *kept)
         self._zygotes: Final = Keeper("zygote", self._start_zygote, *kept)
+        self._launchers: Final = Keeper("launcher", self._start_launcher, *kept)
         self._listener: socket.socket
 
     # Start and stop
@@ -143,10 +142,11 @@ class Supervisor:
             await self._actions.load()
             self._check_owner()
             await self._fronts.start()
+            await self._launchers.start()
             await zygote
             self._spawn_task(self._actions.finish_deletions())
             self._spawn_task(self._workers.watch())
-            self._spawn_task(self._watch_front())
+            self._spawn_task(self._watch_shared())
             self._spawn_task(watch_loop(self.meters.loop_lag))
             url = url_of(self._listener, secure=self._config.gateway.tls is not None)
             self._lock.announce(url)
@@ -183,8 +183,9 @@ class Supervisor:
     def _on_stop_signal(self) -> None:
         if self._stop_asked.is_set():
             self._workers.kill_all()
-            if self.front is not None:
-                self.front.kill()
+            for shared in (self.front, self.launcher):
+                if shared is not None:
+                    shared.kill()
         self._stop_asked.set()
 
     async def _on_reload_signal(self) -> None:
@@ -193,8 +194,8 @@ class Supervisor:
                 await self._actions.reload(actor="signal")
 
     async def _stop(self) -> None:
-        self._fronts.close()
-        self._zygotes.close()
+        for keeper in (self._fronts, self._zygotes, self._launchers):
+            keeper.close()
         self._notifier.say("STOPPING=1")
         with contextlib.suppress(OSError):  # who asks for the URL finds nobody there
             self._lock.announce("")
@@ -203,8 +204,9 @@ class Supervisor:
             if self.front is not None:
                 await self.front.drain(FRONT_DRAIN_SECONDS)
         await self._workers.stop_all(WORKER_DRAIN_SECONDS)
-        if self._zygotes.present is not None:
-            await self._zygotes.present.stop()
+        for shared in (self._zygotes.present, self._launchers.present):
+            if shared is not None:
+                await shared.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -236,9 +238,14 @@ class Supervisor:
     @property
     def pids(self) -> dict[str, int]:
         """See `supervisor.actions.Around`."""
-        shared = {"front": self.front, "zygote": self._zygotes.present}
+        shared = {"front": self.front, "zygote": self._zygotes.present, "launcher": self.launcher}
         pids = {name: process.pid for name, process in shared.items() if process is not None}
         return {"supervisor": os.getpid(), **pids}
+
+    @property
+    def launcher(self) -> LauncherProcess | None:
+        """See `supervisor.surroundings.Surroundings`."""
+        return self._launchers.present
 
     async def zygote(self) -> ZygoteProcess:
         """See `supervisor.surroundings.Surroundings`."""
@@ -266,7 +273,7 @@ class Supervisor:
             front = FrontProcess(
                 self._front_spec(),
                 self._listener,
-                self._on_front_call,
+                lambda end, call: self._spawn_task(self._requests.answer(end, call)),
                 self._workers.link_lost,
                 self._fronts.ended,
                 self._log.bind(source="front"),
@@ -274,11 +281,22 @@ class Supervisor:
             await front.start(await self._actions.accesses())
         return front
 
-    async def _watch_front(self) -> None:
+    async def _start_launcher(self) -> LauncherProcess:
+        launcher = LauncherProcess(
+            sandboxes.launcher_spec(self._config.sandbox, self._root),
+            self._workers.launcher_lost_link,
+            self._launchers.ended,
+            self._log.bind(source="launcher"),
+        )
+        await launcher.start()
+        return launcher
+
+    async def _watch_shared(self) -> None:
         while True:
             await asyncio.sleep(limits.PING_INTERVAL_SECONDS)
-            if self.front is not None:
-                self.front.check_alive()
+            for shared in (self.front, self.launcher):
+                if shared is not None:
+                    shared.check_alive()
 
     def _front_spec(self) -> FrontSpec:
         settings = front_settings(self._config.gateway, self._tls)
@@ -302,34 +320,7 @@ class Supervisor:
                     # It has ended, or was killed for not answering: its successor knows all.
                     self._log.warning("front was not told")
 
-    # What the front asks for.
-
-    def _on_front_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
-        self._spawn_task(self._answer_front(end, call))
-
-    async def _answer_front(self, end: aio.LinkEnd, call: frames.Call) -> None:
-        try:
-            body = await self._front_request(call)
-        except GatewayError as error:
-            if not end.closed:
-                end.fail(call.id, error)
-            return
-        if not end.closed:
-            end.link.result(call.id, body)
-            end.flush()
-
-    async def _front_request(self, call: frames.Call) -> bytes:
-        match call.method:
-            case "worker.wake":
-                await self._workers.wake(_decode(call.params, WakeParams).tenant)
-                return b"{}"
-            case "control.request":
-                request = _decode(call.params, ControlRequest)
-                return msgspec.json.encode(await self._control.answer(request))
-            case "tenant.request":
-                return await self._tenant_requests.answer(_decode(call.params, TenantRequest))
-            case _:
-                raise GatewayError(ErrorCode.METHOD_NOT_FOUND, "the supervisor has no such method")
+    # supervisor.surroundings.Surroundings
 
     def wanted(self, tenant: str) -> Wanted:
         """See `supervisor.surroundings.Surroundings`."""
@@ -386,6 +377,12 @@ class Supervisor:
         await self._actions.reread()
         self._workers.reconcile()
 
+    def place_of(self, tenant: str, generation: int) -> launching.Place:
+        """See `supervisor.surroundings.Surroundings`."""
+        row = self._actions.rows.get(tenant)
+        uid = None if row is None else row.uid
+        return sandboxes.place(self._config.sandbox, tenant, generation, uid)
+
     def next_generation(self) -> int:
         """See `supervisor.surroundings.Surroundings`."""
         self._generation += 1
@@ -404,10 +401,3 @@ class Supervisor:
         """See `supervisor.surroundings.Surroundings`."""
         self._alerts.send(Alert(tenant_id=tenant, state="failed", reason=reason, ts=unix_ms()))
         self._spawn_task(self._actions.record_failure(tenant, reason))
-
-
-def _decode(params: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(params, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise GatewayError(ErrorCode.INVALID_REQUEST, str(error)) from error

@@ -2,7 +2,9 @@
 
 from typing import Protocol
 
+from protocol.launching import Place
 from supervisor.front_process import FrontProcess
+from supervisor.launcher_process import LauncherProcess
 from supervisor.meters import Meters
 from supervisor.reconcile import Wanted
 from supervisor.zygote.spec import JailSpec
@@ -19,6 +21,10 @@ class Surroundings(Protocol):
     @property
     def front(self) -> FrontProcess | None:
         """Who gets links; None while it is being replaced."""
+
+    @property
+    def launcher(self) -> LauncherProcess | None:
+        """Who gets the other links; None while it is being replaced."""
 
     @property
     def idle_seconds(self) -> float:
@@ -40,6 +46,9 @@ class Surroundings(Protocol):
         Raises:
             GatewayError: there is no such tenant, or it may not run.
         """
+
+    def place_of(self, tenant: str, generation: int) -> Place:
+        """Say what the launcher is told of a worker."""
 
     def next_generation(self) -> int:
         """Give a number that no worker of any tenant has had."""

@@ -5,6 +5,7 @@ Processes at a time: the present generation, a next one that starts beside it, a
 """
 
 import asyncio
+import contextlib
 import signal
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -136,6 +137,8 @@ class TenantWorker:
 
     def reconcile(self) -> Step:
         """Take the step that brings it nearer to what is wanted; gives it."""
+        for process in self._processes():
+            self._place(process)
         taken = step(self._around.wanted(self.tenant), self.actual, self._loop.time())
         match taken:
             case Step.LINK if self.current is not None:
@@ -211,6 +214,12 @@ class TenantWorker:
                     self._link.lost()
                     self._set_timer()
 
+    def broke_link(self, generation: int, reason: str) -> None:
+        """Take note that a generation has said to the launcher what it must not."""
+        for process in self._processes():
+            if process.spec.generation == generation:
+                self.on_broken(process, reason)
+
     # The table decides, this does.
 
     def _take(self, event: Event, *, drain_seconds: float = limits.DRAIN_SECONDS) -> Action:
@@ -274,6 +283,7 @@ class TenantWorker:
         try:
             jail = await self._around.jail_of(self.tenant)
             await process.start(await self._around.zygote(), jail)
+            self._place(process)
         except (SpawnError, GatewayError, OSError) as error:
             if isinstance(error, OSError):
                 # The gateway's own want (descriptors, say), which no waiting for this tenant ends.
@@ -282,6 +292,15 @@ class TenantWorker:
             return
         if not process.is_ready:
             process.set_timer(limits.WORKER_READY_SECONDS, lambda: self._late(process))
+
+    def _place(self, process: WorkerProcess) -> None:
+        """Make it known to the present launcher, unless that knows it."""
+        launcher = self._around.launcher
+        if launcher is not None and process.launcher is not launcher and process.pid is not None:
+            place = self._around.place_of(self.tenant, process.spec.generation)
+            process.launcher = launcher
+            with contextlib.suppress(OSError):  # it has ended, or takes nothing any more
+                process.meet_launcher(place)
 
     def _late(self, process: WorkerProcess) -> None:
         if process is self.current:

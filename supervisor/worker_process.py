@@ -13,11 +13,13 @@ from typing import Final, Protocol
 
 import msgspec
 
-from protocol import aio, descriptors, frames, limits
+from protocol import aio, descriptors, frames, launching, limits
 from protocol.errors import RemoteProtocolError
+from protocol.launching import LAUNCHER
 from protocol.meters import Histogram
 from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, WorkerSettings, WorkerSpec
 from supervisor.child import Child, Exit
+from supervisor.launcher_process import LauncherProcess
 from supervisor.lifecycle import EXIT_CONFIGURATION, Death
 from supervisor.logs import Log, LogPump
 from supervisor.newborn import Newborn
@@ -86,6 +88,8 @@ class WorkerProcess:
         self._links_lost: deque[float] = deque(maxlen=LINKS_LOST_MAX)
         self.is_ready = False
         """Whether its readiness byte has come."""
+        self.launcher: LauncherProcess | None = None
+        """Who has been told of it."""
         self.exit_reason = ""
         """What we know of why it ends, when its own status does not say it."""
 
@@ -134,6 +138,22 @@ class WorkerProcess:
         with worker:
             descriptors.send(self._channel, b"front", [worker.fileno()])
         return front
+
+    def meet_launcher(self, place: launching.Place) -> None:
+        """Give the worker and its launcher their ends of what they share.
+
+        Raises:
+            OSError: the worker is gone, or takes none any more.
+        """
+        assert self._channel is not None
+        assert self.launcher is not None
+        link, theirs = socket.socketpair()
+        channel, their_channel = descriptors.pair()
+        with link, theirs, channel, their_channel:
+            ends = [theirs.fileno(), their_channel.fileno()]
+            payload = LAUNCHER + msgspec.msgpack.encode(place.ceilings)
+            descriptors.send(self._channel, payload, ends)
+            self.launcher.place(place, link, channel)
 
     def loses_links(self) -> bool:
         """Note that it closed its link to the front; say whether it does so all the time."""

@@ -101,6 +101,12 @@ class Workers:
         if worker is not None:
             worker.front_lost_link(lost.generation, lost.reason)
 
+    def launcher_lost_link(self, lost: LinkLost) -> None:
+        """Take note of the launcher's word that a link has ended."""
+        worker = self._tenants.get(lost.tenant)
+        if worker is not None and lost.reason is not None:
+            worker.broke_link(lost.generation, f"link to the launcher: {lost.reason}")
+
     def status(
         self, tenant: str, registered: str, load: TenantLoad, *, history: bool = False
     ) -> TenantStatus:

@@ -20,6 +20,7 @@ from protocol import codec, descriptors, frames, limits, strict_yaml
 from protocol.aio import LinkEnd, attach
 from protocol.descriptors import WorkerDescriptors
 from protocol.errors import ErrorCode, GatewayError
+from protocol.launching import LAUNCHER, Ceilings
 from protocol.link import LIVENESS, REQUESTS
 from protocol.methods.health import HEALTH
 from protocol.spawn import Idle, WorkerSettings, WorkerSpec
@@ -33,7 +34,9 @@ from worker.events import handlers as event_handlers
 from worker.events.bus import Events
 from worker.links import CallsLink
 from worker.sandbox import file_handlers
+from worker.sandbox import handlers as sandbox_handlers
 from worker.sandbox.files import SandboxFiles
+from worker.sandbox.link import LauncherLink
 from worker.services import Services
 from worker.sessions import changes, handlers, reads, schema, talking
 from worker.sessions.pages import Pages
@@ -55,16 +58,18 @@ EXIT_FAILED: Final = 1
 EXIT_WOULD_FAIL_AGAIN: Final = 3
 EXIT_CONFIGURATION: Final = 78
 _STANDARD_ERROR: Final = 2
+LAUNCHER_DESCRIPTORS: Final = 2
 
 # Importing them is what binds the handlers.
 _HANDLERS: Final = (
     *(changes, config_handlers, discover, event_handlers),
-    *(file_handlers, handlers, health, talking, webhook),
+    *(file_handlers, handlers, health, sandbox_handlers, talking, webhook),
 )
 # `protocol.documents` imports it when there is some, which would be too late here.
 _PRELOADED: Final = (strict_yaml,)
 dispatch.check_complete()
 _spec_decoder: Final = msgspec.msgpack.Decoder(WorkerSpec)
+_ceilings_decoder: Final = msgspec.msgpack.Decoder(Ceilings)
 _settings_decoder: Final = msgspec.json.Decoder(WorkerSettings)
 _STOPPING: Final = GatewayError(ErrorCode.UNAVAILABLE, "the worker is being stopped; try again")
 
@@ -129,6 +134,7 @@ class Worker:
             Purging(self._sessions),
             events,
             SandboxFiles(self._directory),
+            LauncherLink(),
             clock.monotonic(),
         )
         self._idle_seconds = spec.idle_seconds
@@ -245,6 +251,11 @@ class Worker:
         if payload == b"front" and len(received) == 1:
             self._spawn(self._meet_front(received[0]), self._meetings)
             return
+        if payload.startswith(LAUNCHER) and len(received) == LAUNCHER_DESCRIPTORS:
+            link, channel = received
+            ceilings = _ceilings_decoder.decode(payload[len(LAUNCHER) :])
+            self.services.launcher.offer(link, channel, ceilings)
+            return
         for descriptor in received:
             os.close(descriptor)
         log.write("error", "descriptor message not understood", descriptors=len(received))
@@ -284,6 +295,7 @@ class Worker:
             if self._front is not None:
                 await self._part(*self._front, deadline)
             self._close_channel()
+            self.services.launcher.close()
             self.services.purging.stop()
             await self._sessions.close()
             self._overlay.close()

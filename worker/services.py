@@ -8,6 +8,7 @@ from worker.clock import Clock
 from worker.config.overlay import OverlayFile
 from worker.events.bus import Events
 from worker.sandbox.files import SandboxFiles
+from worker.sandbox.link import LauncherLink
 from worker.sessions.pages import Pages
 from worker.sessions.purging import Purging
 from worker.sessions.turns import Turns
@@ -27,4 +28,5 @@ class Services(NamedTuple):
     purging: Purging
     events: Events
     files: SandboxFiles
+    launcher: LauncherLink
     started_at: float

@@ -1,6 +1,6 @@
 """What an engine is: something that makes a sandbox of one mode. One surface, two of them."""
 
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from protocol import launching
 from supervisor.caps.group import Group
@@ -64,6 +64,20 @@ class Outcome(NamedTuple):
     oom_killed: bool = False
     cpu_ms: int = 0
     peak_memory_bytes: int | None = None
+
+
+_SIGNALLED: Final = 128
+_SIGNALS_MAX: Final = 64
+
+
+def outcome_of_code(code: int) -> Outcome:
+    """Read a code as engines and shells give it: 128 and a signal's number for a signal.
+
+    A program that ends with such a code by itself cannot be told from one that was killed.
+    """
+    if _SIGNALLED < code <= _SIGNALLED + _SIGNALS_MAX:
+        return Outcome(None, code - _SIGNALLED)
+    return Outcome(code, None)
 
 
 class Job(Protocol):

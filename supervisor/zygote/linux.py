@@ -5,10 +5,12 @@ structures are those of the kernel's UAPI headers (asm/unistd.h, linux/mount.h, 
 linux/capability.h, linux/prctl.h, linux/sched.h). Landlock and seccomp have modules of their own.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
 import platform
+from collections.abc import Iterator
 from typing import Final
 
 MACHINE: Final = platform.machine()
@@ -46,6 +48,7 @@ PR_GET_DUMPABLE: Final = 3
 PR_SET_DUMPABLE: Final = 4
 PR_CAPBSET_READ: Final = 23
 PR_CAPBSET_DROP: Final = 24
+PR_SET_CHILD_SUBREAPER: Final = 36
 PR_SET_NO_NEW_PRIVS: Final = 38
 PR_GET_NO_NEW_PRIVS: Final = 39
 PR_GET_TID_ADDRESS: Final = 40
@@ -53,6 +56,7 @@ PR_CAP_AMBIENT: Final = 47
 PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
 
 CAP_DAC_READ_SEARCH: Final = 2
+CAP_KILL: Final = 5
 CAP_SETGID: Final = 6
 CAP_SETUID: Final = 7
 CAP_SETPCAP: Final = 8
@@ -281,6 +285,29 @@ def open_without_links(path: str, flags: int, below: int | None = None) -> int:
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     directory = AT_FDCWD if below is None else below
     return call("openat2", directory, os.fsencode(path), how, ctypes.sizeof(how))
+
+
+@contextlib.contextmanager
+def file_rights_of(uid: int, gid: int) -> Iterator[None]:
+    """Have this thread's file accesses in the block be those of another user (setfsuid(2)).
+
+    What it makes is that user's, and what that user may not, it may not. The caller is root with
+    `CAP_SETUID` and `CAP_SETGID` and has no other groups, or is that user. Nothing else may run in
+    this thread within the block.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    before = _libc.setfsuid(-1), _libc.setfsgid(-1)
+    try:
+        _libc.setfsgid(gid)
+        _libc.setfsuid(uid)
+        if (_libc.setfsuid(-1), _libc.setfsgid(-1)) != (uid, gid):
+            raise PermissionError(errno.EPERM, f"setfsuid: cannot be uid {uid}, gid {gid}")
+        yield
+    finally:
+        _libc.setfsuid(before[0])
+        _libc.setfsgid(before[1])
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:

@@ -4,7 +4,9 @@ import pytest
 import structlog
 
 from protocol.errors import ErrorCode, GatewayError
+from protocol.launching import Place
 from supervisor.front_process import FrontProcess
+from supervisor.launcher_process import LauncherProcess
 from supervisor.lifecycle import State
 from supervisor.memory import Memory
 from supervisor.meters import Meters
@@ -19,6 +21,7 @@ class Nowhere:
 
     idle_seconds = 0.0
     front: FrontProcess | None = None
+    launcher: LauncherProcess | None = None
 
     def __init__(self) -> None:
         self.now_ms = 1_000_000
@@ -33,6 +36,9 @@ class Nowhere:
         return self.wants
 
     async def jail_of(self, tenant: str) -> JailSpec:
+        raise GatewayError(ErrorCode.UNAVAILABLE, "nothing runs here")
+
+    def place_of(self, tenant: str, generation: int) -> Place:
         raise GatewayError(ErrorCode.UNAVAILABLE, "nothing runs here")
 
     def next_generation(self) -> int:

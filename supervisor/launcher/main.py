@@ -1,0 +1,79 @@
+"""The launcher's way from exec to exit.
+
+Started as `python -m supervisor.launcher <link> <channel>`: the descriptors of its end of the data
+link to the supervisor and of its end of the descriptor channel. The first message on the channel is
+a `LauncherSpec` in MessagePack. It ends with 0 when the link to the supervisor ends, and what it
+started ends with it.
+"""
+
+import asyncio
+import contextlib
+import gc
+import resource
+import socket
+from typing import Final
+
+import msgspec
+import uvloop
+
+from protocol import aio, descriptors, launching
+from supervisor.front.log import Log
+from supervisor.launcher.bubblewrap import Bubblewrap, Found
+from supervisor.launcher.engine import Engine
+from supervisor.launcher.service import FROM_SUPERVISOR, Launcher, SupervisorLink
+from supervisor.launcher.stem import Stem
+
+EXIT_STEM_GONE: Final = 3
+
+
+def receive_spec(channel: socket.socket) -> launching.LauncherSpec:
+    """Wait for the supervisor's first message.
+
+    Raises:
+        EOFError: the supervisor is gone.
+        msgspec.DecodeError: supervisor and launcher do not match.
+    """
+    payload, _ = descriptors.receive(channel, 0)
+    return msgspec.msgpack.decode(payload, type=launching.LauncherSpec)
+
+
+def run(
+    spec: launching.LauncherSpec,
+    link: socket.socket,
+    channel: socket.socket,
+    stem: socket.socket,
+    found: Found,
+) -> int:
+    """Launch what workers ask for, until the supervisor is gone; gives the exit code."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    channel.setblocking(False)
+    gc.freeze()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(spec, link, channel, stem, found))
+
+
+async def _serve(
+    spec: launching.LauncherSpec,
+    link: socket.socket,
+    channel: socket.socket,
+    stem_channel: socket.socket,
+    found: Found,
+) -> int:
+    log = Log()
+    stem_gone = asyncio.Event()
+    stem = Stem(stem_channel, stem_gone.set)
+    bubblewrap = Bubblewrap(stem, spec.policy, found)
+    engines: dict[launching.Mode, Engine] = {bubblewrap.mode: bubblewrap}
+    handler = SupervisorLink()
+    end = await aio.attach(link, FROM_SUPERVISOR, handler)
+    launcher = Launcher(spec, channel, engines, log)
+    launcher.supervisor = end
+    log.info("start")
+    waits = [asyncio.create_task(event.wait()) for event in (handler.closed, stem_gone)]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    launcher.close()
+    for engine in engines.values():
+        with contextlib.suppress(Exception):
+            await engine.close()
+    return 0 if handler.closed.is_set() else EXIT_STEM_GONE

@@ -1,0 +1,284 @@
+"""What the launcher is asked: by the supervisor to know a worker, by workers to run something."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Any, Final, NoReturn, TypeVar
+
+import msgspec
+
+from protocol import aio, descriptors, frames, launching
+from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
+from protocol.link import LIVENESS, REQUESTS
+from protocol.spawn import LinkLost
+from supervisor.front.log import Log
+from supervisor.launcher.directory import Directories
+from supervisor.launcher.engine import Engine
+from supervisor.launcher.runs import Runs
+from supervisor.launcher.tenant import Tenant
+
+FROM_SUPERVISOR: Final = LIVENESS
+FROM_WORKER: Final = REQUESTS
+REASON_CHARS_MAX: Final = 512
+
+T = TypeVar("T")
+
+
+class SupervisorLink:
+    """The link to the supervisor: signs of life, and its end is ours; a `LinkHandler`."""
+
+    def __init__(self) -> None:
+        self.closed: Final = asyncio.Event()
+
+    def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        """See `LinkHandler`. The link takes no calls."""
+
+    def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`. As `on_call`."""
+
+    def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`. As `on_call`."""
+
+    def on_notice(self, end: aio.LinkEnd, frame: object) -> None:
+        """See `LinkHandler`."""
+
+    def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
+        """See `LinkHandler`."""
+        self.closed.set()
+
+
+class WorkerLink:
+    """One generation of a tenant's worker, and what runs for it; a `LinkHandler`.
+
+    Args:
+        launcher: Where it is one of many.
+        tenant: Whose it is.
+        generation: Which.
+        channel: Where descriptors are handed to it.
+    """
+
+    def __init__(
+        self, launcher: "Launcher", tenant: Tenant, generation: int, channel: socket.socket
+    ) -> None:
+        self._launcher: Final = launcher
+        self.tenant: Final = tenant
+        self.generation: Final = generation
+        self._channel: Final = channel
+        self._tasks: Final[dict[int, asyncio.Task[bytes]]] = {}
+        self._methods: Final[Mapping[str, Callable[[bytes], Awaitable[Any]]]] = {
+            "run": self._run,
+            "kill": self._kill,
+            "list": self._list,
+            "status": self._status,
+        }
+
+    # What it may ask.
+
+    async def _run(self, params: bytes) -> launching.Ran:
+        spec = decoded(params, launching.Spec)
+        return await self._launcher.runs.run(self.tenant, self.generation, spec, self._hand)
+
+    def _hand(self, number: int, pipes: tuple[int, int, int]) -> None:
+        try:
+            descriptors.send(self._channel, str(number).encode(), pipes)
+        except OSError as error:
+            message = f"the worker takes no pipes: {error.strerror}"
+            raise GatewayError(ErrorCode.UNAVAILABLE, message) from error
+
+    async def _kill(self, params: bytes) -> dict[str, bool]:
+        named = decoded(params, launching.Named)
+        sandbox = self.tenant.running.get(named.sandbox_id)
+        if sandbox is None:
+            message = "no such sandbox runs"
+            raise GatewayError(ErrorCode.NOT_FOUND, message, field="sandboxId")
+        sandbox.kill()
+        return {"ok": True}
+
+    async def _list(self, _params: bytes) -> launching.Sandboxes:
+        running = tuple(sandbox.shown for sandbox in self.tenant.running.values())
+        return launching.Sandboxes(running=running, queued=self.tenant.queued)
+
+    async def _status(self, _params: bytes) -> launching.Engines:
+        place = self.tenant.place
+        checks = [
+            await engine.check()
+            for mode, engine in self._launcher.engines.items()
+            if mode in place.ceilings.modes
+        ]
+        return launching.Engines(
+            engines=tuple(checks), ceilings=place.ceilings, cgroups=place.cgroup is not None
+        )
+
+    # protocol.aio.LinkHandler
+
+    def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        """See `LinkHandler`.
+
+        Raises:
+            RemoteProtocolError: no worker of ours asks for this.
+        """
+        method = self._methods.get(call.method)
+        if method is None:
+            reason = f"a call of {call.method[:64]!r}, which the launcher does not have"
+            raise RemoteProtocolError(reason)
+        task = asyncio.get_running_loop().create_task(_encoded(method(call.params)))
+        self._tasks[call.id] = task
+        task.add_done_callback(partial(self._on_done, end, call.id))
+
+    def _on_done(self, end: aio.LinkEnd, call_id: int, task: "asyncio.Task[bytes]") -> None:
+        del self._tasks[call_id]
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, GatewayError):
+            if isinstance(error, RemoteProtocolError):
+                end.close(error)
+                return
+            self._launcher.log.broken("call", error)
+            error = GatewayError(ErrorCode.INTERNAL, "internal error of the launcher")
+        if not end.link.is_serving(call_id):
+            return  # the link has ended
+        if task.cancelled():
+            end.fail(call_id, GatewayError(ErrorCode.CANCELLED, "the caller has gone away"))
+        elif isinstance(error, GatewayError):
+            end.fail(call_id, error)
+        else:
+            end.link.result(call_id, task.result())
+            end.flush()
+
+    def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`."""
+        task = self._tasks.get(call_id)
+        if task is not None:
+            task.cancel()
+
+    def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`."""
+
+    def on_notice(self, end: aio.LinkEnd, frame: object) -> NoReturn:
+        """See `LinkHandler`. The link takes none."""
+        raise TypeError(type(frame).__name__)
+
+    def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
+        """See `LinkHandler`. What runs for it ends with it; the supervisor hears why."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._channel.close()
+        if isinstance(reason, OSError):
+            reason = None  # closed with something unread, it looks reset; that is no breach
+        self._launcher.lost(self, None if reason is None else str(reason)[:REASON_CHARS_MAX])
+
+
+class Launcher:
+    """All tenants.
+
+    Args:
+        spec: What the supervisor said first.
+        channel: Where it hands over the workers' links; non-blocking.
+        engines: By mode.
+        log: For what only an operator must know.
+    """
+
+    def __init__(
+        self,
+        spec: launching.LauncherSpec,
+        channel: socket.socket,
+        engines: Mapping[launching.Mode, Engine],
+        log: Log,
+    ) -> None:
+        self.engines: Final = engines
+        self.runs: Final = Runs(engines)
+        self.log: Final = log
+        self.supervisor: aio.LinkEnd | None = None
+        self._spec: Final = spec
+        self._channel: Final = channel
+        self._loop: Final = asyncio.get_running_loop()
+        self._tenants: Final[dict[str, Tenant]] = {}
+        self._attaching: Final[set[asyncio.Task[None]]] = set()
+        self._loop.add_reader(channel, self._receive)
+
+    def close(self) -> None:
+        """Take no more workers."""
+        self._loop.remove_reader(self._channel)
+        self._channel.close()
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                payload, received = descriptors.receive(self._channel, 2)
+            except BlockingIOError:
+                return
+            except (EOFError, OSError):
+                # The data link says the same, and is what counts.
+                self._loop.remove_reader(self._channel)
+                return
+            except descriptors.DescriptorMessageError as error:
+                self.log.broken("descriptor channel", error)
+                continue
+            try:
+                place = msgspec.msgpack.decode(payload, type=launching.Place)
+                link, channel = received
+            except (msgspec.DecodeError, ValueError) as error:
+                for descriptor in received:
+                    os.close(descriptor)
+                self.log.broken("descriptor channel", error)
+                continue
+            task = self._loop.create_task(self._attach(place, link, channel))
+            self._attaching.add(task)
+            task.add_done_callback(self._attaching.discard)
+
+    async def _attach(self, place: launching.Place, link: int, channel: int) -> None:
+        sock, ours = socket.socket(fileno=link), socket.socket(fileno=channel)
+        ours.setblocking(False)
+        try:
+            tenant = self._tenant(place)
+        except OSError as error:
+            self.log.warning("tenant's directory", tenant=place.tenant, error=str(error))
+            sock.close()
+            ours.close()
+            return
+        tenant.links += 1
+        await aio.attach(sock, FROM_WORKER, WorkerLink(self, tenant, place.generation, ours))
+
+    def _tenant(self, place: launching.Place) -> Tenant:
+        tenant = self._tenants.get(place.tenant)
+        if tenant is None:
+            found = Directories(self._spec.state_root, place.tenant, place.uid, place.gid)
+            tenant = self._tenants[place.tenant] = Tenant(place, found)
+        tenant.place = place
+        return tenant
+
+    def lost(self, link: WorkerLink, reason: str | None) -> None:
+        """Take note that a worker's link has ended, by what it did wrong or by its own end."""
+        tenant = link.tenant
+        tenant.links -= 1
+        if not tenant.links:
+            # Its runs end with their links, so that nobody needs it any more.
+            self._tenants.pop(tenant.place.tenant, None)
+            tenant.directories.close()
+            for engine in self.engines.values():
+                engine.forget(tenant.place.tenant)
+        told = LinkLost(tenant=tenant.place.tenant, generation=link.generation, reason=reason)
+        if reason is not None:
+            self.log.warning("worker broke its link", **msgspec.structs.asdict(told))
+        supervisor = self.supervisor
+        if supervisor is not None and not supervisor.closed:
+            supervisor.link.send(frames.Event("worker.link_lost", msgspec.json.encode(told)))
+            supervisor.flush()
+
+
+async def _encoded(answer: Awaitable[Any]) -> bytes:
+    return msgspec.json.encode(await answer)
+
+
+def decoded(params: bytes, kind: type[T]) -> T:
+    """Read what a worker sent.
+
+    Raises:
+        RemoteProtocolError: no worker of ours sends this.
+    """
+    try:
+        return msgspec.json.decode(params, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        reason = f"parameters that cannot be read: {error}"
+        raise RemoteProtocolError(reason) from error

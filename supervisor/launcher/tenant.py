@@ -1,0 +1,89 @@
+"""What runs for one tenant, and whose turn is next."""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Final, NamedTuple
+
+from protocol import launching
+from protocol.errors import ErrorCode, GatewayError
+from supervisor.launcher.directory import Directories
+
+RETRY_AFTER_MS: Final = 1000
+
+
+class Sandbox(NamedTuple):
+    """One that runs: what is shown of it, and what ends it at once."""
+
+    shown: launching.Running
+    kill: Callable[[], None]
+
+
+class Tenant:
+    """One tenant, however many generations of its worker there are.
+
+    Args:
+        place: What the supervisor said of it.
+        directories: Its directories.
+    """
+
+    def __init__(self, place: launching.Place, directories: Directories) -> None:
+        self.place: launching.Place = place
+        """The newest word of the supervisor."""
+        self.directories: Final = directories
+        self.running: Final[dict[str, Sandbox]] = {}
+        self.links = 0
+        """How many generations have one."""
+        self._turns = 0
+        self._waiting: Final[deque[asyncio.Future[None]]] = deque()
+
+    @property
+    def queued(self) -> int:
+        """How many runs wait for their turn."""
+        return len(self._waiting)
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait until another run may start, and keep its place in the block.
+
+        Raises:
+            GatewayError: RATE_LIMITED, too many wait already.
+        """
+        ceilings = self.place.ceilings
+        if self._turns < ceilings.concurrent and not self._waiting:
+            self._turns += 1
+        elif len(self._waiting) >= ceilings.queued:
+            message = (
+                f"{self._turns} sandboxes run and {len(self._waiting)} wait; "
+                "try again when one has ended"
+            )
+            raise GatewayError(ErrorCode.RATE_LIMITED, message, retryAfterMs=RETRY_AFTER_MS)
+        else:
+            await self._wait()
+        try:
+            yield
+        finally:
+            self._turns -= 1
+            self._next()
+
+    async def _wait(self) -> None:
+        due: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(due)
+        try:
+            await due
+        except asyncio.CancelledError:
+            if due.done() and not due.cancelled():  # it had just been given its turn
+                self._turns -= 1
+                self._next()
+            else:
+                with contextlib.suppress(ValueError):  # passed over already
+                    self._waiting.remove(due)
+            raise
+
+    def _next(self) -> None:
+        while self._waiting and self._turns < self.place.ceilings.concurrent:
+            due = self._waiting.popleft()
+            if not due.done():
+                self._turns += 1
+                due.set_result(None)
