@@ -18,10 +18,14 @@ def test_every_process_has_its_name_and_place(gateway: Gateway) -> None:
     found = gateway.processes()
     assert sorted(found) == [
         "openclaw: front",
+        "openclaw: launcher",
+        "openclaw: stem",
         "openclaw: worker acme",
         "openclaw: worker globex",
         "openclaw: zygote",
     ]
+    launcher = found["openclaw: launcher"].pid
+    assert found.pop("openclaw: stem").ppid() == launcher
     assert all(process.ppid() == gateway.pid for process in found.values())
 
 
@@ -91,7 +95,7 @@ def test_a_killed_supervisor_leaves_no_process(gateway: Gateway) -> None:
     for tenant in ("acme", "globex"):
         gateway.inbound(gateway.create(tenant), "hello")
     processes = gateway.processes()
-    assert len(processes) == 4
+    assert len(processes) == 6
     with ends(*processes.values(), *gateway.spares()):
         gateway.stop(signal.SIGKILL)
 
