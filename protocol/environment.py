@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from protocol import launching
+from protocol import launching, limits
 from protocol.errors import ErrorCode, GatewayError
 
 BASE: Final[Mapping[str, str]] = {
@@ -57,6 +57,10 @@ def check_variables(variables: Mapping[str, str]) -> None:
             raise _refusal(f"env: {ascii(name)[:80]} is no name of a variable", "env")
         if name in _REFUSED or name.startswith(_REFUSED_BEGINNINGS):
             message = f"env: {name} would run or load something else; start that in argv instead"
+            raise _refusal(message, f"env.{name}")
+        if len(f"{name}={value}".encode()) > limits.SANDBOX_ARGUMENT_BYTES_MAX:
+            longest = limits.SANDBOX_ARGUMENT_BYTES_MAX
+            message = f"env: {name} and its value are longer than {longest} bytes; use a file"
             raise _refusal(message, f"env.{name}")
         if "\0" in value:
             raise _refusal(f"env: the value of {name} must not contain NUL", f"env.{name}")

@@ -95,7 +95,9 @@ def arguments(bwrap: str, launch: Launch, policy: bytes) -> Arguments:
     argv += ["--proc", "/proc", "--dev", "/dev"]
     for path in _SCRATCH:
         argv += ["--perms", "1777", "--size", str(_SCRATCH_BYTES), "--tmpfs", path]
-    argv += ["--bind-fd", str(_DIRECTORY), launching.WORK, "--remount-ro", "/"]
+    argv += ["--bind-fd", str(_DIRECTORY), launching.WORK]
+    # Both are memory without a bound.
+    argv += ["--remount-ro", "/dev", "--remount-ro", "/"]
     for name, value in launch.env.items():
         argv += ["--setenv", name, value]
     argv += ["--chdir", launch.cwd, "--json-status-fd", str(_STATUS), "--seccomp", str(_SECCOMP)]
