@@ -60,7 +60,8 @@ class LinkEnd(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._replies: dict[int, OnReply] = {}
         self._flush_due = False
-        self._closed = False
+        self.closed = False
+        """Whether nothing can be sent any more."""
         self._reason: Exception | None = None
         self._asks_no_more = False
         self.congested = False
@@ -83,8 +84,8 @@ class LinkEnd(asyncio.Protocol):
         self._flush_due = True  # at the end of this
         try:
             for frame in self.link.receive(data):
-                self._act(frame)
-                if self._closed:
+                self._act[type(frame)](self, frame)
+                if self.closed:
                     break
         except RemoteProtocolError as error:
             self.close(error)
@@ -104,7 +105,7 @@ class LinkEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """See `asyncio.BaseProtocol`."""
-        self._closed = True
+        self.closed = True
         self._writable.set()
         self.link.abandon()
         replies, self._replies = self._replies, {}
@@ -119,15 +120,10 @@ class LinkEnd(asyncio.Protocol):
 
     # For the owner.
 
-    @property
-    def closed(self) -> bool:
-        """Whether nothing can be sent any more."""
-        return self._closed
-
     def close(self, reason: Exception | None = None) -> None:
         """End the link at once; open calls of ours end with `LinkClosedError`."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self._reason = reason
             if self._transport is not None:
                 self._transport.abort()
@@ -135,7 +131,7 @@ class LinkEnd(asyncio.Protocol):
     def finish(self) -> None:
         """End the link once everything said has left; `on_closed` tells when."""
         self._write()
-        if not self._closed and self._transport is not None:
+        if not self.closed and self._transport is not None:
             self._transport.close()
 
     def finish_after_calls(self) -> None:
@@ -175,7 +171,7 @@ class LinkEnd(asyncio.Protocol):
             LinkClosedError: the link has ended.
             LocalProtocolError: the call is over a bound.
         """
-        if self._closed:
+        if self.closed:
             msg = "the link has ended"
             raise LinkClosedError(msg)
         call_id = self.link.call(
@@ -240,7 +236,7 @@ class LinkEnd(asyncio.Protocol):
             self._send()
 
     def _send(self) -> None:
-        if self._closed or self._transport is None or self._transport.is_closing():
+        if self.closed or self._transport is None or self._transport.is_closing():
             return
         self._transport.write(self.link.take_outgoing())
         # Only a peer that does not read leaves anything in the buffer.
@@ -249,22 +245,43 @@ class LinkEnd(asyncio.Protocol):
         ):
             self.close(LocalProtocolError("the peer does not read"))
 
-    def _act(self, frame: frames.Frame) -> None:
-        match frame:
-            case frames.Call():
-                self._handler.on_call(self, frame)
-            case frames.Result() | frames.Failure() | frames.End():
-                self._replies.pop(frame.id)(frame)
-                if self._asks_no_more and not self.link.calls_open:
-                    self.finish()
-            case frames.Chunk():
-                self._replies[frame.id](frame)
-            case frames.Cancel():
-                self._handler.on_cancel(self, frame.id)
-            case frames.Credit():
-                self._handler.on_credit(self, frame.id)
-            case frames.Event() | frames.Drain() | frames.Drained() | frames.Pong():
-                self._handler.on_notice(self, frame)
+    # What is to be done about each kind of frame.
+
+    def _on_call(self, call: frames.Call) -> None:
+        self._handler.on_call(self, call)
+
+    def _on_answer(self, answer: frames.Result | frames.Failure | frames.End) -> None:
+        self._replies.pop(answer.id)(answer)
+        if self._asks_no_more and not self.link.calls_open:
+            self.finish()
+
+    def _on_chunk(self, chunk: frames.Chunk) -> None:
+        self._replies[chunk.id](chunk)
+
+    def _on_cancel(self, cancel: frames.Cancel) -> None:
+        self._handler.on_cancel(self, cancel.id)
+
+    def _on_credit(self, credit: frames.Credit) -> None:
+        self._handler.on_credit(self, credit.id)
+
+    def _on_notice(
+        self, notice: frames.Event | frames.Drain | frames.Drained | frames.Pong
+    ) -> None:
+        self._handler.on_notice(self, notice)
+
+    _act: Final[dict[type, Callable[[Any, Any], None]]] = {
+        frames.Call: _on_call,
+        frames.Result: _on_answer,
+        frames.Failure: _on_answer,
+        frames.End: _on_answer,
+        frames.Chunk: _on_chunk,
+        frames.Cancel: _on_cancel,
+        frames.Credit: _on_credit,
+        frames.Event: _on_notice,
+        frames.Drain: _on_notice,
+        frames.Drained: _on_notice,
+        frames.Pong: _on_notice,
+    }
 
 
 def failure_error(failure: frames.Failure) -> GatewayError:

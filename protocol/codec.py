@@ -1,5 +1,6 @@
 """Bytes to frames and back: incremental, without I/O, bounded."""
 
+import struct
 from collections.abc import Iterator
 from typing import Final, NoReturn
 
@@ -9,9 +10,11 @@ from protocol.errors import LocalProtocolError, RemoteProtocolError
 from protocol.frames import Frame
 from protocol.limits import FRAME_BYTES_MAX
 
-_PREFIX_BYTES: Final = 4
-_encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(Frame)
+_PREFIX: Final = struct.Struct("<I")
+_PREFIX_BYTES: Final = _PREFIX.size
+_NO_PREFIX: Final = bytes(_PREFIX_BYTES)
+_encode_into: Final = msgspec.msgpack.Encoder().encode_into
+_decode: Final = msgspec.msgpack.Decoder(Frame).decode
 
 
 def encode_into(buffer: bytearray, frame: Frame) -> None:
@@ -22,9 +25,9 @@ def encode_into(buffer: bytearray, frame: Frame) -> None:
             as a lone surrogate; `buffer` is as before.
     """
     start = len(buffer)
-    buffer += b"\0\0\0\0"
+    buffer += _NO_PREFIX
     try:
-        _encoder.encode_into(frame, buffer, start + _PREFIX_BYTES)
+        _encode_into(frame, buffer, start + _PREFIX_BYTES)
     except (msgspec.EncodeError, TypeError, ValueError, OverflowError) as error:
         del buffer[start:]
         msg = f"a frame that cannot be written: {error}"
@@ -34,7 +37,7 @@ def encode_into(buffer: bytearray, frame: Frame) -> None:
         del buffer[start:]
         msg = f"a frame of {size} bytes is over the bound of {FRAME_BYTES_MAX}"
         raise LocalProtocolError(msg)
-    buffer[start : start + _PREFIX_BYTES] = size.to_bytes(_PREFIX_BYTES, "little")
+    _PREFIX.pack_into(buffer, start, size)
 
 
 def encode(frame: Frame) -> bytes:
@@ -87,28 +90,24 @@ class FrameDecoder:
         try:
             while available - offset >= _PREFIX_BYTES:
                 start = offset + _PREFIX_BYTES
-                size = int.from_bytes(view[offset:start], "little")
+                (size,) = _PREFIX.unpack_from(view, offset)
                 if size > FRAME_BYTES_MAX:
                     _refuse(f"a frame of {size} bytes is over the bound of {FRAME_BYTES_MAX}")
                 if available - start < size:
                     self._awaited += size
                     break
                 offset = start + size
-                yield _decode(view[start:offset])
+                try:
+                    frame = _decode(view[start:offset])
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                    _refuse(f"a frame that cannot be read: {error}")
+                yield frame
         except RemoteProtocolError:
             offset = available
             raise
         finally:
             if offset < available:
                 self._rest += view[offset:]
-
-
-def _decode(body: memoryview) -> Frame:
-    try:
-        frame: Frame = _decoder.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        _refuse(f"a frame that cannot be read: {error}")
-    return frame
 
 
 def _refuse(reason: str) -> NoReturn:

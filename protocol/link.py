@@ -95,12 +95,13 @@ class Link:
             len(method) > limits.METHOD_NAME_CHARS_MAX
             or not 0 <= scopes <= limits.SCOPE_BITS_MAX
             or not 0 <= credit <= limits.STREAM_CREDIT_MAX
-            or len(idempotency_key or "") > limits.IDEMPOTENCY_KEY_CHARS_MAX
+            or (idempotency_key and len(idempotency_key) > limits.IDEMPOTENCY_KEY_CHARS_MAX)
         ):
             msg = "a field of the call is over its bound"
             raise LocalProtocolError(msg)
         call_id = self._last_asked + 1
-        self._say(frames.Call(call_id, method, params, scopes, credit, idempotency_key))
+        frame = frames.Call(call_id, method, params, scopes, credit, idempotency_key)
+        encode_into(self._out, frame)
         self._last_asked = call_id
         self._asked[call_id] = _Open(credit, credit > 0)
         return call_id

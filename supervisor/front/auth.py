@@ -122,7 +122,7 @@ class TokenTable:
 
     def is_over(self, grant: Grant) -> bool:
         """Say whether a token's time is over."""
-        return grant.expires_at <= self._clock()
+        return grant.expires_at < inf and grant.expires_at <= self._clock()
 
     def look_up(self, secret: str) -> Grant | None:
         """Give what a secret grants.

@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
     def wait_for(self, work: Work, seconds: float) -> None:
         """See `Client`."""
         self._work = work
-        self._work_deadline = self._house.now() + seconds
+        self._work_deadline = self._begun_at + seconds
 
     def answer(self, status: int, body: bytes, headers: bytes = b"") -> None:
         """See `Client`."""
@@ -159,18 +159,18 @@ class Connection(asyncio.Protocol):
         if request is None or self._over:
             return
         try:
+            asked = request.asked
             if not request.keep_alive or self._house.draining:
                 request.keep_alive = False
                 headers += response.CLOSE
-            if request.asked.origin:
-                headers += origins.headers(request.asked.origin)
-            only_head = request.asked.verb == "HEAD"
-            data = response.whole(
-                status, body, headers, only_head=only_head, content=request.asked.content(status)
-            )
+            if asked.origin:
+                headers += origins.headers(asked.origin)
+            only_head = asked.verb == "HEAD"
+            content = asked.content(status)
+            data = response.whole(status, body, headers, only_head=only_head, content=content)
             self._transport.write(data)
-            if request.asked.grant is not None:
-                self._taking.charge(request.asked.grant.tenant, len(data))
+            if self._taking.paused and asked.grant is not None:
+                self._taking.charge(asked.grant.tenant, len(data))
             self._finish(request, status)
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)
@@ -303,13 +303,10 @@ class Connection(asyncio.Protocol):
             if len(incoming.ready) >= limits.HTTP_PIPELINED_REQUESTS_MAX:
                 self._stash = memoryview(data)
                 return
-            appetite = incoming.appetite
-            if len(data) <= appetite:
-                incoming.feed(data)
+            taken = incoming.feed(data)
+            if taken == len(data):
                 return
-            data = memoryview(data)
-            incoming.feed(data[:appetite])
-            data = data[appetite:]
+            data = memoryview(data)[taken:]
         if data and incoming.upgraded is not None:
             # No more of it comes until the request has had its turn.
             incoming.upgraded += data
@@ -327,12 +324,12 @@ class Connection(asyncio.Protocol):
     def _settle(self) -> None:
         """Say what the client has to do next, and by when."""
         incoming = self._intake
-        full = (
-            self._stash is not None
-            or incoming.upgraded is not None
-            or len(incoming.ready) >= limits.HTTP_PIPELINED_REQUESTS_MAX
-            or self._unread_bytes > limits.HTTP_DISCARD_BYTES_MAX
+        full = self._stash is not None or (
+            len(incoming.ready) >= limits.HTTP_PIPELINED_REQUESTS_MAX
         )
+        if incoming.closed:
+            discarded = self._unread_bytes > limits.HTTP_DISCARD_BYTES_MAX
+            full = full or discarded or incoming.upgraded is not None
         if full == self._read.wanted:
             if full:
                 self._read.stop()
@@ -375,34 +372,35 @@ class Connection(asyncio.Protocol):
     def _begin(self, request: Request) -> None:
         self._request = request
         self._begun_at = self._house.now()
-        refusal = request.refusal or self._changed_mind(request)
+        asked, refusal = request.asked, request.refusal
+        tokens = self._house.tokens
+        if (
+            refusal is None
+            and asked.grant is not None
+            and asked.tokens_version != tokens.version
+            and not tokens.holds(asked.grant)
+        ):
+            refusal = intake.unauthorized()
         if refusal is None:
-            assert request.asked.route is not None
-            request.asked.route.start(self, request)
+            assert asked.route is not None
+            asked.route.start(self, request)
         elif refusal.code is ErrorCode.UNAUTHORIZED:
-            body = request.asked.refusal(refusal)
+            body = asked.refusal(refusal)
             self.answer_unauthorized(body, response.error_headers(refusal))
         else:
             self.refuse(refusal)
-
-    def _changed_mind(self, request: Request) -> GatewayError | None:
-        """Look the token up again if tokens have changed since the head was read."""
-        tokens, grant = self._house.tokens, request.asked.grant
-        if grant is None or request.asked.tokens_version == tokens.version:
-            return None
-        if tokens.holds(grant):
-            return None
-        return intake.unauthorized()
 
     def _finish(self, request: Request, status: int) -> None:
         self._count(request, status)
         request.release()
         self._request = self._work = None
         self._work_deadline = inf
-        if request.keep_alive:
-            self._advance()
-        else:
+        if not request.keep_alive:
             self._close()
+        elif self._intake.ready:
+            self._advance()
+        elif not self._advancing:
+            self._settle()
 
     def _count(self, request: Request, status: int) -> None:
         seconds = self._house.now() - self._begun_at

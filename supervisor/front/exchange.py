@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
-from http import HTTPStatus
-from typing import Literal, NamedTuple, Protocol
+from typing import Final, Literal, NamedTuple, Protocol
 
 from protocol.errors import GatewayError
 from protocol.meters import RouteName
 from supervisor.front import response
 from supervisor.front.auth import Grant
+
+_REFUSALS: Final = 400  # and what is above
 
 
 class Asked:
@@ -65,10 +66,10 @@ class Asked:
 
     def content(self, status: int) -> response.Content:
         """Say what the body of an answer is."""
-        if status < HTTPStatus.BAD_REQUEST:
-            is_text = self.route is not None and self.route.text
-            return response.METRICS if is_text else response.JSON
-        problems = self.route is None or self.route.refusal is response.problem_body
+        route = self.route
+        if status < _REFUSALS:
+            return response.METRICS if route is not None and route.text else response.JSON
+        problems = route is None or route.refusal is response.problem_body
         return response.PROBLEM if problems else response.JSON
 
 

@@ -16,6 +16,7 @@ from supervisor.front import origins, response, upgrade
 from supervisor.front.auth import TokenTable
 from supervisor.front.exchange import Asked, Request, Route
 from supervisor.front.head import Head, bearer_secret, host_name, malformed, too_large
+from supervisor.front.known import KnownHead, learn
 from supervisor.front.routes import Routes
 from supervisor.front.tenants import Tenant, unavailable
 
@@ -66,10 +67,14 @@ class Intake:
         self._request: Request | None = None
         self._pieces: bytes | bytearray = b""
         self._body_bytes = 0
+        self._length = 0
         self._silent_bytes = 0
-        # A client asks for the same again and again: what was found good is compared, not judged.
-        self._good: tuple[bytes, bytes, str, dict[bytes, bytes]] | None = None
-        self._good_asked = _NOTHING
+        self._known: KnownHead | None = None
+        # How many heads end in the bytes that are fed; and what the first asks for, if it is good.
+        self._heads = 0
+        self._lesson: Asked | None = None
+        # What has to come of a body whose head was known.
+        self._body_left = 0
         # The parser takes these two as they are, without another call in between.
         self.on_url: Final = self._head.add_target
         self.on_header: Final = self._head.add_field
@@ -77,38 +82,22 @@ class Intake:
 
     # For the connection.
 
-    @property
-    def appetite(self) -> int:
-        """How many bytes to feed at once, so that no flood of small requests is read ahead."""
-        if self._request is None:
-            return _HEAD_SLICE
-        return max(self._head.content_length - self._body_bytes, 0) or _CHUNKED_SLICE
+    def feed(self, data: bytes | memoryview) -> int:
+        """Take from the beginning of `data`, not more than its first requests; gives how much.
 
-    def feed(self, data: bytes | memoryview) -> None:
-        """Take bytes. Whatever is wrong with them ends up as the last of `ready`."""
-        if not self.receiving:
-            self._expect_head()
-        head = self._head
-        head.heard = False
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as change:
-            self._change_protocol(data[change.args[0] :])
-        except httptools.HttpParserError as error:
-            cause = error.__context__
-            if isinstance(cause, GatewayError):
-                self._end(cause)
-            elif cause is not None:
-                raise cause from None
-            else:
-                self._end(malformed(f"not HTTP/1.1: {error}"))
-        if head.heard:
-            self._silent_bytes = 0
-            return
-        # The parser keeps what is not complete, such as half a field, to itself.
-        self._silent_bytes += len(data)
-        if self._silent_bytes > limits.HTTP_HEADER_BYTES_MAX:
-            self._end(too_large())
+        Whatever is wrong with it ends up as the last of `ready`.
+        """
+        if not self.receiving and (taken := self._take_known(data)):
+            return taken
+        appetite = _HEAD_SLICE
+        if self._request is not None:
+            appetite = max(self._length - self._body_bytes, 0) or _CHUNKED_SLICE
+        piece = data if len(data) <= appetite else memoryview(data)[:appetite]
+        if self._body_left:
+            self._take_body(piece)
+        else:
+            self._parse(piece)
+        return len(piece)
 
     def time_out(self) -> None:
         """Refuse the request that did not arrive in time."""
@@ -141,17 +130,17 @@ class Intake:
         head.heard = True
         version, verb = parser.get_http_version(), parser.get_method()
         head.finish(version)
-        length = head.fields.pop(b"content-length", None)
-        good = (verb, head.target, version, head.fields)
-        if good == self._good and self._is_still_good():
-            request = Request(self._good_asked)
-        else:
-            request = self._judge(verb, version)
+        request = self._judge(verb, version)
+        chunked = b"transfer-encoding" in head.fields
+        waits = b"expect" in head.fields and version != "1.0"
         self._request = request
-        self._pieces, self._body_bytes = b"", 0
-        if length is not None or b"transfer-encoding" in head.fields:
-            self.deadline = self._door.now() + limits.HTTP_BODY_SECONDS
-            self._judge_body(request)
+        self._expect_body(head.content_length)
+        if chunked or head.content_length:
+            self._judge_body(request, head.content_length, waits=waits)
+        self._heads += 1
+        is_plain = request.refusal is None and not (chunked or waits)
+        if is_plain and self._heads == 1 and parser.should_keep_alive():
+            self._lesson = request.asked
 
     def on_body(self, piece: bytes) -> None:
         """See httptools."""
@@ -184,14 +173,78 @@ class Intake:
         if request is None or self.closed:
             # After an upgrade the parser still completes the message that was refused.
             return
-        request.body = bytes(self._pieces)
         request.keep_alive = self._parser.should_keep_alive() and not request.asked.old_version
+        self._complete(request)
+
+    # Inside.
+
+    def _complete(self, request: Request) -> None:
+        request.body = bytes(self._pieces)
         self._request, self._pieces = None, b""
         self.receiving = self.begun = self.continue_due = False
         self.closed = not request.keep_alive
         self.ready.append(request)
 
-    # Inside.
+    def _parse(self, data: bytes | memoryview) -> None:
+        # The first head of several is the one that `data` begins with.
+        self._heads = 1 if self.receiving else 0
+        if not self.receiving:
+            self._expect_head()
+        head = self._head
+        head.heard = False
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as change:
+            self._change_protocol(data[change.args[0] :])
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            if isinstance(cause, GatewayError):
+                self._end(cause)
+            elif cause is not None:
+                raise cause from None
+            else:
+                self._end(malformed(f"not HTTP/1.1: {error}"))
+        if head.heard:
+            self._silent_bytes = 0
+            lesson, self._lesson = self._lesson, None
+            if lesson is not None:
+                self._known = learn(data, lesson)
+            return
+        # The parser keeps what is not complete, such as half a field, to itself.
+        self._silent_bytes += len(data)
+        if self._silent_bytes > limits.HTTP_HEADER_BYTES_MAX:
+            self._end(too_large())
+
+    def _take_known(self, data: bytes | memoryview) -> int:
+        """Take the head that is known, if `data` begins with it, and what there is of its body."""
+        known = self._known
+        found = None if known is None else known.find(data)
+        if known is None or found is None or not self._is_still_good(known.asked):
+            return 0
+        body_at, length = found
+        self._request = request = Request(known.asked)
+        request.keep_alive = True
+        try:
+            self._judge_body(request, length, waits=False)
+        except GatewayError as error:
+            self._end(error)
+            return body_at
+        end = body_at + length
+        if end <= len(data) and request.refusal is None:
+            request.body = bytes(data[body_at:end])
+            self._request = None
+            self.ready.append(request)
+            return end
+        self.receiving = self.begun = True
+        self._expect_body(length)
+        self._body_left = length
+        return body_at
+
+    def _take_body(self, piece: bytes | memoryview) -> None:
+        self.on_body(bytes(piece))  # what is kept must not keep all that came with it
+        self._body_left -= len(piece)
+        if not self._body_left and self._request is not None:
+            self._complete(self._request)
 
     def _expect_head(self) -> None:
         self.receiving = True
@@ -219,10 +272,11 @@ class Intake:
             self.closed = True
             self.upgraded = bytearray(rest)
 
-    def _is_still_good(self) -> bool:
-        asked, tokens = self._good_asked, self._door.tokens
-        assert asked.grant is not None
-        return asked.tokens_version == tokens.version and not tokens.is_over(asked.grant)
+    def _is_still_good(self, asked: Asked) -> bool:
+        tokens = self._door.tokens
+        if asked.tokens_version != tokens.version or asked.grant is None:
+            return False
+        return not tokens.is_over(asked.grant)
 
     def _judge(self, verb: bytes, version: str) -> Request:
         head = self._head
@@ -245,10 +299,6 @@ class Intake:
             self._admit(asked)
         except GatewayError as error:
             request.refusal = error
-        else:
-            if asked.grant is not None:
-                self._good = (verb, head.target, version, head.fields)
-                self._good_asked = asked
         return request
 
     def _admit(self, asked: Asked) -> None:
@@ -287,26 +337,31 @@ class Intake:
         asked.tokens_version = tokens.version
         asked.secret = ""
 
-    def _judge_body(self, request: Request) -> None:
+    def _expect_body(self, length: int) -> None:
+        self._pieces, self._body_bytes, self._length = b"", 0, length
+        self.deadline = self._door.now() + limits.HTTP_BODY_SECONDS
+
+    def _judge_body(self, request: Request, length: int, *, waits: bool) -> None:
         """Decide about the body before it is read.
+
+        Args:
+            request: Whose it is.
+            length: What is declared, in bytes; 0 when it comes in chunks.
+            waits: The client sends it when it is told to.
 
         Raises:
             GatewayError: it is not read.
         """
-        head = self._head
-        length = head.content_length
-        has_body = length > 0 or b"transfer-encoding" in head.fields
         asked = request.asked
+        self.payer = None
         bytes_max = limits.HTTP_BODY_BYTES_MAX
         if asked.route is not None:
             bytes_max = asked.route.body_bytes_max
-        waits = b"expect" in head.fields and not asked.old_version
-        self.payer = None
         if request.refusal is None:
             try:
                 if length > bytes_max:
                     raise _body_too_large(bytes_max)
-                if has_body and not asked.is_json:
+                if not asked.is_json:
                     raise _no_json()
                 if length and asked.grant is not None:
                     asked.grant.tenant.reserve(length)
@@ -315,7 +370,7 @@ class Intake:
                 request.refusal = error
         if request.refusal is None:
             self.payer = None if asked.grant is None else asked.grant.tenant
-            self.continue_due = waits and has_body
+            self.continue_due = waits
         elif waits or length > limits.HTTP_DISCARD_BYTES_MAX:
             raise request.refusal
 

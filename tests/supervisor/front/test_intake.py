@@ -57,6 +57,12 @@ class Surroundings:
         raise AssertionError(tenant.name)
 
 
+def feed(intake: Intake, data: bytes) -> None:
+    """Feed all of it, as a connection does."""
+    while data and not intake.closed:
+        data = data[intake.feed(data) :]
+
+
 def _outcome(wanted: Request) -> Any:
     refusal = wanted.refusal
     return (
@@ -73,8 +79,7 @@ def outcomes(data: bytes, cuts: list[int]) -> list[Any]:
     intake = Intake(around)
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
     for start, end in itertools.pairwise(edges):
-        if start < end and not intake.closed:
-            intake.feed(data[start:end])
+        feed(intake, data[start:end])
     outcomes = [_outcome(wanted) for wanted in intake.ready]
     intake.drop()
     assert around.bytes_in_flight == 0
@@ -122,10 +127,10 @@ LAST = [
 def test_the_cutting_of_the_bytes_changes_nothing(
     parts: list[bytes], last: bytes, cuts: list[int]
 ) -> None:
-    data = b"".join(parts) + last
+    data = b"".join(parts * 2) + last
     whole = outcomes(data, [])
     assert outcomes(data, cuts) == whole
-    assert len(whole) == len(parts) + bool(last)
+    assert len(whole) == len(parts * 2) + bool(last)
 
 
 @pytest.mark.parametrize("data", VALID + LAST)
@@ -153,7 +158,7 @@ def test_whatever_comes_is_a_request_or_a_refusal(
 def test_the_next_request_does_not_inherit_anything() -> None:
     around = Surroundings()
     intake = Intake(around)
-    intake.feed(VALID[4] + request("/rpc", b"{}", token=None))
+    feed(intake, VALID[4] + request("/rpc", b"{}", token=None))
     first, second = intake.ready
     assert first.asked.grant is not None
     assert second.refusal is not None
@@ -163,22 +168,62 @@ def test_the_next_request_does_not_inherit_anything() -> None:
 def test_what_was_found_good_is_judged_again_after_a_revocation() -> None:
     around = Surroundings()
     intake = Intake(around)
-    intake.feed(rpc() + rpc())
+    feed(intake, rpc())
+    feed(intake, rpc())
     assert [wanted.refusal for wanted in intake.ready] == [None, None]
     assert intake.ready[0].asked is intake.ready[1].asked
     around.tokens.put(around.acme, access("acme"))
-    intake.feed(rpc())
+    feed(intake, rpc())
     assert intake.ready[2].refusal is not None
     assert intake.ready[2].refusal.code is ErrorCode.UNAUTHORIZED
+
+
+def test_a_head_is_known_again_whatever_the_length_of_its_body() -> None:
+    intake = Intake(Surroundings())
+    sent = [rpc("echo", number, text="x" * number) for number in (1, 200, 3, 90_000)]
+    for data in sent:
+        feed(intake, data)
+    feed(intake, b"".join(sent))
+    assert [wanted.body for wanted in intake.ready] == [
+        data.partition(b"\r\n\r\n")[2] for data in sent * 2
+    ]
+    assert len({id(wanted.asked) for wanted in intake.ready}) == 1
+    assert all(wanted.keep_alive and wanted.refusal is None for wanted in intake.ready)
+
+
+def test_what_is_known_is_the_head_that_was_judged_and_no_other_of_the_same_bytes() -> None:
+    bad = request("/rpc", b"{}", token="tk_acme_" + "0" * 32)
+    for first, second in ((bad, rpc()), (b"\r\n\r\n" + rpc(), bad), (VALID[0] + bad, rpc())):
+        intake = Intake(Surroundings())
+        for data in (first + second, bad, rpc(), bad):
+            feed(intake, data)
+        served = [wanted.refusal is None for wanted in intake.ready]
+        assert served[-3:] == [False, True, False]
+        for wanted in intake.ready:
+            assert (wanted.refusal is None) == (wanted.body != b"" or wanted.asked.path != "/rpc")
+
+
+def test_a_known_head_is_refused_when_its_body_finds_no_room() -> None:
+    around = Surroundings()
+    intake = Intake(around)
+    feed(intake, rpc())
+    around.acme.charge(limits.TENANT_BYTES_IN_FLIGHT_MAX)
+    feed(intake, rpc())
+    assert intake.ready[1].refusal is not None
+    assert intake.ready[1].refusal.code is ErrorCode.RATE_LIMITED
+    assert not intake.closed
+    feed(intake, rpc("echo", text="x" * 80_000))
+    assert intake.ready[2].refusal is not None
+    assert intake.closed
 
 
 def _endless(data: bytes, piece: bytes) -> Request:
     around = Surroundings()
     intake = Intake(around)
-    intake.feed(data)
+    feed(intake, data)
     fed = 0
     while not intake.closed:
-        intake.feed(piece)
+        feed(intake, piece)
         fed += len(piece)
         assert fed < 4 * limits.HTTP_HEADER_BYTES_MAX
     return intake.ready[-1]
@@ -215,11 +260,11 @@ def test_a_body_is_reserved_before_it_is_read_and_bounded() -> None:
     head = head.replace(b"GET", b"POST")
     intakes = [Intake(around) for _ in range(limits.TENANT_BYTES_IN_FLIGHT_MAX // size)]
     for intake in intakes:
-        intake.feed(head)
+        feed(intake, head)
         assert not intake.ready
     assert around.bytes_in_flight == size * len(intakes)
     one_more = Intake(around)
-    one_more.feed(head)
+    feed(one_more, head)
     assert one_more.ready[0].refusal is not None
     assert one_more.ready[0].refusal.code is ErrorCode.RATE_LIMITED
     for intake in intakes:
@@ -231,9 +276,9 @@ def test_a_chunked_body_is_reserved_as_it_comes() -> None:
     around = Surroundings()
     intake = Intake(around)
     data = _chunked(b"x" * 1000, b"y" * 500)
-    intake.feed(data[:-7])
+    feed(intake, data[:-7])
     assert around.bytes_in_flight == 1500
-    intake.feed(data[-7:])
+    feed(intake, data[-7:])
     (wanted,) = intake.ready
     assert wanted.body == b"x" * 1000 + b"y" * 500
     wanted.release()
@@ -243,11 +288,11 @@ def test_a_chunked_body_is_reserved_as_it_comes() -> None:
 def test_an_unauthorized_body_is_not_kept() -> None:
     around = Surroundings()
     intake = Intake(around)
-    intake.feed(request("/rpc", b"x" * 50_000, token=None))
+    feed(intake, request("/rpc", b"x" * 50_000, token=None))
     (wanted,) = intake.ready
     assert wanted.body == b""
     assert wanted.keep_alive
-    intake.feed(request("/rpc", b"", token=None))
-    intake.feed(request("/rpc", b"x" * 70_000, token=None)[:300])
+    feed(intake, request("/rpc", b"", token=None))
+    feed(intake, request("/rpc", b"x" * 70_000, token=None)[:300])
     assert intake.closed
     assert not intake.ready[-1].keep_alive
