@@ -57,11 +57,11 @@ _FIELD_CHARS_MAX: Final = 64
 # the last one these are members of the request itself. If it is not, then neither is what is cut.
 _CUT_BYTES_MAX: Final = 4 * limits.KIB
 _PARAMS: Final = re.compile(rb'"params"[ \t\n\r]*:')
-# Nothing is tried twice, and few members at each comma: a tail that does not match takes no longer.
+# Few members after each comma: to see that there is no end must not take longer than to find one.
 _TAIL: Final = re.compile(
-    rb'(?:,[ \t\n\r]*+"[a-z]++"[ \t\n\r]*+:[ \t\n\r]*+'
-    rb'(?:"(?:[^"\\]|\\.)*+"|[\w.+-]++)[ \t\n\r]*+){0,8}+'
-    rb"}[ \t\n\r]*+\Z"
+    rb'(?:,[ \t\n\r]*"[a-z]+"[ \t\n\r]*:[ \t\n\r]*'
+    rb'(?:"(?:[^"\\]|\\.)*"|[\w.+-]+)[ \t\n\r]*){0,8}'
+    rb"}[ \t\n\r]*\Z"
 )
 
 
