@@ -35,6 +35,11 @@ _SCRATCH: Final = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - insid
 _SYSTEM_LINKS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
 # Of the host's: what libraries and programs look for, and no more.
 _ETC: Final = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/ssl/certs", "/etc/mime.types")
+# Of the machine, or of others with the same uid; Docker masks these too.
+_MASKED: Final = (
+    *("/proc/keys", "/proc/key-users", "/proc/interrupts", "/proc/kcore", "/proc/latency_stats"),
+    *("/proc/sched_debug", "/proc/timer_list", "/proc/timer_stats"),
+)
 _DIRECTORY: Final = 3
 _STATUS: Final = 4
 _SECCOMP: Final = 5
@@ -56,6 +61,12 @@ def _system() -> tuple[str, ...]:
     for path in _ETC:
         arguments += ["--ro-bind-try", path, path]
     return tuple(arguments)
+
+
+@functools.cache
+def _masks() -> tuple[str, ...]:
+    there = [path for path in _MASKED if Path(path).exists()]
+    return tuple(word for path in there for word in ("--ro-bind", os.devnull, path))
 
 
 def _made_up(uid: int, gid: int) -> dict[str, bytes]:
@@ -92,7 +103,7 @@ def arguments(bwrap: str, launch: Launch, policy: bytes) -> Arguments:
     argv += _system()
     for number, path in enumerate(files, _FIRST_FILE):
         argv += ["--perms", "0444", "--file", str(number), path]
-    argv += ["--proc", "/proc", "--dev", "/dev"]
+    argv += ["--proc", "/proc", *_masks(), "--dev", "/dev"]
     for path in _SCRATCH:
         argv += ["--perms", "1777", "--size", str(_SCRATCH_BYTES), "--tmpfs", path]
     argv += ["--bind-fd", str(_DIRECTORY), launching.WORK]

@@ -7,6 +7,7 @@ oracles are in `test_sandbox.py`.
 # ruff: noqa: PTH109, PTH110, PTH115, PTH116, PTH123, PTH208 - calls as a program makes them
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import functools
@@ -20,6 +21,7 @@ import select
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -444,6 +446,49 @@ def pids() -> list[str]:
     return [name for name in os.listdir("/proc") if name.isdigit()]
 
 
+# add_key, request_key, keyctl
+KEY_CALLS = (248, 249, 250) if os.uname().machine == "x86_64" else (217, 218, 219)
+
+
+def keys() -> dict[str, Any]:
+    return {
+        "shown": contents("/proc/keys"),
+        "users": contents("/proc/key-users"),
+        "calls": [tried(functools.partial(system_call, number)) for number in KEY_CALLS],
+    }
+
+
+def system_call(number: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(ctypes.c_long(number), -1, 0, 0, 0, 0) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def terminal_input() -> dict[str, Any]:
+    """Putting words into a terminal of our own, as a program outside would read them."""
+    master, slave = os.openpty()
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def request(number: int, argument: bytes) -> str:
+        def act() -> None:
+            if libc.ioctl(slave, ctypes.c_ulong(number), argument) < 0:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+        return tried(act)
+
+    try:
+        return {
+            "TIOCSTI": request(0x5412, b"x"),
+            "TIOCSTI and more": request(0x5412 | 1 << 32, b"x"),
+            "TIOCLINUX": request(0x541C, b"\3"),
+            "TIOCSETD": request(0x5423, struct.pack("i", 15)),
+            "TIOCGWINSZ": request(0x5413, bytes(8)),
+        }
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
 def text() -> dict[str, Any]:
     return {
         "argv": sys.argv[1:],
@@ -456,7 +501,13 @@ FAMILIES: dict[str, Callable[[], dict[str, Any]]] = {
     each.__name__: each
     for each in (
         *(descriptors, stdio, environment, identity, files, network, devices, proc, signals),
-        *(limits, zombies, text),
+        *(
+            limits,
+            zombies,
+            text,
+            keys,
+            terminal_input,
+        ),
     )
 }
 

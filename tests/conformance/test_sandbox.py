@@ -8,10 +8,12 @@ import base64
 import contextlib
 import json
 import os
+import platform
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -20,7 +22,8 @@ import pytest
 from protocol import limits
 from protocol.environment import BASE
 from tests import dockerd as daemon
-from tests.conformance import inside
+from tests.attack.acts import raw_number
+from tests.conformance import inside, programs
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
 
@@ -59,6 +62,8 @@ ROOT = {
     *("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "etc", "dev", "proc", "sys", "run"),
     *("tmp", "var", "work", "root", ".dockerenv"),
 }
+USER_KEYRING = -4
+UNLINK = 9
 SCRATCH = {"/tmp", "/var/tmp", "/dev/shm", "/work"}
 
 
@@ -71,6 +76,11 @@ class Box:
         self.token = gateway.create("acme")
         self.uid = (gateway.state_dir / "tenants" / "acme").stat().st_uid
         self.work = gateway.state_dir / "tenants" / "acme" / "sandbox" / "main"
+
+    def put(self, module: ModuleType) -> None:
+        """Lay a program of ours into /work."""
+        path = Path(str(module.__file__))
+        self.gateway.rpc(self.token, "sandbox.files.put", path=path.name, data=path.read_text())
 
     def run(self, *argv: str, **params: Any) -> Any:
         ran = self.gateway.rpc(self.token, "sandbox.run", argv=argv, sandbox=self.mode, **params)
@@ -111,6 +121,19 @@ def abstract_listener() -> Iterator[str]:
         yield name
 
 
+@contextlib.contextmanager
+def key_of_ours() -> Iterator[None]:
+    """A key of the uid that runs the tests, which as an ordinary user is the sandboxes' too."""
+    if platform.machine() != "x86_64":
+        yield
+        return
+    key = raw_number(248, b"user\0", f"{CANARY}\0".encode(), b"x", 1, USER_KEYRING)  # add_key
+    try:
+        yield
+    finally:
+        raw_number(250, UNLINK, key, USER_KEYRING)  # keyctl
+
+
 def own_address() -> str:
     """An address of this machine's that is not its loopback's, if it has one."""
     found = (
@@ -125,9 +148,8 @@ def own_address() -> str:
 @pytest.fixture(scope="module")
 def facts(box: Box) -> Any:
     """What `inside.py` reports of all families, in one run."""
-    source = Path(inside.__file__).read_text()
-    box.gateway.rpc(box.token, "sandbox.files.put", path="inside.py", data=source)
-    with abstract_listener() as name:
+    box.put(inside)
+    with abstract_listener() as name, key_of_ours():
         told = [f"port={box.gateway.address.rpartition(':')[2]}", f"abstract={name}"]
         ran = box.run(
             *("python3", "/work/inside.py", *FAMILIES, *told, f"address={own_address()}"),
@@ -372,6 +394,25 @@ def test_long_arguments(box: Box) -> None:
     many_variables = {f"V{n}": str(n) for n in range(limits.SANDBOX_VARIABLES_MAX)}
     counted = box.shell("env | grep -c '^V[0-9]'", env=many_variables)
     assert counted["stdout"] == f"{limits.SANDBOX_VARIABLES_MAX}\n"
+
+
+def test_keys(box: Box, fact: Any) -> None:
+    assert CANARY not in fact["shown"]
+    assert set(fact["calls"]) == {"EPERM"}
+
+
+def test_terminal_input(fact: Any) -> None:
+    assert fact.pop("TIOCGWINSZ") == "worked"
+    assert set(fact.values()) == {"EPERM"}
+
+
+def test_ordinary_programs_work(box: Box) -> None:
+    box.put(programs)
+    ran = box.run("python3", "/work/programs.py")
+    assert (ran["exitCode"], ran["stderr"]) == (0, ""), ran
+    ends = json.loads(ran["stdout"])
+    assert {"bash", "tar", "nice", "mkfifo", "python3"} <= ends.keys()
+    assert ends == {name: [0, programs.PROGRAMS[name][1]] for name in ends}
 
 
 def test_zombies(fact: Any) -> None:
