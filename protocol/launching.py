@@ -72,7 +72,11 @@ class LauncherSpec(_Message, frozen=True, kw_only=True):
 
     state_root: str
     policy: bytes
-    """The system calls of sandboxes as a BPF program."""
+    """The system calls of sandboxes as a BPF program; empty where none can be filtered."""
+    own_policy: bytes
+    """Those of the launcher, likewise."""
+    stem_policy: bytes
+    """Those of the process that starts sandboxes, likewise."""
     docker_host: str
     """Where the engine listens, `unix://…`."""
     docker_runtime: str | None

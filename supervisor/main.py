@@ -283,7 +283,9 @@ class Supervisor:
 
     async def _start_launcher(self) -> LauncherProcess:
         launcher = LauncherProcess(
-            sandboxes.launcher_spec(self._config.sandbox, self._root),
+            sandboxes.launcher_spec(
+                self._config.sandbox, self._root, filtered=not self._isolation.found.seccomp
+            ),
             self._workers.launcher_lost_link,
             self._launchers.ended,
             self._log.bind(source="launcher"),

@@ -1,32 +1,40 @@
 """What the launcher is told of the configuration."""
 
+import functools
 import os
 from pathlib import Path
+from typing import Final
 
 from protocol import launching
 from supervisor.config import SandboxSection
-from supervisor.launcher import policy
+from supervisor.launcher import confinement, policy
 
 
-def launcher_spec(section: SandboxSection, state_root: Path) -> launching.LauncherSpec:
+def launcher_spec(
+    section: SandboxSection, state_root: Path, *, filtered: bool
+) -> launching.LauncherSpec:
     """Give what a launcher is told first.
 
     Args:
         section: The configuration's.
         state_root: Absolute, free of symbolic links.
-
-    Raises:
-        OSError: the system calls of sandboxes cannot be filtered here.
+        filtered: Whether system calls can be filtered here.
     """
     return launching.LauncherSpec(
         state_root=str(state_root),
-        policy=policy.compiled(),
+        policy=policy.compiled() if filtered else b"",
+        own_policy=_of_launcher() if filtered else b"",
+        stem_policy=_of_stem() if filtered else b"",
         docker_host=section.docker.host,
         docker_runtime=section.docker.runtime,
         images=section.docker.images,
         warm=section.docker.warm,
         gateway=str(state_root),
     )
+
+
+_of_launcher: Final = functools.cache(confinement.launcher_policy)
+_of_stem: Final = functools.cache(confinement.stem_policy)
 
 
 def place(

@@ -8,8 +8,12 @@ import sys
 # Before uvloop: libuv asks once. The policy of system calls has no io_uring.
 os.environ["UV_USE_IO_URING"] = "0"
 
+import msgspec
+
+from protocol import descriptors
+from protocol.launching import LauncherSpec
 from supervisor.caps.place import reopen
-from supervisor.launcher.confinement import confine_launcher, confine_stem
+from supervisor.launcher.confinement import confine_both, confine_launcher, confine_stem
 from supervisor.launcher.stem import fork_stem
 from supervisor.zygote import linux
 from supervisor.zygote.title import set_title
@@ -34,26 +38,29 @@ def main(arguments: list[str]) -> int:
         return EXIT_USAGE
     for ours in (link, channel):
         ours.set_inheritable(False)
-    linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     # What the sandboxes' own first processes leave behind comes to us.
     linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
+    confine_both()
+    if os.getppid() == 1:
+        return 0  # the supervisor ended before it could be watched
+    try:
+        payload, _ = descriptors.receive(channel, 0)
+    except EOFError:
+        return 0
+    spec = msgspec.msgpack.decode(payload, type=LauncherSpec)
 
     def leave() -> None:
         link.close()
         channel.close()
-        confine_stem()
+        confine_stem(spec.stem_policy)
 
     stem = fork_stem(_adopt, leave)
     # Only now what is big, and what starts threads.
     from supervisor.launcher import bubblewrap  # noqa: PLC0415
     from supervisor.launcher import main as launcher  # noqa: PLC0415
 
-    try:
-        spec = launcher.receive_spec(channel)
-    except EOFError:
-        return 0
     found = bubblewrap.find()
-    confine_launcher()
+    confine_launcher(spec.own_policy)
     return launcher.run(spec, link, channel, stem, found)
 
 

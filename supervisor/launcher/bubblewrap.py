@@ -29,6 +29,7 @@ from supervisor.launcher.stem import Start, Stem
 HOSTNAME: Final = "sandbox"
 USER: Final = "sandbox"
 FEATURES: Final = ("--bind-fd", "--disable-userns", "--json-status-fd", "--clearenv", "--size")
+UNFILTERED: Final = "its system calls cannot be filtered; install libseccomp"
 OPEN_FILES: Final = 1024
 _SCRATCH_BYTES: Final = 64 * limits.MIB
 _SCRATCH: Final = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - inside
@@ -146,12 +147,13 @@ class Bubblewrap:
         self._stem: Final = stem
         self._policy: Final = policy
         self._found: Final = found
+        self._lacking: Final = found.lacking or ("" if policy else UNFILTERED)
         self._ending: Final[set[asyncio.Task[Outcome]]] = set()
 
     async def check(self) -> launching.Engine:
         """See `Engine`."""
-        detail = self._found.lacking or f"{self._found.path} is there"
-        return launching.Engine(mode=self.mode, usable=not self._found.lacking, detail=detail)
+        detail = self._lacking or f"{self._found.path} is there"
+        return launching.Engine(mode=self.mode, usable=not self._lacking, detail=detail)
 
     async def start(self, launch: Launch) -> Job:
         """See `Engine`."""
@@ -175,12 +177,9 @@ class Bubblewrap:
         with contextlib.ExitStack() as ours:
             for descriptor in launch.stdio or ():
                 ours.callback(os.close, descriptor)
-            if self._found.lacking:
-                raise GatewayError(
-                    ErrorCode.UNAVAILABLE,
-                    f"no bubblewrap sandbox can be started here: {self._found.lacking}",
-                    mode=self.mode,
-                )
+            if self._lacking:
+                message = f"no bubblewrap sandbox can be started here: {self._lacking}"
+                raise GatewayError(ErrorCode.UNAVAILABLE, message, mode=self.mode)
             terminal: int | None = None
             given: tuple[int, ...] = launch.stdio or ()
             if launch.terminal is not None:

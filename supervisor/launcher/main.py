@@ -9,14 +9,12 @@ started ends with it.
 import asyncio
 import contextlib
 import gc
-import resource
 import socket
 from typing import Final
 
-import msgspec
 import uvloop
 
-from protocol import aio, descriptors, launching
+from protocol import aio, launching
 from supervisor.front.log import Log
 from supervisor.launcher.bubblewrap import Bubblewrap, Found
 from supervisor.launcher.engine import Engine
@@ -24,17 +22,6 @@ from supervisor.launcher.service import FROM_SUPERVISOR, Launcher, SupervisorLin
 from supervisor.launcher.stem import Stem
 
 EXIT_STEM_GONE: Final = 3
-
-
-def receive_spec(channel: socket.socket) -> launching.LauncherSpec:
-    """Wait for the supervisor's first message.
-
-    Raises:
-        EOFError: the supervisor is gone.
-        msgspec.DecodeError: supervisor and launcher do not match.
-    """
-    payload, _ = descriptors.receive(channel, 0)
-    return msgspec.msgpack.decode(payload, type=launching.LauncherSpec)
 
 
 def run(
@@ -45,8 +32,6 @@ def run(
     found: Found,
 ) -> int:
     """Launch what workers ask for, until the supervisor is gone; gives the exit code."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     channel.setblocking(False)
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
