@@ -279,9 +279,9 @@ class Resize(_Message, frozen=True, kw_only=True):
 
 
 class TenantEnd(_Message, frozen=True, kw_only=True):
-    """Body of the event `tenant.end`, sent by the supervisor: a tenant is out of service.
+    """Parameters of `tenant.end`, asked of the launcher by the supervisor.
 
-    All that it has in the launcher ends.
+    A tenant is out of service: nothing of it runs in the launcher any more when it is answered.
     """
 
     tenant: str

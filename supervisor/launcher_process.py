@@ -10,12 +10,14 @@ from typing import Final
 import msgspec
 
 from protocol import aio, descriptors, frames, launching, limits
-from protocol.link import LIVENESS
+from protocol.errors import GatewayError
+from protocol.link import ANSWERS, LIVENESS
 from protocol.spawn import LinkLost
 from supervisor.child import FIRST_DESCRIPTOR, Child, Exit, start_python
 from supervisor.logs import Log, LogPump
 
-ACCEPTS: Final = LIVENESS | {frames.Event}
+ACCEPTS: Final = ANSWERS | LIVENESS | {frames.Event}
+END_SECONDS: Final = 10.0
 EXIT_SECONDS: Final = 5.0
 COMMAND: Final = (
     "-I",
@@ -88,6 +90,20 @@ class LauncherProcess:
             # Its queue is full or it is gone: in both cases a new launcher gets all of them again.
             self._log.warning("launcher takes no worker", tenant=place.tenant, error=str(error))
             self.kill()
+
+    async def end_tenant(self, tenant: str) -> None:
+        """Have everything end that runs for a tenant; one that cannot is killed itself.
+
+        Raises:
+            LinkClosedError: it has ended, and its sandboxes with it.
+        """
+        try:
+            async with asyncio.timeout(END_SECONDS):
+                await self._end.call("tenant.end", launching.TenantEnd(tenant=tenant))
+        except (GatewayError, TimeoutError) as error:
+            self._log.error("launcher does not end a tenant", tenant=tenant, error=str(error))
+            self.kill()
+            await self._child.wait()
 
     def check_alive(self) -> None:
         """Ping it; one that has missed three is killed and will be replaced."""

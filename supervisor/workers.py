@@ -8,7 +8,7 @@ from typing import Final
 
 from protocol import limits
 from protocol.control.shapes import TenantStatus
-from protocol.errors import ErrorCode, GatewayError
+from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.spawn import LinkLost, TenantLoad, WorkerSettings
 from supervisor.lifecycle import Event, State
 from supervisor.logs import Log
@@ -70,12 +70,18 @@ class Workers:
     async def settle(self, tenant: str) -> None:
         """Bring a tenant's worker to what the registry wants; what has to end has ended then."""
         worker = self._tenants.get(tenant)
-        if worker is None or self._stopping:
+        if self._stopping:
             return
-        self._reconcile(worker)
-        if self._around.wanted(tenant) is not Wanted.ENABLED:
+        if worker is not None:
+            self._reconcile(worker)
+        if self._around.wanted(tenant) is Wanted.ENABLED:
+            return
+        if worker is not None:
             await worker.ended()
             self._reconcile(worker)
+        if self._around.launcher is not None:  # terminals outlive workers
+            with contextlib.suppress(LinkClosedError):
+                await self._around.launcher.end_tenant(tenant)
 
     async def stop_all(self, seconds: float = limits.DRAIN_SECONDS) -> None:
         """End all workers, at the same time."""

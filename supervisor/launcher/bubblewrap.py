@@ -238,7 +238,7 @@ class _Job:
         self._pid: Final = pid
         self._pidfd: Final = os.pidfd_open(pid)
         self._status = status
-        self._usage: Final[list[resource.struct_rusage]] = []
+        self._cpu_seconds = 0.0
 
     def kill(self) -> None:
         """See `Job`."""
@@ -259,14 +259,13 @@ class _Job:
         """See `Job`."""
         try:
             await _readable(self._pidfd)
-            ended = self._collect(self._pid)
+            ended, _ = self._collect(self._pid)
             report = os.read(self._status, _STATUS_BYTES_MAX)
         finally:
             os.close(self._pidfd)
             os.close(self._status)
         inner, code = _read_status(report)
-        if inner is not None:
-            await self._reap(inner)
+        peak = None if inner is None else await self._reap(inner)
         if os.WIFSIGNALED(ended):
             outcome = Outcome(None, os.WTERMSIG(ended))
         elif code is not None:
@@ -277,18 +276,15 @@ class _Job:
         else:
             reason = report.decode(errors="replace").strip() or "bwrap could not make it"
             raise GatewayError(ErrorCode.UNAVAILABLE, f"the sandbox was not started: {reason}")
-        return outcome._replace(
-            cpu_ms=round(sum(used.ru_utime + used.ru_stime for used in self._usage) * 1000),
-            peak_memory_bytes=max(used.ru_maxrss for used in self._usage) * limits.KIB,
-        )
+        return outcome._replace(cpu_ms=round(self._cpu_seconds * 1000), peak_memory_bytes=peak)
 
-    def _collect(self, pid: int) -> int:
-        """Reap one that has ended; gives its status."""
-        _, status, usage = os.wait4(pid, 0)
-        self._usage.append(usage)
-        return status
+    def _collect(self, pid: int) -> tuple[int, int]:
+        """Reap one that has ended; gives its status, and the most memory one of its had, bytes."""
+        _, status, used = os.wait4(pid, 0)
+        self._cpu_seconds += used.ru_utime + used.ru_stime
+        return status, used.ru_maxrss * limits.KIB
 
-    async def _reap(self, pid: int) -> None:
+    async def _reap(self, pid: int) -> int | None:
         try:
             if _still_runs(pid):
                 pidfd = os.pidfd_open(pid)
@@ -297,9 +293,9 @@ class _Job:
                     await _readable(pidfd)
                 finally:
                     os.close(pidfd)
-            self._collect(pid)
+            return self._collect(pid)[1]
         except (ChildProcessError, ProcessLookupError):
-            return  # bwrap itself has reaped it, and what it used is in bwrap's own sum
+            return None  # bwrap itself has reaped it, and its time is in bwrap's own sum
 
 
 def _still_runs(child: int) -> bool:

@@ -53,7 +53,7 @@ async def _serve(
     handler = SupervisorLink()
     end = await aio.attach(link, FROM_SUPERVISOR, handler)
     launcher = Launcher(spec, channel, engines, log)
-    launcher.supervisor = end
+    launcher.supervisor, handler.launcher = end, launcher
     log.info("start")
     waits = [asyncio.create_task(event.wait()) for event in (handler.closed, stem_gone)]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

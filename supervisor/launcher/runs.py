@@ -10,8 +10,10 @@ from typing import Final, TypeVar
 
 from protocol import environment, launching, limits
 from protocol.errors import ErrorCode, GatewayError
+from supervisor.launcher import capped
 from supervisor.launcher.engine import Engine, Job, Launch, Outcome, Size
 from supervisor.launcher.tenant import Sandbox, Tenant
+from supervisor.launcher.terminals import Started
 
 _ID_BYTES: Final = 8
 N = TypeVar("N", int, float)
@@ -21,13 +23,8 @@ Hand = Callable[[int, tuple[int, int, int]], None]
 read ends of stdout and stderr."""
 
 
-def new_id() -> str:
-    """Give a sandbox a name of its own."""
-    return secrets.token_hex(_ID_BYTES)
-
-
 def clamp(ceilings: launching.Ceilings, spec: launching.Spec) -> launching.Spec:
-    """Bring what was asked for within what is allowed.
+    """Bring what was asked for within what is allowed, and put the environment together.
 
     Raises:
         GatewayError: INVALID_REQUEST, it asks for what cannot be had in part.
@@ -40,14 +37,15 @@ def clamp(ceilings: launching.Ceilings, spec: launching.Spec) -> launching.Spec:
     environment.check_directory(spec.cwd)
     if any("\0" in argument for argument in spec.argv):
         raise _refusal("argv", "must not contain NUL")
-    size = sum(len(text.encode()) + 1 for text in (*spec.argv, *spec.env, *spec.env.values()))
+    env = {**environment.BASE, **spec.env}
+    size = sum(len(text.encode()) + 1 for text in (*spec.argv, *env, *env.values()))
     if size > limits.SANDBOX_ARGV_BYTES_MAX:
         raise _refusal(
             "argv", f"{size} bytes with env, more than {limits.SANDBOX_ARGV_BYTES_MAX}; use a file"
         )
     return launching.Spec(
         argv=spec.argv,
-        env={**environment.BASE, **spec.env},
+        env=env,
         cwd=spec.cwd,
         name=spec.name,
         mode=spec.mode,
@@ -100,21 +98,19 @@ class Runs:
         """
         clamp(tenant.place.ceilings, asked)  # what is refused need not wait
         async with tenant.turn():
+            began = time.monotonic()
             spec = clamp(tenant.place.ceilings, asked)
-            sandbox_id = new_id()
-            with _pipes(lambda outside: hand(asked.stdio, outside)) as inside:
-                started = time.monotonic()
-                job = await self.start(tenant, sandbox_id, spec, inside)
-            with self._listed(tenant, generation, "run", sandbox_id, spec, job):
-                outcome, timed_out = await _until_end(job, spec.wall_seconds)
+            started = await self.start(tenant, spec, _pipes(asked.stdio, hand))
+            with listed(tenant, generation, "run", spec, started):
+                outcome, timed_out = await _until_end(started.job, spec.wall_seconds)
         return launching.Ran(
-            sandbox_id=sandbox_id,
+            sandbox_id=started.sandbox_id,
             mode=spec.mode,
             exit_code=outcome.exit_code,
             signal=outcome.signal,
             timed_out=timed_out,
             oom_killed=outcome.oom_killed,
-            wall_ms=round((time.monotonic() - started) * 1000),
+            wall_ms=round((time.monotonic() - began) * 1000),
             cpu_ms=outcome.cpu_ms,
             peak_memory_bytes=outcome.peak_memory_bytes,
         )
@@ -122,16 +118,14 @@ class Runs:
     async def start(
         self,
         tenant: Tenant,
-        sandbox_id: str,
         spec: launching.Spec,
         stdio: tuple[int, int, int] | None,
         terminal: Size | None = None,
-    ) -> Job:
+    ) -> Started:
         """Start a sandbox within its tenant's limits, with pipes or with a terminal.
 
         Args:
             tenant: Whose.
-            sandbox_id: Its name, from `new_id`.
             spec: What for, clamped.
             stdio: Inner ends of its pipes; taken over, also at an error.
             terminal: The size of its terminal.
@@ -139,60 +133,69 @@ class Runs:
         Raises:
             GatewayError: it cannot be had.
         """
-        place = tenant.place
-        with contextlib.ExitStack() as unused:
+        place, sandbox_id = tenant.place, secrets.token_hex(_ID_BYTES)
+        with contextlib.ExitStack() as at_error, contextlib.ExitStack() as ours:
             for descriptor in stdio or ():
-                unused.callback(os.close, descriptor)
+                at_error.callback(os.close, descriptor)
+            engine = self._engines.get(spec.mode)
+            if engine is None:
+                raise GatewayError(ErrorCode.UNAVAILABLE, f"{spec.mode} is not to be had here")
             directory = tenant.directories.open(spec.name)
+            ours.callback(os.close, directory)
+            group = capped.make(place.cgroup, sandbox_id, spec.caps)
+            if group is not None:
+                at_error.callback(capped.remove, group)
+            launch = Launch(
+                sandbox_id=sandbox_id,
+                tenant=place.tenant,
+                uid=place.uid,
+                gid=place.gid,
+                argv=spec.argv,
+                env=spec.env,
+                cwd=spec.cwd,
+                name=spec.name,
+                directory=directory,
+                image=spec.image,
+                caps=spec.caps,
+                file_bytes=place.ceilings.file_bytes,
+                cgroup=group,
+                stdio=stdio,
+                terminal=terminal,
+            )
+            at_error.pop_all()
             try:
-                launch = Launch(
-                    sandbox_id=sandbox_id,
-                    tenant=place.tenant,
-                    uid=place.uid,
-                    gid=place.gid,
-                    argv=spec.argv,
-                    env=spec.env,
-                    cwd=spec.cwd,
-                    name=spec.name,
-                    directory=directory,
-                    image=spec.image,
-                    caps=spec.caps,
-                    file_bytes=place.ceilings.file_bytes,
-                    cgroup=None,
-                    stdio=stdio,
-                    terminal=terminal,
-                )
-                unused.pop_all()
-                return await self._engines[spec.mode].start(launch)
-            finally:
-                os.close(directory)
+                job = await engine.start(launch)
+            except BaseException:
+                if group is not None:
+                    capped.remove(group)
+                raise
+        return Started(sandbox_id, job if group is None else capped.Capped(job, group))
 
-    @contextlib.contextmanager
-    def _listed(
-        self,
-        tenant: Tenant,
-        generation: int,
-        kind: launching.Kind,
-        sandbox_id: str,
-        spec: launching.Spec,
-        job: Job,
-    ) -> Iterator[None]:
-        shown = launching.Running(
-            sandbox_id=sandbox_id,
-            kind=kind,
-            name=spec.name,
-            mode=spec.mode,
-            argv=spec.argv,
-            started_at_ms=time.time_ns() // 1_000_000,
-            generation=generation,
-            caps=spec.caps,
-        )
-        tenant.running[sandbox_id] = Sandbox(shown, job.kill)
+
+@contextlib.contextmanager
+def listed(
+    tenant: Tenant,
+    generation: int,
+    kind: launching.Kind,
+    spec: launching.Spec,
+    started: Started,
+) -> Iterator[None]:
+    """Have a sandbox be among those that run, and let go of it at the end."""
+    shown = launching.Running(
+        sandbox_id=started.sandbox_id,
+        kind=kind,
+        name=spec.name,
+        mode=spec.mode,
+        argv=spec.argv,
+        started_at_ms=time.time_ns() // 1_000_000,
+        generation=generation,
+        caps=spec.caps,
+    )
+    with tenant.listed(Sandbox(shown, started.job.kill)):
         try:
             yield
         finally:
-            del tenant.running[sandbox_id]
-            job.close()
+            started.job.close()
 
 
 async def _until_end(job: Job, seconds: float) -> tuple[Outcome, bool]:
@@ -216,20 +219,25 @@ async def _settled(task: "asyncio.Task[Outcome]") -> None:
             await asyncio.wait([task])
 
 
-@contextlib.contextmanager
-def _pipes(hand: Callable[[tuple[int, int, int]], None]) -> Iterator[tuple[int, int, int]]:
-    """Make the pipes of a sandbox; the block owns the inner ends, the others are handed out."""
-    stdin, stdout, stderr = (os.pipe() for _ in range(3))
-    outside = (stdin[1], stdout[0], stderr[0])
-    try:
-        for descriptor in outside:
+def _pipes(number: int, hand: Hand) -> tuple[int, int, int]:
+    """Make the pipes of a sandbox, hand out the outer ends and give the inner ones.
+
+    Raises:
+        GatewayError: nobody takes them, or there are no descriptors left.
+    """
+    with contextlib.ExitStack() as inside, contextlib.ExitStack() as outside:
+        pairs = []
+        try:
+            for _ in range(3):
+                pairs.append(os.pipe())
+                inside.callback(os.close, pairs[-1][0 if len(pairs) == 1 else 1])
+                outside.callback(os.close, pairs[-1][1 if len(pairs) == 1 else 0])
+        except OSError as error:
+            message = f"no sandbox can be started now: {error.strerror}"
+            raise GatewayError(ErrorCode.UNAVAILABLE, message) from error
+        stdin, stdout, stderr = pairs
+        for descriptor in (stdin[1], stdout[0], stderr[0]):
             os.set_blocking(descriptor, False)
-        hand(outside)
-    except BaseException:
-        for descriptor in (stdin[0], stdout[1], stderr[1]):
-            os.close(descriptor)
-        raise
-    finally:
-        for descriptor in outside:
-            os.close(descriptor)
-    yield (stdin[0], stdout[1], stderr[1])
+        hand(number, (stdin[1], stdout[0], stderr[0]))
+        inside.pop_all()
+        return stdin[0], stdout[1], stderr[1]

@@ -19,7 +19,7 @@ from supervisor.launcher.engine import Engine
 from supervisor.launcher.runs import Runs
 from supervisor.launcher.tenant import Tenant
 
-FROM_SUPERVISOR: Final = LIVENESS
+FROM_SUPERVISOR: Final = LIVENESS | REQUESTS
 FROM_WORKER: Final = REQUESTS
 REASON_CHARS_MAX: Final = 512
 
@@ -27,19 +27,32 @@ T = TypeVar("T")
 
 
 class SupervisorLink:
-    """The link to the supervisor: signs of life, and its end is ours; a `LinkHandler`."""
+    """What the supervisor says; its end is ours. Implements `protocol.aio.LinkHandler`."""
 
     def __init__(self) -> None:
+        self.launcher: Launcher | None = None
         self.closed: Final = asyncio.Event()
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
 
     def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
-        """See `LinkHandler`. The link takes no calls."""
+        """See `LinkHandler`. The supervisor has one thing to ask: that all of a tenant's end."""
+        task = asyncio.get_running_loop().create_task(self._end_tenant(end, call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_tenant(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        ending = msgspec.json.decode(call.params, type=launching.TenantEnd)
+        if self.launcher is not None:
+            await self.launcher.end_tenant(ending.tenant)
+        if end.link.is_serving(call.id):
+            end.link.result(call.id, b"{}")
+            end.flush()
 
     def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
-        """See `LinkHandler`. As `on_call`."""
+        """See `LinkHandler`. What ends ends all the same."""
 
     def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
-        """See `LinkHandler`. As `on_call`."""
+        """See `LinkHandler`. Nothing is streamed to the supervisor."""
 
     def on_notice(self, end: aio.LinkEnd, frame: object) -> None:
         """See `LinkHandler`."""
@@ -129,6 +142,7 @@ class WorkerLink:
 
     def _on_done(self, end: aio.LinkEnd, call_id: int, task: "asyncio.Task[bytes]") -> None:
         del self._tasks[call_id]
+        self._launcher.let_go(self.tenant)
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, GatewayError):
             if isinstance(error, RemoteProtocolError):
@@ -248,16 +262,27 @@ class Launcher:
         tenant.place = place
         return tenant
 
+    def let_go(self, tenant: Tenant) -> None:
+        """Forget a tenant that nothing runs for any more, and that nobody can ask for."""
+        name = tenant.place.tenant
+        if not tenant.in_use and self._tenants.get(name) is tenant:
+            del self._tenants[name]
+            tenant.directories.close()
+            for engine in self.engines.values():
+                engine.forget(name)
+
+    async def end_tenant(self, name: str) -> None:
+        """End everything that runs for a tenant; nothing of it does when this returns."""
+        tenant = self._tenants.get(name)
+        if tenant is not None:
+            await tenant.end()
+            self.let_go(tenant)
+
     def lost(self, link: WorkerLink, reason: str | None) -> None:
         """Take note that a worker's link has ended, by what it did wrong or by its own end."""
         tenant = link.tenant
         tenant.links -= 1
-        if not tenant.links:
-            # Its runs end with their links, so that nobody needs it any more.
-            self._tenants.pop(tenant.place.tenant, None)
-            tenant.directories.close()
-            for engine in self.engines.values():
-                engine.forget(tenant.place.tenant)
+        self.let_go(tenant)
         told = LinkLost(tenant=tenant.place.tenant, generation=link.generation, reason=reason)
         if reason is not None:
             self.log.warning("worker broke its link", **msgspec.structs.asdict(told))

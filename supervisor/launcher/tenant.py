@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, NamedTuple
 
 from protocol import launching
@@ -36,7 +36,31 @@ class Tenant:
         self.links = 0
         """How many generations have one."""
         self._turns = 0
+        self._changed: Final = asyncio.Event()
         self._waiting: Final[deque[asyncio.Future[None]]] = deque()
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything runs for it, or may be asked for."""
+        return bool(self.links or self.running)
+
+    async def end(self) -> None:
+        """End everything that runs for it. Bound the wait outside."""
+        for sandbox in tuple(self.running.values()):
+            sandbox.kill()
+        while self.running:
+            self._changed.clear()
+            await self._changed.wait()
+
+    @contextlib.contextmanager
+    def listed(self, sandbox: Sandbox) -> Iterator[None]:
+        """Have a sandbox be among those that run."""
+        self.running[sandbox.shown.sandbox_id] = sandbox
+        try:
+            yield
+        finally:
+            del self.running[sandbox.shown.sandbox_id]
+            self._changed.set()
 
     @property
     def queued(self) -> int:

@@ -38,6 +38,7 @@ class Around:
     """What the front is told, in the order in which it hears it; it can be slow to listen."""
 
     front = None
+    launcher = None
 
     def __init__(self) -> None:
         self.told: list[TenantsUpdate] = []
@@ -56,6 +57,9 @@ class Around:
     def apply_limits(self, tenant: str) -> tuple[str, ...]:
         self.limited.append(tenant)
         return ("it is not in force yet",)
+
+    def wanted(self, _tenant: str) -> Wanted:
+        return Wanted.GONE
 
     async def reload(self) -> Reloaded:
         raise AssertionError
