@@ -239,6 +239,13 @@ TERMINAL_WRITE_BYTES_MAX: Final = 64 * KIB
 # What waits to be written to one, and how long a write waits for a program that does not read.
 TERMINAL_WRITES_WAITING_MAX: Final = 16
 TERMINAL_WRITE_SECONDS: Final = 5.0
+# A message of a client, what is typed or what is to be done; and how much may
+# have been typed and not be taken before it is read from no more, and before it is again.
+TERMINAL_MESSAGE_BYTES_MAX: Final = 1 * MIB
+TERMINAL_TYPED_BYTES_HIGH: Final = 256 * KIB
+TERMINAL_TYPED_BYTES_LOW: Final = 64 * KIB
+# How long the front looks for a terminal that it was attached to, while workers change.
+TERMINAL_AWAY_SECONDS: Final = 30.0
 TERMINAL_WRITER_CHARS_MAX: Final = 64
 TERMINAL_WRITERS_MAX: Final = 64
 TERMINAL_WATCHERS_MAX: Final = 16

@@ -204,7 +204,18 @@ class AttachParams(Params, frozen=True, kw_only=True):
     wait_ms: Annotated[int, msgspec.Meta(ge=0, le=limits.EVENTS_WAIT_MS_MAX)] = 0
 
 
-class Output(Result, frozen=True, kw_only=True):
+class Attached(Result, tag="attached", tag_field="type", frozen=True, kw_only=True):
+    """The first piece: what it is, and the number of the byte that comes first."""
+
+    terminal_id: str
+    from_byte: int
+    cols: int
+    rows: int
+    mode: Mode
+    name: str
+
+
+class Output(Result, tag="output", tag_field="type", frozen=True, kw_only=True):
     """A piece of output, and the number of its first byte.
 
     A number that is not the one expected shows what was lost. Text has no character in halves; what
@@ -216,16 +227,22 @@ class Output(Result, frozen=True, kw_only=True):
     data_base64: bytes | None = None
 
 
-class AttachResult(Output, frozen=True, kw_only=True):
+Piece = Attached | Output
+
+
+class AttachResult(Result, frozen=True, kw_only=True):
     """Where to go on; and how the terminal ended, if it did.
 
-    A stream that ends without `ended` is gone on with by another call from `nextByte` on. The piece
-    of output is that of a caller that takes no stream.
+    An answer without `ended` is gone on with by another call from `nextByte` on. `fromByte` and the
+    data are for a caller that takes no stream.
     """
 
     terminal_id: str
     next_byte: int
     ended: Ended | None = None
+    from_byte: int | None = None
+    data: str | None = None
+    data_base64: bytes | None = None
 
 
 ATTACH: Final = declare(

@@ -283,7 +283,7 @@ class Intake:
         asked = Asked(verb.decode("ascii"), head.check_target(), old_version=version == "1.0")
         asked.forwarded = head.fields.get(b"x-forwarded-for", b"")
         if self._parser.should_upgrade():
-            upgrade.check(asked, head, served=self._door.routes.upgrade(asked.path))
+            upgrade.check(asked, head, served=self._door.routes.upgrades(asked.path))
         request = Request(asked)
         host = head.fields.get(b"host")
         # HTTP/1.0 knows no Host; a browser, which could be led here, always sends one.

@@ -9,7 +9,7 @@ from protocol import limits, openapi
 from protocol.errors import ErrorCode, GatewayError
 from protocol.meters import RouteName
 from protocol.names import is_account_id
-from supervisor.front import control, response, rpc, webhook
+from supervisor.front import control, response, rpc, terminal, upgrade, webhook, websocket
 from supervisor.front.entrance import entrance
 from supervisor.front.exchange import Client, Request, Route
 from supervisor.front.socket_end import Hall
@@ -71,7 +71,21 @@ class Routes:
                 limits.HTTP_BODY_BYTES_MAX,
             ),
             "/ws": Route(
-                "ws", ("GET",), entrance(state), response.error_body, "token", upgrades=True
+                "ws",
+                ("GET",),
+                entrance(state, upgrade.CALLS, websocket.prepare),
+                response.error_body,
+                "token",
+                upgrades=True,
+            ),
+            "/terminal": Route(
+                "terminal",
+                ("GET",),
+                entrance(state, upgrade.TERMINAL, terminal.prepare),
+                response.error_body,
+                "token",
+                takes_query=True,
+                upgrades=True,
             ),
             "/healthz": _open("probe", live),
             "/readyz": _open("probe", ready),
@@ -99,7 +113,7 @@ class Routes:
             takes_query=True,
         )
 
-    def upgrade(self, path: str) -> bool:
+    def upgrades(self, path: str) -> bool:
         """Say whether a client may ask for another protocol at `path`."""
         route = self._exact.get(path)
         return route is not None and route.upgrades

@@ -107,6 +107,10 @@ class SocketEnd(Successor):
         """Take a frame of a message."""
         raise NotImplementedError
 
+    def _wants_input(self) -> bool:
+        """Whether there is room for what the client sends."""
+        return True
+
     def _on_writable(self) -> None:
         """The client takes more."""
         raise NotImplementedError
@@ -154,7 +158,8 @@ class SocketEnd(Successor):
             return
         try:
             self._heartbeat.heard = True
-            self._read.go_on()
+            if self._wants_input():
+                self._read.go_on()
             self._on_writable()
         except Exception as error:  # noqa: BLE001 - as in data_received
             self._break(error)

@@ -15,7 +15,8 @@ from protocol.errors import ErrorCode, GatewayError
 from supervisor.front.exchange import Asked, Upgrade
 from supervisor.front.head import Head, malformed
 
-PROTOCOL: Final = "openclaw.v1"
+CALLS: Final = "openclaw.v1"
+TERMINAL: Final = "openclaw.terminal.v1"
 VERSION: Final = b"13"
 _PROTOCOLS_MAX: Final = 16
 # A browser's page can set no header but this one.
@@ -55,8 +56,12 @@ def check(asked: Asked, head: Head, *, served: bool) -> None:
     )
 
 
-def accept(upgrade: Upgrade) -> bytes:
+def accept(upgrade: Upgrade, protocol: str) -> bytes:
     """Give the head of the response that changes the protocol; no token is in it.
+
+    Args:
+        upgrade: What the client has said.
+        protocol: The subprotocol that is spoken.
 
     Raises:
         GatewayError: UPGRADE_REQUIRED for another version, else MALFORMED_REQUEST.
@@ -71,10 +76,10 @@ def accept(upgrade: Upgrade) -> bytes:
     if len(key) != _KEY_BYTES:
         raise malformed(f"sec-websocket-key: must be {_KEY_BYTES} bytes in base64")
     chosen = b""
-    if PROTOCOL in upgrade.protocols:
-        chosen = b"Sec-WebSocket-Protocol: %b\r\n" % PROTOCOL.encode()
+    if protocol in upgrade.protocols:
+        chosen = b"Sec-WebSocket-Protocol: %b\r\n" % protocol.encode()
     elif upgrade.protocols:
-        raise malformed(f"sec-websocket-protocol: only {PROTOCOL} is spoken")
+        raise malformed(f"sec-websocket-protocol: only {protocol} is spoken")
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (accept_key(upgrade.key.decode()).encode(), chosen)

@@ -14,7 +14,7 @@ from protocol import jsonrpc, limits, scopes
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods.events import SUBSCRIBE, UNSUBSCRIBE
 from supervisor.front import rpc, subscription
-from supervisor.front.exchange import Asked, Client, Request
+from supervisor.front.exchange import Asked, Client, MakeSuccessor, Request
 from supervisor.front.socket_call import SocketCall
 from supervisor.front.socket_end import Hall, SocketEnd
 from supervisor.front.subscription import Event, Subscription
@@ -201,3 +201,8 @@ class WebSocket(SocketEnd):
     def _unsubscribe(self) -> None:
         self._subscription = None
         self.grant.tenant.unlisten(self)
+
+
+def prepare(hall: Hall, asked: Asked) -> MakeSuccessor:
+    """See `entrance.Prepare`."""
+    return lambda transport, address: WebSocket(hall, transport, address, asked)
