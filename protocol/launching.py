@@ -290,7 +290,8 @@ class TenantEnd(_Message, frozen=True, kw_only=True):
 class TerminalEvent(_Message, frozen=True, kw_only=True, omit_defaults=True):
     """Body of the event `terminal.event`, sent by the launcher: for the audit.
 
-    `lost` is how many before it were not told of, since they were too many.
+    `program` is printable ASCII. `lost` is how many before it were not told of, since they were too
+    many.
     """
 
     tenant: str

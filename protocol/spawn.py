@@ -89,6 +89,18 @@ class LinkLost(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
 
 
+class TerminalAttached(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Body of the event `terminal.attached`, sent by the front: for the audit.
+
+    Somebody with that token sees a terminal, and types into it if the token allows that.
+    """
+
+    tenant: str
+    token_id: str
+    terminal_id: Annotated[str, msgspec.Meta(max_length=64)]
+    address: Annotated[str, msgspec.Meta(max_length=64)]
+
+
 class TokenGrant(msgspec.Struct, frozen=True, kw_only=True):
     """What a token gives inside its tenant, until `expires_at` (Unix ms) if there is an end."""
 

@@ -22,6 +22,7 @@ from protocol.spawn import (
     TenantAccess,
     TenantLoad,
     TenantsUpdate,
+    TerminalAttached,
     WorkerLink,
 )
 from supervisor.child import FIRST_DESCRIPTOR, Child, Exit, start_python
@@ -61,6 +62,7 @@ class FrontProcess:
         listener: The listening socket; stays the supervisor's.
         on_call: Gets every call of the front.
         on_link_lost: Gets the front's word that a link to a worker has ended.
+        on_attached: Gets the front's word that somebody sees a terminal.
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
     """
@@ -71,6 +73,7 @@ class FrontProcess:
         listener: socket.socket,
         on_call: Callable[[aio.LinkEnd, frames.Call], None],
         on_link_lost: Callable[[LinkLost], None],
+        on_attached: Callable[[TerminalAttached], None],
         on_exit: Callable[["FrontProcess", Exit], None],
         log: Log,
     ) -> None:
@@ -78,6 +81,7 @@ class FrontProcess:
         self._listener: Final = listener
         self._on_call: Final = on_call
         self._on_link_lost: Final = on_link_lost
+        self._on_attached: Final = on_attached
         self._on_exit: Final = on_exit
         self._log: Final = log
         self._end: aio.LinkEnd
@@ -213,8 +217,11 @@ class FrontProcess:
 
     def on_notice(self, end: aio.LinkEnd, frame: frames.Frame) -> None:
         """See `LinkHandler`. `Drained` is followed by its exit, which is what counts."""
-        if isinstance(frame, frames.Event) and frame.topic == "worker.link_lost":
-            self._on_link_lost(msgspec.json.decode(frame.body, type=LinkLost))
+        match frame:
+            case frames.Event("worker.link_lost", body):
+                self._on_link_lost(msgspec.json.decode(body, type=LinkLost))
+            case frames.Event("terminal.attached", body):
+                self._on_attached(msgspec.json.decode(body, type=TerminalAttached))
 
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`. A front without its link is of no use."""

@@ -34,6 +34,7 @@ class LauncherProcess:
     Args:
         spec: What it is told first.
         on_link_lost: Gets its word that a link to a worker has ended.
+        on_terminal: Gets its word that a terminal has begun or ended.
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
     """
@@ -42,11 +43,13 @@ class LauncherProcess:
         self,
         spec: launching.LauncherSpec,
         on_link_lost: Callable[[LinkLost], None],
+        on_terminal: Callable[[launching.TerminalEvent], None],
         on_exit: Callable[["LauncherProcess", Exit], None],
         log: Log,
     ) -> None:
         self._spec: Final = spec
         self._on_link_lost: Final = on_link_lost
+        self._on_terminal: Final = on_terminal
         self._on_exit: Final = on_exit
         self._log: Final = log
         self._end: aio.LinkEnd
@@ -141,8 +144,11 @@ class LauncherProcess:
 
     def on_notice(self, end: aio.LinkEnd, frame: frames.Frame) -> None:
         """See `LinkHandler`."""
-        if isinstance(frame, frames.Event) and frame.topic == "worker.link_lost":
-            self._on_link_lost(msgspec.json.decode(frame.body, type=LinkLost))
+        match frame:
+            case frames.Event("worker.link_lost", body):
+                self._on_link_lost(msgspec.json.decode(body, type=LinkLost))
+            case frames.Event("terminal.event", body):
+                self._on_terminal(msgspec.json.decode(body, type=launching.TerminalEvent))
 
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`. A launcher without its link is of no use, and leaves by itself."""

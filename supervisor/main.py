@@ -46,6 +46,7 @@ from supervisor.reload import Reloader
 from supervisor.state import StateError, StateLock, StateRoot
 from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import SHARED_UIDS, TenantDesk
+from supervisor.terminal_audit import TerminalAudit
 from supervisor.version import VERSION
 from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
@@ -104,6 +105,7 @@ class Supervisor:
         self._reloader: Final = Reloader(config, read, self, log, self._notifier)
         self._actions: Final = Actions(self._desk, self._disk, self, self._workers, log)
         self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
+        self._terminals: Final = TerminalAudit(self._desk, self._disk, self._spawn_task)
         tenant_requests = TenantRequests(self._actions, time.monotonic)
         self._requests: Final = FrontRequests(self._workers, self._control, tenant_requests)
         kept = (self._workers.reconcile, self._spawn_task, log, self.meters.respawns)
@@ -275,6 +277,7 @@ class Supervisor:
                 self._listener,
                 lambda end, call: self._spawn_task(self._requests.answer(end, call)),
                 self._workers.link_lost,
+                self._terminals.on_attached,
                 self._fronts.ended,
                 self._log.bind(source="front"),
             )
@@ -287,6 +290,7 @@ class Supervisor:
                 self._config.sandbox, self._root, filtered=not self._isolation.found.seccomp
             ),
             self._workers.launcher_lost_link,
+            self._terminals.on_event,
             self._launchers.ended,
             self._log.bind(source="launcher"),
         )

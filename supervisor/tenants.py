@@ -137,7 +137,7 @@ class TenantDesk:
 
         Args:
             action: What was done, `<thing>.<verb>`.
-            actor: `admin`, `cli:<uid>`, `token:<id>` or `gateway`.
+            actor: `admin`, `cli:<uid>`, `token:<id>`, `tenant` or `gateway`.
             tenant: Whom it concerns.
             detail: JSON values; `before` and `after` where something changed.
 

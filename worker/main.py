@@ -33,10 +33,11 @@ from worker.config.overlay import OverlayError, OverlayFile
 from worker.events import handlers as event_handlers
 from worker.events.bus import Events
 from worker.links import CallsLink
-from worker.sandbox import file_handlers
+from worker.sandbox import file_handlers, terminals
 from worker.sandbox import handlers as sandbox_handlers
 from worker.sandbox.files import SandboxFiles
 from worker.sandbox.link import LauncherLink
+from worker.sandbox.watchers import Watchers
 from worker.services import Services
 from worker.sessions import changes, handlers, reads, schema, talking
 from worker.sessions.pages import Pages
@@ -63,7 +64,7 @@ LAUNCHER_DESCRIPTORS: Final = 2
 # Importing them is what binds the handlers.
 _HANDLERS: Final = (
     *(changes, config_handlers, discover, event_handlers),
-    *(file_handlers, handlers, health, sandbox_handlers, talking, webhook),
+    *(file_handlers, handlers, health, sandbox_handlers, talking, terminals, webhook),
 )
 # `protocol.documents` imports it when there is some, which would be too late here.
 _PRELOADED: Final = (strict_yaml,)
@@ -135,6 +136,7 @@ class Worker:
             events,
             SandboxFiles(self._directory),
             LauncherLink(),
+            Watchers(),
             clock.monotonic(),
         )
         self._idle_seconds = spec.idle_seconds
@@ -291,6 +293,7 @@ class Worker:
                 await asyncio.sleep(0)
             await asyncio.gather(*self._meetings)
             self.services.events.close()
+            self.services.terminals.let_go()
             await self._turns.drain(seconds)
             if self._front is not None:
                 await self._part(*self._front, deadline)

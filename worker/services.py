@@ -9,6 +9,7 @@ from worker.config.overlay import OverlayFile
 from worker.events.bus import Events
 from worker.sandbox.files import SandboxFiles
 from worker.sandbox.link import LauncherLink
+from worker.sandbox.watchers import Watchers
 from worker.sessions.pages import Pages
 from worker.sessions.purging import Purging
 from worker.sessions.turns import Turns
@@ -29,4 +30,5 @@ class Services(NamedTuple):
     events: Events
     files: SandboxFiles
     launcher: LauncherLink
+    terminals: Watchers
     started_at: float

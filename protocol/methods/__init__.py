@@ -15,6 +15,7 @@ from protocol.methods import (
     session_changes,
     sessions,
     tenants,
+    terminal,
 )
 from protocol.methods.registry import (
     ALL_SCOPES,
@@ -26,7 +27,7 @@ from protocol.methods.registry import (
     answered_by,
 )
 
-WAITING: Final = frozenset({agent.WAIT.name, events.POLL.name})
+WAITING: Final = frozenset({agent.WAIT.name, events.POLL.name, terminal.ATTACH.name})
 """Methods that may do nothing but wait: such a call ends with the token that it was made with."""
 
 __all__ = [
@@ -50,4 +51,5 @@ __all__ = [
     "session_changes",
     "sessions",
     "tenants",
+    "terminal",
 ]

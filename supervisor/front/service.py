@@ -13,10 +13,19 @@ from websockets.frames import CloseCode
 from protocol import limits
 from protocol.aio import LinkEnd, OnReply
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
+from protocol.frames import Event as EventFrame
 from protocol.meters import LAG_INTERVAL_SECONDS, FrontMeters
-from protocol.spawn import DetachParams, FrontSettings, FrontSpec, TenantLoad, TenantsUpdate
+from protocol.params import NAME_CHARS_SHOWN, printable
+from protocol.spawn import (
+    DetachParams,
+    FrontSettings,
+    FrontSpec,
+    TenantLoad,
+    TenantsUpdate,
+    TerminalAttached,
+)
 from supervisor.front.addresses import Places, Proxies
-from supervisor.front.auth import TokenTable
+from supervisor.front.auth import Grant, TokenTable
 from supervisor.front.connection import Connection
 from supervisor.front.failures import Failures
 from supervisor.front.head import host_name
@@ -123,6 +132,21 @@ class Front:
     def pass_on(self, connection: Connection) -> None:
         """See `House`."""
         self._connections.remove(connection)
+
+    # socket_end.Hall
+
+    def note_attached(self, grant: Grant, terminal_id: str, address: str) -> None:
+        """See `Hall`. Not more lines than one tenant may fill the audit with."""
+        if self.supervisor is None or not grant.tenant.attachments.take(self.now()):
+            return
+        told = TerminalAttached(
+            tenant=grant.tenant.name,
+            token_id=grant.token_id,
+            terminal_id=printable(terminal_id, NAME_CHARS_SHOWN - 1),
+            address=address,
+        )
+        self.supervisor.link.send(EventFrame("terminal.attached", msgspec.json.encode(told)))
+        self.supervisor.flush()
 
     def _socket_left(self, address: str) -> None:
         self._places.give_back(address)

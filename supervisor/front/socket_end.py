@@ -46,6 +46,9 @@ class Hall(Protocol):
     def now(self) -> float:
         """Monotonic seconds."""
 
+    def note_attached(self, grant: Grant, terminal_id: str, address: str) -> None:
+        """Have it written down who sees a terminal."""
+
 
 class SocketEnd(Successor):
     """See the module. Thousands may be idle: what is kept for one is kept small.

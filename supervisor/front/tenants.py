@@ -102,6 +102,10 @@ class Tenant:
         self._deliveries: Final = Pace(
             limits.EVENT_DELIVERIES_PER_SECOND, limits.EVENT_DELIVERIES_BURST
         )
+        self.attachments: Final = Pace(
+            limits.TERMINAL_EVENTS_PER_SECOND, limits.TERMINAL_EVENTS_BURST
+        )
+        """How many of those that see a terminal are told of to the audit."""
 
     @property
     def has_link(self) -> bool:

@@ -214,6 +214,7 @@ class TerminalSocket(SocketEnd):
     def _on_attached(self, piece: terminal.Attached) -> None:
         if not self._is_told:
             self._is_told = True
+            self._hall.note_attached(self.grant, self._terminal_id, self.address)
             self._next = piece.from_byte
             self._say(_encode(piece))
             self._keyboard.begin(self._terminal_id)

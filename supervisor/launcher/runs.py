@@ -13,7 +13,7 @@ from protocol.errors import ErrorCode, GatewayError
 from supervisor.launcher import capped
 from supervisor.launcher.engine import Engine, Job, Launch, Outcome, Size
 from supervisor.launcher.tenant import Sandbox, Tenant
-from supervisor.launcher.terminals import Started
+from supervisor.launcher.terminals import Opened, Started
 
 _ID_BYTES: Final = 8
 N = TypeVar("N", int, float)
@@ -114,6 +114,26 @@ class Runs:
             cpu_ms=outcome.cpu_ms,
             peak_memory_bytes=outcome.peak_memory_bytes,
         )
+
+    async def open(
+        self, tenant: Tenant, generation: int, asked: launching.OpenTerminal, size: Size
+    ) -> Opened:
+        """Start a program with a terminal.
+
+        Args:
+            tenant: Whose.
+            generation: Who asked.
+            asked: What for; clamped here.
+            size: Of the terminal.
+
+        Raises:
+            GatewayError: it cannot be had; nothing was started.
+        """
+        spec = clamp(tenant.place.ceilings, asked.spec)
+        started = await self.start(tenant, spec, None, size)
+        held = contextlib.ExitStack()
+        held.enter_context(listed(tenant, generation, "terminal", spec, started))
+        return Opened(started, held.close)
 
     async def start(
         self,

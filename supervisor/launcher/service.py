@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final, NoReturn, TypeVar
@@ -18,10 +19,12 @@ from supervisor.launcher.directory import Directories
 from supervisor.launcher.engine import Engine
 from supervisor.launcher.runs import Runs
 from supervisor.launcher.tenant import Tenant
+from supervisor.launcher.terminal_calls import TerminalCalls
 
 FROM_SUPERVISOR: Final = LIVENESS | REQUESTS
 FROM_WORKER: Final = REQUESTS
 REASON_CHARS_MAX: Final = 512
+LOOK_SECONDS: Final = 1.0
 
 T = TypeVar("T")
 
@@ -86,6 +89,9 @@ class WorkerLink:
             "list": self._list,
             "status": self._status,
         }
+        self._terminals: Final = TerminalCalls(
+            tenant.terminals, partial(launcher.runs.open, tenant, generation)
+        )
 
     # What it may ask.
 
@@ -132,6 +138,9 @@ class WorkerLink:
         Raises:
             RemoteProtocolError: no worker of ours asks for this.
         """
+        if call.method in self._terminals.methods:
+            self._terminals.on_call(end, call)
+            return
         method = self._methods.get(call.method)
         if method is None:
             reason = f"a call of {call.method[:64]!r}, which the launcher does not have"
@@ -165,18 +174,21 @@ class WorkerLink:
         task = self._tasks.get(call_id)
         if task is not None:
             task.cancel()
+        self._terminals.on_cancel(call_id)
 
     def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
         """See `LinkHandler`."""
+        self._terminals.on_credit(call_id)
 
     def on_notice(self, end: aio.LinkEnd, frame: object) -> NoReturn:
         """See `LinkHandler`. The link takes none."""
         raise TypeError(type(frame).__name__)
 
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
-        """See `LinkHandler`. What runs for it ends with it; the supervisor hears why."""
+        """See `LinkHandler`. Its runs end with it, terminals do not; the supervisor hears why."""
         for task in self._tasks.values():
             task.cancel()
+        self._terminals.on_closed()
         self._channel.close()
         if isinstance(reason, OSError):
             reason = None  # closed with something unread, it looks reset; that is no breach
@@ -210,9 +222,11 @@ class Launcher:
         self._tenants: Final[dict[str, Tenant]] = {}
         self._attaching: Final[set[asyncio.Task[None]]] = set()
         self._loop.add_reader(channel, self._receive)
+        self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def close(self) -> None:
         """Take no more workers."""
+        self._looking.cancel()
         self._loop.remove_reader(self._channel)
         self._channel.close()
 
@@ -258,7 +272,7 @@ class Launcher:
         tenant = self._tenants.get(place.tenant)
         if tenant is None:
             found = Directories(self._spec.state_root, place.tenant, place.uid, place.gid)
-            tenant = self._tenants[place.tenant] = Tenant(place, found)
+            tenant = self._tenants[place.tenant] = Tenant(place, found, self._report)
         tenant.place = place
         return tenant
 
@@ -286,9 +300,21 @@ class Launcher:
         told = LinkLost(tenant=tenant.place.tenant, generation=link.generation, reason=reason)
         if reason is not None:
             self.log.warning("worker broke its link", **msgspec.structs.asdict(told))
+        self._tell("worker.link_lost", told)
+
+    def _look(self) -> None:
+        self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
+        for tenant in list(self._tenants.values()):
+            tenant.terminals.tick(time.monotonic())
+            self.let_go(tenant)
+
+    def _report(self, event: launching.TerminalEvent) -> None:
+        self._tell("terminal.event", event)
+
+    def _tell(self, topic: str, body: msgspec.Struct) -> None:
         supervisor = self.supervisor
         if supervisor is not None and not supervisor.closed:
-            supervisor.link.send(frames.Event("worker.link_lost", msgspec.json.encode(told)))
+            supervisor.link.send(frames.Event(topic, msgspec.json.encode(body)))
             supervisor.flush()
 
 

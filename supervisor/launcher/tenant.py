@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final, NamedTuple
@@ -9,6 +10,7 @@ from typing import Final, NamedTuple
 from protocol import launching
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.launcher.directory import Directories
+from supervisor.launcher.terminals import Terminals
 
 RETRY_AFTER_MS: Final = 1000
 
@@ -26,12 +28,21 @@ class Tenant:
     Args:
         place: What the supervisor said of it.
         directories: Its directories.
+        report: Takes what has to be written into the audit.
     """
 
-    def __init__(self, place: launching.Place, directories: Directories) -> None:
+    def __init__(
+        self,
+        place: launching.Place,
+        directories: Directories,
+        report: Callable[[launching.TerminalEvent], None],
+    ) -> None:
         self.place: launching.Place = place
         """The newest word of the supervisor."""
         self.directories: Final = directories
+        self.terminals: Final = Terminals(
+            place.tenant, lambda: self.place.ceilings, time.monotonic, _unix_ms, report
+        )
         self.running: Final[dict[str, Sandbox]] = {}
         self.links = 0
         """How many generations have one."""
@@ -42,10 +53,11 @@ class Tenant:
     @property
     def in_use(self) -> bool:
         """Whether anything runs for it, or may be asked for."""
-        return bool(self.links or self.running)
+        return bool(self.links or self.running or len(self.terminals))
 
     async def end(self) -> None:
         """End everything that runs for it. Bound the wait outside."""
+        await self.terminals.end()
         for sandbox in tuple(self.running.values()):
             sandbox.kill()
         while self.running:
@@ -111,3 +123,7 @@ class Tenant:
             if not due.done():
                 self._turns += 1
                 due.set_result(None)
+
+
+def _unix_ms() -> int:
+    return time.time_ns() // 1_000_000

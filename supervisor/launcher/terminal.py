@@ -114,7 +114,7 @@ class Terminal:
         job: The sandbox, with a terminal.
         now: Monotonic seconds.
         now_ms: The time of day, in Unix ms.
-        on_ended: Called once, when all is over.
+        on_ended: Called once, when all is over and the job can be closed.
     """
 
     def __init__(
@@ -405,7 +405,6 @@ class Terminal:
                 timer.cancel()
         self._read_no_more()
         self._on_input_room()
-        self._job.close()
         self._pump()
         self._on_ended(self)
 

@@ -15,9 +15,9 @@ from protocol.aio import LinkEnd
 from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from supervisor.launcher.engine import Size
 from supervisor.launcher.terminal import Terminal
-from supervisor.launcher.terminals import Started, Terminals
+from supervisor.launcher.terminals import Opened, Terminals
 
-Start = Callable[[launching.OpenTerminal, Size], Awaitable[Started]]
+Start = Callable[[launching.OpenTerminal, Size], Awaitable[Opened]]
 T = TypeVar("T")
 
 
@@ -69,6 +69,9 @@ class TerminalCalls:
         self._start: Final = start
         self._streams: Final[dict[int, _Chunks]] = {}
         self._tasks: Final[dict[int, asyncio.Task[bytes]]] = {}
+        # Terminals that are being started, and those of them that nobody would know of.
+        self._opening: Final[set[int]] = set()
+        self._unwanted: Final[set[int]] = set()
         self._acts: Final[dict[str, Callable[[LinkEnd, frames.Call], object]]] = {
             "terminal.open": self._open,
             "terminal.list": self._list,
@@ -98,8 +101,9 @@ class TerminalCalls:
             end.link.result(call.id, msgspec.json.encode(result))
             end.flush()
 
-    def on_cancel(self, end: LinkEnd, call_id: int) -> None:
-        """Nobody waits for this any more. What is being started is started all the same."""
+    def on_cancel(self, call_id: int) -> None:
+        """Nobody waits for this any more; what is being started ends when it has been."""
+        self._unwanted.update({call_id} & self._opening)
         stream = self._streams.get(call_id)
         if stream is not None:
             stream.detach(GatewayError(ErrorCode.CANCELLED, "the caller has gone away"))
@@ -115,8 +119,10 @@ class TerminalCalls:
         for stream in list(self._streams.values()):
             stream.terminal.detach(stream)
         self._streams.clear()
-        for task in self._tasks.values():
-            task.cancel()
+        self._unwanted.update(self._opening)
+        for call_id, task in self._tasks.items():
+            if call_id not in self._opening:
+                task.cancel()
 
     # The methods. Each gives a result, or None for one that is answered otherwise.
 
@@ -124,11 +130,16 @@ class TerminalCalls:
         asked = _decode(call, launching.OpenTerminal)
 
         async def opened() -> bytes:
-            # Not ended with the link: what has begun to run must be somebody's.
-            work = self._terminals.open(asked, partial(self._start, asked))
-            terminal = await asyncio.shield(asyncio.ensure_future(work))
-            return msgspec.json.encode(terminal.view())
+            try:
+                terminal = await self._terminals.open(asked, partial(self._start, asked))
+                if call.id in self._unwanted:
+                    terminal.end("closed")
+                return msgspec.json.encode(terminal.view())
+            finally:
+                self._opening.discard(call.id)
+                self._unwanted.discard(call.id)
 
+        self._opening.add(call.id)
         self._later(end, call.id, opened())
 
     def _list(self, _end: LinkEnd, _call: frames.Call) -> launching.Terminals:

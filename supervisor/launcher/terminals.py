@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from protocol import launching, limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.pace import Pace
+from protocol.params import printable
 from supervisor.launcher.engine import Job, Size
 from supervisor.launcher.terminal import Facts, Terminal
 
@@ -23,6 +24,13 @@ class Started(NamedTuple):
 
     sandbox_id: str
     job: Job
+
+
+class Opened(NamedTuple):
+    """One with a terminal; `let_go` is called when it has ended, and closes the job."""
+
+    started: Started
+    let_go: Callable[[], None]
 
 
 class Terminals:
@@ -51,18 +59,22 @@ class Terminals:
         self._report: Final = report
         self._all: Final[dict[str, Terminal]] = {}
         self._programs: Final[dict[str, str]] = {}
+        self._let_go: Final[dict[str, Callable[[], None]]] = {}
         self._starting = 0
         self._is_over = False
         self._events: Final = Pace(limits.TERMINAL_EVENTS_PER_SECOND, limits.TERMINAL_EVENTS_BURST)
         self._events_lost = 0
 
+    def __len__(self) -> int:
+        """How many there are, with those that are about to be and those that have ended."""
+        return self._starting + len(self._all)
+
     @property
-    def running(self) -> int:
-        """How many have not ended."""
+    def _running(self) -> int:
         return sum(terminal.ended is None for terminal in self._all.values())
 
     async def open(
-        self, asked: launching.OpenTerminal, start: Callable[[Size], Awaitable[Started]]
+        self, asked: launching.OpenTerminal, start: Callable[[Size], Awaitable[Opened]]
     ) -> Terminal:
         """Start one.
 
@@ -74,20 +86,21 @@ class Terminals:
             GatewayError: RATE_LIMITED: the tenant has as many as it may; or as `start`.
         """
         most = self._ceilings().terminals
-        if self.running + self._starting >= most:
+        if self._running + self._starting >= most:
             msg = f"the tenant has {most} terminals, which is all it may; close one"
             raise GatewayError(ErrorCode.RATE_LIMITED, msg, retryAfterMs=RETRY_MS)
         size = Size(asked.columns, asked.rows)
         started_at_ms = self._now_ms()
         self._starting += 1
         try:
-            started = await start(size)
+            started, let_go = await start(size)
         finally:
             self._starting -= 1
         facts = Facts(started.sandbox_id, asked.spec.mode, asked.spec.name, started_at_ms)
         terminal = Terminal(facts, size, started.job, self._now, self._now_ms, self._on_ended)
+        self._let_go[facts.sandbox_id] = let_go
         self._all[facts.sandbox_id] = terminal
-        self._programs[facts.sandbox_id] = asked.spec.argv[0][:PROGRAM_CHARS_SHOWN]
+        self._programs[facts.sandbox_id] = printable(asked.spec.argv[0], PROGRAM_CHARS_SHOWN)
         self._tell(terminal)
         if self._is_over:  # meanwhile
             terminal.end("tenant")
@@ -107,10 +120,6 @@ class Terminals:
     def view(self) -> launching.Terminals:
         """Give what they are now."""
         return launching.Terminals(terminals=tuple(one.view() for one in self._all.values()))
-
-    def running_ones(self) -> list[Terminal]:
-        """Give those that have not ended, oldest first."""
-        return [terminal for terminal in self._all.values() if terminal.ended is None]
 
     def tick(self, now: float) -> None:
         """End those that nobody has used for too long, and forget those that have ended long ago.
@@ -142,6 +151,7 @@ class Terminals:
         self._programs.pop(terminal.facts.sandbox_id, None)
 
     def _on_ended(self, terminal: Terminal) -> None:
+        self._let_go.pop(terminal.facts.sandbox_id)()
         self._tell(terminal)
         over = [one for one in self._all.values() if one.ended_at < inf]
         # As much memory as those take that it may have besides.

@@ -6,6 +6,8 @@ import socket
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from protocol import aio, descriptors, frames
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.launching import Ceilings
@@ -26,6 +28,25 @@ class _Met(NamedTuple):
 
     end: aio.LinkEnd
     channel: socket.socket
+
+
+class Streaming(NamedTuple):
+    """A stream of the launcher's."""
+
+    end: aio.LinkEnd
+    call_id: int
+
+    def grant(self, count: int) -> None:
+        """Take so many chunks more."""
+        if not self.end.closed:
+            self.end.link.grant(self.call_id, count)
+            self.end.flush()
+
+    def cancel(self) -> None:
+        """Take nothing more."""
+        if not self.end.closed:
+            self.end.link.cancel(self.call_id)
+            self.end.flush()
 
 
 class LauncherLink:
@@ -63,6 +84,11 @@ class LauncherLink:
             raise _NONE
         return self._ceilings
 
+    @staticmethod
+    def unavailable() -> GatewayError:
+        """Give the refusal of what no launcher can be asked for just now."""
+        return _NONE
+
     async def call(self, method: str, params: Any) -> bytes:
         """Ask the launcher. Bound the wait outside; a cancellation is passed on.
 
@@ -72,6 +98,21 @@ class LauncherLink:
         met = await self._meet()
         try:
             return await met.end.call(method, params)
+        except LinkClosedError:
+            raise _NONE from None
+
+    async def stream(
+        self, method: str, params: Any, on_reply: aio.OnReply, credit: int
+    ) -> "Streaming":
+        """Ask the launcher for a stream; `on_reply` gets all of it, its end or the link's last.
+
+        Raises:
+            GatewayError: UNAVAILABLE, there is no launcher.
+        """
+        met = await self._meet()
+        try:
+            body = msgspec.json.encode(params)
+            return Streaming(met.end, met.end.start_call(method, body, on_reply, credit=credit))
         except LinkClosedError:
             raise _NONE from None
 
