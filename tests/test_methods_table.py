@@ -119,6 +119,8 @@ async def things_of(acme: Both) -> dict[str, Any]:
         "sessionId": made["sessionId"],
         "runId": made["runId"],
         "tenantId": "acme",
+        # There is no launcher here; with one, tests/e2e/test_terminals.py asks for another's.
+        "terminalId": "0123456789abcdef",
     }
 
 
@@ -134,6 +136,7 @@ ABSENT = {
     "sessionId": "00000000-0000-4000-8000-000000000000",
     "runId": "00000000-0000-4000-8000-000000000000",
     "tenantId": "nobody",
+    "terminalId": "fedcba9876543210",
 }
 
 

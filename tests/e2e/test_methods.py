@@ -14,7 +14,13 @@ from tests.e2e.gateway import Gateway
 from tests.methods import ALL, SESSION_KEY, example
 
 # What takes away what the others need comes last.
-LAST = ("sandbox.files.delete", "sessions.delete", "tenants.rotate", "tenants.delete")
+LAST = (
+    "terminal.close",
+    "sandbox.files.delete",
+    "sessions.delete",
+    "tenants.rotate",
+    "tenants.delete",
+)
 ON_A_SOCKET = {events.SUBSCRIBE.name, events.UNSUBSCRIBE.name}
 
 
@@ -55,6 +61,7 @@ def test_every_method_answers_what_it_declares(gateway: Gateway) -> None:
     made = gateway.rpc(token, "sessions.create", key=SESSION_KEY, label="x", message="hello")
     gateway.rpc(token, "agent.wait", runId=made["runId"])
     gateway.rpc(token, "sandbox.files.put", **example(METHODS["sandbox.files.put"]))
+    terminal = {"terminalId": gateway.rpc(token, "terminal.spawn", cmd="cat")["terminalId"]}
     # Optional parameters without which nothing can be asked for.
     given = {
         "agent.wait": {"runId": made["runId"]},
@@ -63,6 +70,10 @@ def test_every_method_answers_what_it_declares(gateway: Gateway) -> None:
         "sessions.patch": {"label": "y"},
         "sessions.resolve": {"key": SESSION_KEY},
         "tenants.delete": {"confirm": "acme"},
+        "terminal.attach": terminal,
+        "terminal.close": terminal,
+        "terminal.resize": terminal,
+        "terminal.write": {**terminal, "data": "x"},
     }
     for method in sorted(
         ALL, key=lambda name: (name in LAST, LAST.index(name) if name in LAST else 0)

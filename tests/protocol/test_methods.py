@@ -130,7 +130,7 @@ def test_wire_names_are_in_one_style(method: Method) -> None:
     _, components = schema_of(method.params)
     outside = {"InboundEnvelope", "InboundUser", "InboundText"}  # the channel's own style
     for name, schema in components.items():
-        style = r"[a-z_]+" if name in outside else r"[a-z][A-Za-z]*"
+        style = r"[a-z_]+" if name in outside else r"[a-z][A-Za-z0-9]*"
         for wire_name in schema.get("properties", {}):
             assert re.fullmatch(style, wire_name), (name, wire_name)
 
