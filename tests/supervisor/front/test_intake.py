@@ -11,7 +11,7 @@ from protocol import limits
 from protocol.aio import OnReply
 from protocol.errors import ErrorCode
 from protocol.meters import FrontMeters
-from supervisor.front.auth import TokenTable
+from supervisor.front.auth import Grant, TokenTable
 from supervisor.front.exchange import Request
 from supervisor.front.intake import Intake
 from supervisor.front.log import Log
@@ -55,6 +55,9 @@ class Surroundings:
 
     def holding(self, tenant: Tenant, *, holds: bool) -> None:
         raise AssertionError(tenant.name)
+
+    def note_attached(self, grant: Grant, terminal_id: str, address: str) -> None:
+        raise AssertionError(grant, terminal_id, address)
 
 
 def feed(intake: Intake, data: bytes) -> None:
