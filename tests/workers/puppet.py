@@ -14,6 +14,7 @@ from typing import NoReturn
 from protocol import descriptors, frames
 from protocol.codec import FrameDecoder, encode
 from protocol.descriptors import WorkerDescriptors
+from protocol.launching import LAUNCHER
 
 Program = Callable[[bytes, WorkerDescriptors], object]
 """What a worker runs: see `worker.main.run`."""
@@ -35,6 +36,8 @@ class Puppet:
         self.supervisor = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fds.supervisor)
         self.channel = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fds.channel)
         self.front: socket.socket | None = None
+        self.launcher: socket.socket | None = None
+        self.launcher_channel: socket.socket | None = None
         self.hears_supervisor = True
         self._decoders = {self.supervisor: FrameDecoder()}
 
@@ -78,17 +81,24 @@ class Puppet:
         sources += [sock for sock in (self.channel, self.front) if sock and sock.fileno() >= 0]
         for source in select.select(sources, [], [])[0]:
             if source is self.channel:
-                self._take_front()
+                self._take_ends()
             elif source.fileno() >= 0:
                 self._read(source)
 
-    def _take_front(self) -> None:
+    def _take_ends(self) -> None:
         try:
-            _, (descriptor,) = descriptors.receive(self.channel)
+            payload, received = descriptors.receive(self.channel)
         except (EOFError, OSError):
             self.channel.close()
             return
-        self.on_front(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor))
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, received[0])
+        if payload.startswith(LAUNCHER):
+            self.launcher = link
+            self.launcher_channel = socket.socket(
+                socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, received[1]
+            )
+        else:
+            self.on_front(link)
 
     def _read(self, source: socket.socket) -> None:
         data = source.recv(READ_BYTES)
