@@ -2,10 +2,7 @@
 
 import argparse
 import importlib
-import os
 import random
-import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.chaos_scenarios._scenario import Scenario
+from tests.machine.packages import install
 
 HERE = Path(__file__).resolve().parent
 NAMES = sorted(path.stem for path in HERE.glob("*.py") if not path.name.startswith("_"))
@@ -66,25 +64,6 @@ def run(name: str, scenario: Scenario, cycles: int, seed: int) -> bool:
 def say(line: str) -> None:
     """Tell of progress."""
     print(f"    {line}", file=sys.stderr, flush=True)
-
-
-def install(packages: dict[str, str]) -> bool:
-    """Have what is needed; says whether it is there, and what to do where it is not."""
-    missing = sorted(package for program, package in packages.items() if not shutil.which(program))
-    if not missing:
-        return True
-    if os.geteuid() or not shutil.which("apt-get"):
-        print(f"scripts/chaos: install first: sudo apt-get install -y {' '.join(missing)}")
-        return False
-    apt = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=300"]
-    subprocess.run([*apt, "update"], check=True)
-    subprocess.run(
-        [*apt, "-y", "--no-install-recommends", "install", *missing],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-    )
-    return True
 
 
 if __name__ == "__main__":

@@ -131,6 +131,8 @@ class Machine:
         disks: Of qemu's option -drive, each without `if`, `id` and `index`.
         modules: Kernel modules beside those of virtio's disks.
         options: More kernel options.
+        writable: The root image may be mounted to be written; what is written is lost at the end.
+        processors: How many it has.
     """
 
     def __init__(
@@ -142,18 +144,22 @@ class Machine:
         disks: Sequence[str] = (),
         modules: Sequence[str] = (),
         options: str = "",
+        *,
+        writable: bool = False,
+        processors: int = 1,
     ) -> None:
         start = folder / "initramfs"
         start.write_bytes(initramfs(parts, script, modules))
         self.console = folder / "console"
-        root = f"file={image},format=raw,readonly=on"
+        mode = "snapshot=on" if writable else "readonly=on"
+        root = f"file={image},format=raw,{mode}"
         drives = [
             argument for disk in (root, *disks) for argument in ("-drive", f"{disk},if=virtio")
         ]
         append = f"console=ttyS0 quiet panic=-1 random.trust_cpu=on {options}"
         command = (
             "qemu-system-x86_64 -accel tcg -cpu max -nodefaults -no-reboot -display none"
-            f" -m {MEMORY_MIB} -serial file:{self.console} -serial stdio"
+            f" -m {MEMORY_MIB} -smp {processors} -serial file:{self.console} -serial stdio"
         )
         self._process = subprocess.Popen(
             [

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -29,19 +29,23 @@ _FOLDERS: Final = ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var/lib",
 _LDCONFIG: Final = "/usr/sbin/ldconfig"  # ctypes asks it where a library is
 
 
-def build(image: Path, busybox: Path) -> None:
+def build(
+    image: Path, busybox: Path, left_out: Set[str] = LEFT_OUT, programs: Sequence[str] = ()
+) -> None:
     """Write a root file system to `image`.
 
     Args:
         image: A file that is not there yet.
         busybox: A static busybox, for the guest's shell.
+        left_out: Names of files and folders that the guest does without.
+        programs: Others of this host that it needs, by their paths.
 
     Raises:
         OSError, subprocess.CalledProcessError: it cannot be made; what failed has said why.
     """
     tree = image.with_suffix(".tree")
     try:
-        _fill(tree, busybox)
+        _fill(tree, busybox, left_out, programs)
         megabytes = sum(p.lstat().st_size for p in tree.rglob("*")) // 2**20
         image.touch()
         options = ("-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0")
@@ -54,14 +58,14 @@ def build(image: Path, busybox: Path) -> None:
         shutil.rmtree(tree, ignore_errors=True)
 
 
-def _fill(tree: Path, busybox: Path) -> None:
+def _fill(tree: Path, busybox: Path, left_out: Set[str], programs: Sequence[str]) -> None:
     for folder in _FOLDERS:
         (tree / folder).mkdir(parents=True)
     for name, target in _LINKS.items():
         (tree / target).mkdir(parents=True, exist_ok=True)
         (tree / name).symlink_to(target)
     _copy_file(busybox, tree / "usr/bin/busybox")
-    for command in ("sh", "mount", "mkdir", "ip", "poweroff", "cat", "ls"):
+    for command in ("sh", "mount", "mkdir", "ip", "poweroff", "cat", "ls", "true"):
         (tree / "usr/bin" / command).symlink_to("busybox")
     interpreter = Path(sys.executable).resolve()
     library = Path(os.__file__).parent
@@ -70,13 +74,15 @@ def _fill(tree: Path, busybox: Path) -> None:
     named = (Path(sys.prefix) / "bin/python3").readlink()  # by .venv
     if named != interpreter:
         (tree / named.relative_to("/")).symlink_to(interpreter)
-    _copy_tree(library, tree)
-    _copy_tree(ROOT, tree)  # .venv is in it
+    _copy_tree(library, tree, left_out)
+    _copy_tree(ROOT, tree, left_out)  # .venv is in it
+    for program in programs:
+        _copy(Path(program), tree)
     for name in filter(os.path.exists, (_LDCONFIG, "/etc/ld.so.cache", "/etc/passwd")):
         _copy(Path(name), tree)
     objects = [p for folder in (library, site) for p in folder.rglob("*.so*") if _is_in(p, tree)]
     seccomp = sorted(Path("/usr/lib").glob("*/libseccomp.so.2"))
-    for path in _libraries([interpreter, *objects, *seccomp]) | set(seccomp):
+    for path in _libraries([interpreter, *map(Path, programs), *objects, *seccomp]) | set(seccomp):
         _copy(path, tree)
 
 
@@ -95,12 +101,12 @@ def _copy_file(path: Path, target: Path) -> None:
         shutil.copy2(path, target)
 
 
-def _copy_tree(folder: Path, tree: Path) -> None:
-    def left_out(_folder: str, names: list[str]) -> set[str]:
-        return {name for name in names if name in LEFT_OUT or name.endswith(".a")}
+def _copy_tree(folder: Path, tree: Path, left_out: Set[str]) -> None:
+    def ignored(_folder: str, names: list[str]) -> set[str]:
+        return {name for name in names if name in left_out or name.endswith(".a")}
 
     target = tree / folder.relative_to("/")
-    shutil.copytree(folder, target, symlinks=True, ignore=left_out, dirs_exist_ok=True)
+    shutil.copytree(folder, target, symlinks=True, ignore=ignored, dirs_exist_ok=True)
 
 
 def _libraries(objects: Iterable[Path]) -> set[Path]:

@@ -1,0 +1,71 @@
+"""What runs in the machine of `tests.machine.cgroup2`: pytest, as root and as an ordinary user."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+TREE: Final = Path("/sys/fs/cgroup")
+DELEGATED: Final = TREE / "user.slice"
+USER: Final = 1000
+CONTROLLERS: Final = "+cpu +memory +pids"
+PLUGINS: Final = ("pytest_asyncio", "pytest_timeout")
+"""Others are not here, though their entry points are."""
+PYTEST: Final = ("-m", "pytest", "-q", "--durations=5", "--timeout=300")
+
+
+def main() -> int:
+    """Run both; gives pytest's worse exit code."""
+    Path(tempfile.gettempdir()).chmod(0o1777)
+    (TREE / "cgroup.subtree_control").write_text(CONTROLLERS)
+    delegate()
+    codes = (run(0, "auto", TREE), run(USER, str(DELEGATED), DELEGATED / "session"))
+    return max(map(abs, codes))
+
+
+def delegate() -> None:
+    """Give a part of the tree away, as `systemd-run --user -p Delegate=yes` has it."""
+    session = DELEGATED / "session"
+    session.mkdir(parents=True)
+    for directory in (DELEGATED, session):
+        os.chown(directory, USER, USER)
+        for name in ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads"):
+            os.chown(directory / name, USER, USER)
+
+
+def run(uid: int, setting: str, directory: Path) -> int:
+    """Run the tests as a user, in a cgroup."""
+    with tempfile.TemporaryDirectory() as home:
+        os.chown(home, uid, uid)
+        sys.stdout.write(f"== cgroup v2, uid {uid}\n")
+        sys.stdout.flush()
+        program = subprocess.Popen(
+            [sys.executable, *PYTEST, *(f"-p{name}" for name in PLUGINS), *sys.argv[1:]],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                "HOME": home,
+                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                "PYTEST_DEBUG_TEMPROOT": home,
+                "OPENCLAW_TEST_CGROUP": setting,
+            },
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: _become(uid, directory),
+        )
+        return program.wait()
+
+
+def _become(uid: int, directory: Path) -> None:
+    (directory / "cgroup.procs").write_text(str(os.getpid()))
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.write(f"verdict:{code}\n")
+    sys.stdout.flush()
