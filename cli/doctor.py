@@ -6,6 +6,7 @@ import msgspec
 from cli.exits import ExitCode, fail
 from supervisor import checkup, isolation
 from supervisor import config as gateway_config
+from supervisor.caps import report as caps
 from supervisor.state import StateError, StateRoot, default_root
 
 
@@ -18,12 +19,13 @@ def command(as_json: bool) -> None:
     """
     try:
         state = StateRoot(default_root())
-        section = gateway_config.load(state.config).isolation
+        config = gateway_config.load(state.config)
     except (gateway_config.ConfigError, StateError) as error:
         fail(str(error), ExitCode.CONFIGURATION)
     try:
-        report = isolation.look(section)
-        checks = [*checkup.surroundings(report), *checkup.steps(report)]
+        report, caps_report = isolation.look(config.isolation), caps.look(config.caps.cgroup)
+        surroundings = [*checkup.surroundings(report), checkup.caps(caps_report)]
+        checks = [*surroundings, *checkup.steps(report)]
     except OSError as error:
         fail(f"cannot be examined: {error}", ExitCode.CONFIGURATION)
     if as_json:
@@ -31,8 +33,8 @@ def command(as_json: bool) -> None:
     else:
         for check in checks:
             _print(check)
-        click.echo(f"\n{report.summary()}")
-    if report.missing and section.mode != "none":
+        click.echo(f"\n{report.summary()}\n{caps_report.summary()}")
+    if report.missing and config.isolation.mode != "none":
         raise SystemExit(ExitCode.CONFIGURATION)
 
 

@@ -12,8 +12,10 @@ from cli.exits import ExitCode, fail
 from protocol.errors import GatewayError, LinkClosedError
 from supervisor import config as gateway_config
 from supervisor import isolation
+from supervisor.caps import report as caps
+from supervisor.caps.place import UnusableError
 from supervisor.logs import open_log
-from supervisor.main import Supervisor
+from supervisor.main import Reports, Supervisor
 from supervisor.registry import RegistryUnwritableError
 from supervisor.state import (
     LOCK_WAIT_SECONDS,
@@ -54,8 +56,17 @@ def run(port: int | None) -> None:
         full = error.errno == errno.ENOSPC
         reason = f"{error.filename or default_root()}: {error.strerror}"
         fail(reason, ExitCode.TRY_LATER if full else ExitCode.CONFIGURATION)
-    with lock:
-        _serve(state, lock, config, lambda: gateway_config.load(state.config, port=port))
+    try:
+        with lock, caps.hold(config.caps.cgroup, state.path) as caps_report:
+            _serve(
+                state,
+                lock,
+                config,
+                lambda: gateway_config.load(state.config, port=port),
+                caps_report,
+            )
+    except UnusableError as error:
+        fail(str(error), ExitCode.CONFIGURATION)
 
 
 def _serve(
@@ -63,6 +74,7 @@ def _serve(
     lock: StateLock,
     config: gateway_config.Config,
     read_config: Callable[[], gateway_config.Config],
+    caps_report: caps.Report,
 ) -> None:
     try:
         report = isolation.examine(config.isolation)
@@ -70,14 +82,16 @@ def _serve(
         fail(str(error), ExitCode.CONFIGURATION)
 
     def banner(url: str) -> None:
-        line = f"openclaw gateway · {url} · {report.summary()} · {state.path}\n"
+        held = f"{report.summary()} · {caps_report.summary()}"
+        line = f"openclaw gateway · {url} · {held} · {state.path}\n"
         # Not by print: whoever cannot hear it must not end the gateway, nor change its exit code.
         with contextlib.suppress(OSError):
             os.write(_STANDARD_OUTPUT, line.encode(errors="replace"))
 
     async def run() -> None:
         log = open_log(state.log)
-        await Supervisor(state, lock, config, read_config, report, log).serve(banner)
+        supervisor = Supervisor(state, lock, config, read_config, Reports(report, caps_report), log)
+        await supervisor.serve(banner)
 
     try:
         asyncio.run(run())

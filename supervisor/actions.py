@@ -69,8 +69,8 @@ class Around(Protocol):
     def pids(self) -> dict[str, int]:
         """The process ids of what all tenants share, by name."""
 
-    def apply_limits(self, tenant: str) -> tuple[str, ...]:
-        """Have a tenant's limits, as its row has them now, be in force; gives what is not yet."""
+    async def apply_limits(self, *tenants: str) -> tuple[str, ...]:
+        """Have limits, as the rows have them now, be in force; gives what is not yet."""
 
     async def reload(self) -> Reloaded:
         """See `TenantActions`."""
@@ -165,7 +165,7 @@ class Actions:
         await self._know(tenant)
         if change.limits is UNSET:
             return view
-        return msgspec.structs.replace(view, warnings=self._around.apply_limits(tenant))
+        return msgspec.structs.replace(view, warnings=await self._around.apply_limits(tenant))
 
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         """See `TenantActions`."""

@@ -6,6 +6,7 @@ from typing import Final
 import apsw
 import msgspec
 
+from supervisor.caps import report as caps_report
 from supervisor.isolation import Report
 from supervisor.registry import sqlite_is_sound
 from supervisor.zygote import jail
@@ -70,6 +71,17 @@ def _step(name: str, what: str, report: Report) -> Check:
         what=what.splitlines()[0],
         detail=detail,
         without=LOST_WITHOUT[name],
+    )
+
+
+def caps(report: caps_report.Report) -> Check:
+    """Say whether what tenants use together can be capped."""
+    return Check(
+        name="caps",
+        holds=not report.refusal,
+        what="What a tenant's processes use together can be capped.",
+        detail=report.refusal or report.summary().removeprefix("caps: "),
+        without="one tenant's sandboxes can use up memory, processors and process ids of all",
     )
 
 

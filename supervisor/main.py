@@ -11,13 +11,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from protocol import launching, limits
-from protocol.control.shapes import Reloaded
+from protocol.control.shapes import NO_LIMITS, Reloaded
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
+from protocol.launching import Caps
 from protocol.methods import answered_by
 from protocol.spawn import (
     FrontSettings,
@@ -28,6 +29,9 @@ from protocol.spawn import (
 from supervisor import isolation, sandboxes
 from supervisor.actions import Actions
 from supervisor.alerts import Alert, AlertCommand
+from supervisor.caps.effective import effective
+from supervisor.caps.report import Report
+from supervisor.caps.tenants import TenantGroups
 from supervisor.child import FIRST_DESCRIPTOR
 from supervisor.config import Config
 from supervisor.control.plane import ControlPlane
@@ -59,6 +63,13 @@ FRONT_DRAIN_SECONDS: Final = 30.0
 WORKER_DRAIN_SECONDS: Final = 30.0
 
 
+class Reports(NamedTuple):
+    """What of the jail holds here, and where cgroups are, this process in them already."""
+
+    isolation: isolation.Report
+    caps: Report
+
+
 class Supervisor:
     """One gateway, from start to end.
 
@@ -67,7 +78,7 @@ class Supervisor:
         lock: Its lock, held.
         config: The configuration.
         read_config: Reads it anew for a reload; raises ConfigError.
-        isolation_report: What of the jail holds here, checked already.
+        reports: What holds here, checked already.
         log: The gateway's log.
         zygote_command: Arguments of the interpreter that start what forks workers.
     """
@@ -78,7 +89,7 @@ class Supervisor:
         lock: StateLock,
         config: Config,
         read_config: Callable[[], Config],
-        isolation_report: isolation.Report,
+        reports: Reports,
         log: Log,
         zygote_command: Sequence[str] | None = None,
     ) -> None:
@@ -86,7 +97,7 @@ class Supervisor:
         self._root: Final = state.path.resolve()
         self._tls: Final = self._root / state.tls.name
         self._lock: Final = lock
-        self._isolation: Final = isolation_report
+        self._isolation, self._caps = reports
         self._log: Final = log
         self.meters: Final = Meters()
         self._alerts: Final = AlertCommand(config.alerts.command, log)
@@ -100,6 +111,8 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._generation = self._desk.registry.next_epoch() * GENERATIONS_PER_EPOCH
+        self.groups: Final = TenantGroups(reports.caps.claimed, self._caps_of)
+        """See `supervisor.surroundings.Surroundings`."""
         self._workers: Final = Workers(self, log)
         read = functools.partial(self._disk, read_config)
         self._reloader: Final = Reloader(config, read, self, log, self._notifier)
@@ -152,7 +165,8 @@ class Supervisor:
             self._spawn_task(watch_loop(self.meters.loop_lag))
             url = url_of(self._listener, secure=self._config.gateway.tls is not None)
             self._lock.announce(url)
-            self._log.info("gateway ready", url=url, isolation=self._isolation.summary())
+            held = {"isolation": self._isolation.summary(), "caps": self._caps.summary()}
+            self._log.info("gateway ready", url=url, **held)
             self._serves = True
             on_ready(url)
             self._notifier.say("READY=1", f"STATUS=serving {url}")
@@ -216,6 +230,7 @@ class Supervisor:
         await self._actions.close()
         await self._disk(self._desk.close)
         self._disk.close()
+        self.groups.close()
         self._log.info("gateway stopped")
 
     def _spawn_task(self, work: "asyncio._CoroutineLike[None]") -> None:
@@ -310,7 +325,7 @@ class Supervisor:
         return FrontSpec(
             settings=settings,
             version=VERSION,
-            notices=self._isolation.notices(),
+            notices=(*self._isolation.notices(), *self._caps.notices()),
             jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root, *readable)),
             supervised=answered_by("supervisor"),
         )
@@ -362,14 +377,20 @@ class Supervisor:
         await self.tell_front(front_settings(config.gateway, self._tls))
         self._alerts.command = config.alerts.command
         self._desk.caps = config.caps
-        for tenant in self._actions.rows:
-            self.apply_limits(tenant)
+        await self.apply_limits(*self._actions.rows)
         self._workers.change_settings(WorkerSettings(idle_seconds=config.worker.idle_seconds))
 
-    def apply_limits(self, tenant: str) -> tuple[str, ...]:
+    async def apply_limits(self, *tenants: str) -> tuple[str, ...]:
         """See `supervisor.actions.Around`."""
-        del tenant
-        return ()
+        refused = await self.groups.limit(*tenants)
+        for tenant, reason in refused.items():
+            self._log.error("caps refused", tenant=tenant, reason=reason)
+        return tuple(refused.values())
+
+    def _caps_of(self, tenant: str) -> Caps:
+        row = self._actions.rows.get(tenant)
+        own = NO_LIMITS if row is None else row.limits
+        return effective(own, self._config.caps).caps
 
     async def renew_zygote(self) -> int:
         """See `Reloadable`."""

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from protocol.launching import Place
+from supervisor.caps.tenants import TenantGroups
 from supervisor.front_process import FrontProcess
 from supervisor.launcher_process import LauncherProcess
 from supervisor.meters import Meters
@@ -25,6 +26,10 @@ class Surroundings(Protocol):
     @property
     def launcher(self) -> LauncherProcess | None:
         """Who gets the other links; None while it is being replaced."""
+
+    @property
+    def groups(self) -> TenantGroups:
+        """Their cgroups."""
 
     @property
     def idle_seconds(self) -> float:

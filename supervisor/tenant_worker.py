@@ -6,6 +6,7 @@ Processes at a time: the present generation, a next one that starts beside it, a
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -18,7 +19,7 @@ from supervisor.front_link import FrontLink
 from supervisor.lifecycle import ENDING, SERVING, Action, Death, Event, Lifecycle, State
 from supervisor.logs import Log
 from supervisor.memory import Memory
-from supervisor.reconcile import Actual, Step, step
+from supervisor.reconcile import Actual, Step, Wanted, step
 from supervisor.surroundings import Surroundings
 from supervisor.waiting import Waiting
 from supervisor.worker_process import HUNG, OVERDUE, WorkerProcess
@@ -282,7 +283,8 @@ class TenantWorker:
     async def _start(self, process: WorkerProcess) -> None:
         try:
             jail = await self._around.jail_of(self.tenant)
-            await process.start(await self._around.zygote(), jail)
+            admit = functools.partial(self._around.groups.admit, self.tenant)
+            await process.start(await self._around.zygote(), jail, admit)
             self._place(process)
         except (SpawnError, GatewayError, OSError) as error:
             if isinstance(error, OSError):
@@ -359,10 +361,10 @@ class TenantWorker:
         self._ended(process, status, cause)
 
     def _ended(self, process: WorkerProcess, status: Exit | None, cause: str) -> None:
-        starved = process.was_killed_by_others(status) and self._memory.is_short()
+        starved = self._starvation() if process.was_killed_by_others(status) else ""
         if starved:
-            cause = f"{cause}; the system was out of memory"
-        death = process.death(status, cause, starved=starved)
+            cause = f"{cause}; {starved}"
+        death = process.death(status, cause, starved=bool(starved))
         action = self._judge(process, death)
         if self.life.deaths and self.life.deaths[-1] is death:
             self._around.meters.died(status)
@@ -379,7 +381,17 @@ class TenantWorker:
             self._around.alert(self.tenant, self.life.reason)
         elif action is Action.WAIT:
             self._refuse_restarts("the worker did not start", "; it will be tried again")
+        if not self._processes():
+            wanted = self._around.wanted(self.tenant)
+            self._run(self._around.groups.release(self.tenant, ended=wanted is not Wanted.ENABLED))
         self._changed.set()
+
+    def _starvation(self) -> str:
+        """Say of a worker that was killed that it was for want of memory; "" if it was not."""
+        known = self._around.groups.starved(self.tenant)
+        if known is not None:
+            return known
+        return "the system was out of memory" if self._memory.is_short() else ""
 
     def _judge(self, process: WorkerProcess, death: Death) -> Action:
         if process in self._retiring:

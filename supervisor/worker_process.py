@@ -8,7 +8,7 @@ import select
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -98,8 +98,19 @@ class WorkerProcess:
         """Its process id, once it is known."""
         return self._child.pid if self._child else None
 
-    async def start(self, zygote: ZygoteProcess, jail: JailSpec) -> None:
+    async def start(
+        self,
+        zygote: ZygoteProcess,
+        jail: JailSpec,
+        admit: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
         """Have it forked.
+
+        Args:
+            zygote: By whom.
+            jail: How it is jailed.
+            admit: Takes its process id, and puts it under its tenant's caps or raises OSError. That
+                it is ready is not heard before.
 
         Raises:
             SpawnError: the zygote could not.
@@ -107,6 +118,11 @@ class WorkerProcess:
         """
         newborn = await zygote.spawn(jail, msgspec.msgpack.encode(self.spec))
         LogPump(newborn.stderr, self._log)
+        if admit is not None:
+            try:
+                await admit(newborn.child.pid)
+            except OSError as error:
+                self.signal(signal.SIGKILL, f"it cannot be put into its cgroup: {error}")
         self._newborn = newborn
         self._child, self._channel = newborn.child, newborn.channel
         newborn.adopt(self._on_exit)

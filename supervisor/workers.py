@@ -69,9 +69,9 @@ class Workers:
 
     async def settle(self, tenant: str) -> None:
         """Bring a tenant's worker to what the registry wants; what has to end has ended then."""
-        worker = self._tenants.get(tenant)
         if self._stopping:
             return
+        worker = self._tenants.get(tenant)
         if worker is not None:
             self._reconcile(worker)
         if self._around.wanted(tenant) is Wanted.ENABLED:
@@ -82,6 +82,10 @@ class Workers:
         if self._around.launcher is not None:  # terminals outlive workers
             with contextlib.suppress(LinkClosedError):
                 await self._around.launcher.end_tenant(tenant)
+        # It may have been taken back meanwhile, and have another worker.
+        gone = worker is None or worker.actual.processes == 0
+        if gone and self._around.wanted(tenant) is not Wanted.ENABLED:
+            await self._around.groups.release(tenant, ended=True)
 
     async def stop_all(self, seconds: float = limits.DRAIN_SECONDS) -> None:
         """End all workers, at the same time."""
@@ -185,6 +189,7 @@ class Workers:
             if pings:
                 ping_at = loop.time() + limits.PING_INTERVAL_SECONDS
                 self._memory.look()
+                await self._around.groups.tidy()
             for number, worker in enumerate(list(self._tenants.values()), 1):
                 if pings:
                     worker.check_alive()

@@ -13,7 +13,7 @@ PERIOD_MICROSECONDS: Final = 100_000
 """Over which a quota of processor time is counted; the kernel's own choice."""
 QUOTA_MICROSECONDS_MIN: Final = 1000
 """The least quota that the kernel takes."""
-_PATIENCE_SECONDS: Final = 2.0
+PATIENCE_SECONDS: Final = 2.0
 _PAUSE_SECONDS: Final = 0.001
 _PIDFDS_MAX: Final = 64
 """At a time: a fork bomb has more processes than this one may have descriptors."""
@@ -127,7 +127,7 @@ def kill(directories: Sequence[Path]) -> None:
 
     Only where nothing can be forked meanwhile does it reach everything.
     """
-    until = time.monotonic() + _PATIENCE_SECONDS
+    until = time.monotonic() + PATIENCE_SECONDS
     while (found := sorted(processes(directories))) and time.monotonic() < until:
         for start in range(0, len(found), _PIDFDS_MAX):
             _kill(found[start : start + _PIDFDS_MAX], directories)
@@ -147,22 +147,22 @@ def _kill(pids: Sequence[int], directories: Sequence[Path]) -> None:
                 signal.pidfd_send_signal(opened[pid], signal.SIGKILL)
 
 
-def remove(directory: Path) -> None:
+def remove(directory: Path, seconds: float) -> None:
     """Remove a cgroup and all below it; what is not there is well.
 
     The kernel says that it is busy for a while after its last process has ended.
 
     Raises:
-        OSError: it is busy for longer than two seconds, or it is not ours.
+        OSError: it is busy for longer than `seconds`, or it is not ours.
     """
-    until = time.monotonic() + _PATIENCE_SECONDS
+    until = time.monotonic() + seconds
     while True:
         try:
             for each in (*below(directory), directory):
                 with contextlib.suppress(FileNotFoundError):
                     each.rmdir()
         except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > until:
+            if error.errno != errno.EBUSY or time.monotonic() >= until:
                 raise
             time.sleep(_PAUSE_SECONDS)
         else:

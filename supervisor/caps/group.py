@@ -57,9 +57,11 @@ class Group(Protocol):
     def kill(self) -> None:
         """Send SIGKILL to everything in it and below it; may take two seconds."""
 
-    def remove(self) -> None:
+    def remove(self, seconds: float = 2.0) -> None:
         """Remove it and all below it; what is not there is well.
 
-        What has just been killed may keep it busy for a while, which is waited for, two seconds at
-        most. Nothing may run there any more.
+        Nothing may run there any more, but what has just been killed keeps it busy for a while.
+
+        Args:
+            seconds: How long to wait for that.
         """

@@ -57,9 +57,9 @@ class Base(NamedTuple):
             OSError: the system refuses.
         """
         name = f"openclaw-{gateway}"
-        stale = self.group.make(name)
-        stale.kill()
-        stale.remove()
+        root = self.group.make(name)
+        root.kill()
+        root.remove()
         root = self.group.make(name)
         leaf = root.make(GATEWAY)
         claimed = Claimed(root, self)
@@ -85,6 +85,10 @@ class Claimed(NamedTuple):
     def tenant(self, tenant: str) -> Group:
         """Give a tenant's cgroup, made if it is not there."""
         return self.root.child(f"tenant-{tenant}")
+
+    def path_of(self, tenant: str) -> str:
+        """Give what `reopen` opens a tenant's cgroup by, once it is there."""
+        return self.root.at(f"tenant-{tenant}").path
 
     def leave(self) -> None:
         """Go back to where the gateway was; end what is left, and remove everything.

@@ -133,10 +133,14 @@ class Cgroup1:
 
     def make(self, name: str) -> "Cgroup1":
         """Make a child."""
-        made = {key: files.inside(path, name) for key, path in self._by_controller.items()}
-        for directory in dict.fromkeys(made.values()):
+        child = self.at(name)
+        for directory in child.directories:
             directory.mkdir(exist_ok=True)
-        return Cgroup1(made)
+        return child
+
+    def at(self, name: str) -> "Cgroup1":
+        """Give a child, there or not."""
+        return Cgroup1({key: files.inside(path, name) for key, path in self._by_controller.items()})
 
     def share(self) -> None:
         """Let children be limited; in this version they always are."""
@@ -147,17 +151,17 @@ class Cgroup1:
     def children(self) -> list["Cgroup1"]:
         """Give those that there are in any of its trees."""
         names = {path.name for each in self.directories for path in files.children(each)}
-        return [self.child(name) for name in sorted(names)]
+        return [self.at(name) for name in sorted(names)]
 
     def kill(self) -> None:
         """See `Group`. Until all have ended nothing in it can fork; two seconds at most."""
         with files.no_forks(self._pids):
             files.kill(self.directories)
 
-    def remove(self) -> None:
+    def remove(self, seconds: float = files.PATIENCE_SECONDS) -> None:
         """See `Group`."""
         for directory in self.directories:
-            files.remove(directory)
+            files.remove(directory, seconds)
 
 
 def _limit_cpu(directory: Path, most: int) -> None:

@@ -96,9 +96,13 @@ class Cgroup2:
 
     def make(self, name: str) -> "Cgroup2":
         """Make a child without any limits yet, which works also while processes are in here."""
-        directory = files.inside(self.directory, name)
-        directory.mkdir(exist_ok=True)
-        return Cgroup2(directory)
+        child = self.at(name)
+        child.directory.mkdir(exist_ok=True)
+        return child
+
+    def at(self, name: str) -> "Cgroup2":
+        """Give a child, there or not."""
+        return Cgroup2(files.inside(self.directory, name))
 
     def share(self) -> None:
         """Let children be limited."""
@@ -126,6 +130,6 @@ class Cgroup2:
             with files.no_forks(self.directory):
                 files.kill([self.directory])
 
-    def remove(self) -> None:
+    def remove(self, seconds: float = files.PATIENCE_SECONDS) -> None:
         """See `Group`."""
-        files.remove(self.directory)
+        files.remove(self.directory, seconds)

@@ -18,6 +18,7 @@ GUEST: Final = Path(__file__).with_name("cgroup2_guest.py")
 TESTS: Final = ("tests/supervisor/caps",)
 """What is run there; emulation is slow, so no more than what the version matters to."""
 SILENCE_SECONDS: Final = 120.0
+ROOM_MIB: Final = 512
 LEFT_OUT: Final = image.LEFT_OUT - {"hypothesis"}
 SCRIPT: Final = """
 export PATH=/bin:/sbin:/usr/sbin HOME=/root LANG=C.UTF-8
@@ -44,7 +45,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="openclaw-cgroup2-") as name:
         folder = Path(name)
         root = folder / "root.img"
-        image.build(root, parts.busybox, LEFT_OUT, ("/usr/bin/bwrap",))
+        image.build(root, parts.busybox, LEFT_OUT, ("/usr/bin/bwrap",), ROOM_MIB)
         script = SCRIPT.format(python=image.PYTHON, guest=GUEST, tests=" ".join(options.tests))
         with boot.Machine(folder, parts, root, script, writable=True, processors=2) as machine:
             return follow(machine)

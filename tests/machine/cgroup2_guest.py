@@ -12,9 +12,9 @@ TREE: Final = Path("/sys/fs/cgroup")
 DELEGATED: Final = TREE / "user.slice"
 USER: Final = 1000
 CONTROLLERS: Final = "+cpu +memory +pids"
-PLUGINS: Final = ("pytest_asyncio", "pytest_timeout")
+PLUGINS: Final = ("pytest_asyncio.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
 """Others are not here, though their entry points are."""
-PYTEST: Final = ("-m", "pytest", "-q", "--durations=5", "--timeout=300")
+PYTEST: Final = ("-m", "pytest", "-v", "--color=no", "--durations=5", "--timeout=300")
 
 
 def main() -> int:
@@ -49,11 +49,12 @@ def run(uid: int, setting: str, directory: Path) -> int:
                 **os.environ,
                 "HOME": home,
                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+                "HYPOTHESIS_STORAGE_DIRECTORY": home,
                 "PYTEST_DEBUG_TEMPROOT": home,
                 "OPENCLAW_TEST_CGROUP": setting,
             },
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: _become(uid, directory),
+            preexec_fn=lambda: _become(uid, directory),  # noqa: PLW1509 - one thread
         )
         return program.wait()
 

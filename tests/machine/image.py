@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +31,11 @@ _LDCONFIG: Final = "/usr/sbin/ldconfig"  # ctypes asks it where a library is
 
 
 def build(
-    image: Path, busybox: Path, left_out: Set[str] = LEFT_OUT, programs: Sequence[str] = ()
+    image: Path,
+    busybox: Path,
+    left_out: AbstractSet[str] = LEFT_OUT,
+    programs: Sequence[str] = (),
+    room_mib: int = 32,
 ) -> None:
     """Write a root file system to `image`.
 
@@ -39,6 +44,7 @@ def build(
         busybox: A static busybox, for the guest's shell.
         left_out: Names of files and folders that the guest does without.
         programs: Others of this host that it needs, by their paths.
+        room_mib: How much can be written to it at least.
 
     Raises:
         OSError, subprocess.CalledProcessError: it cannot be made; what failed has said why.
@@ -49,7 +55,7 @@ def build(
         megabytes = sum(p.lstat().st_size for p in tree.rglob("*")) // 2**20
         image.touch()
         options = ("-q", "-t", "ext4", "-O", "^has_journal", "-E", "root_owner=0:0")
-        size = f"{megabytes * 5 // 4 + 32}M"
+        size = f"{megabytes * 5 // 4 + room_mib}M"
         subprocess.run(
             ["/usr/sbin/mke2fs", *options, "-d", str(tree), str(image), size],
             check=True,
@@ -58,7 +64,7 @@ def build(
         shutil.rmtree(tree, ignore_errors=True)
 
 
-def _fill(tree: Path, busybox: Path, left_out: Set[str], programs: Sequence[str]) -> None:
+def _fill(tree: Path, busybox: Path, left_out: AbstractSet[str], programs: Sequence[str]) -> None:
     for folder in _FOLDERS:
         (tree / folder).mkdir(parents=True)
     for name, target in _LINKS.items():
@@ -101,7 +107,7 @@ def _copy_file(path: Path, target: Path) -> None:
         shutil.copy2(path, target)
 
 
-def _copy_tree(folder: Path, tree: Path, left_out: Set[str]) -> None:
+def _copy_tree(folder: Path, tree: Path, left_out: AbstractSet[str]) -> None:
     def ignored(_folder: str, names: list[str]) -> set[str]:
         return {name for name in names if name in left_out or name.endswith(".a")}
 

@@ -19,9 +19,11 @@ from protocol.control.shapes import (
     UpdateTenant,
 )
 from protocol.errors import ErrorCode, GatewayError
+from protocol.launching import Caps
 from protocol.names import digest
 from protocol.spawn import TenantsUpdate
 from supervisor.actions import Actions
+from supervisor.caps.tenants import TenantGroups
 from supervisor.config import Config
 from supervisor.disk import Disk
 from supervisor.logs import open_log
@@ -47,6 +49,10 @@ class Around:
         self.meters = Meters()
         self.pids = {"supervisor": os.getpid()}
         self.limited: list[str] = []
+        self.groups = TenantGroups(None, lambda _: Caps())
+
+    def wanted(self, tenant: str) -> Wanted:
+        return Wanted.ENABLED
 
     async def tell_front(self, *changes: TenantsUpdate) -> None:
         waits, self.listens = self.listens, asyncio.Event()
@@ -54,8 +60,8 @@ class Around:
         await waits.wait()
         self.told.extend(changes)
 
-    def apply_limits(self, tenant: str) -> tuple[str, ...]:
-        self.limited.append(tenant)
+    async def apply_limits(self, *tenants: str) -> tuple[str, ...]:
+        self.limited.extend(tenants)
         return ("it is not in force yet",)
 
     def wanted(self, _tenant: str) -> Wanted:

@@ -4,7 +4,8 @@ import pytest
 import structlog
 
 from protocol.errors import ErrorCode, GatewayError
-from protocol.launching import Place
+from protocol.launching import Caps, Place
+from supervisor.caps.tenants import TenantGroups
 from supervisor.front_process import FrontProcess
 from supervisor.launcher_process import LauncherProcess
 from supervisor.lifecycle import State
@@ -28,6 +29,7 @@ class Nowhere:
         self.wants = Wanted.ENABLED
         self.alerts: list[str] = []
         self.meters = Meters()
+        self.groups = TenantGroups(None, lambda _: Caps())
 
     async def zygote(self) -> ZygoteProcess:
         raise SpawnError

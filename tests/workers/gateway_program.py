@@ -29,9 +29,10 @@ def main() -> None:
 
     from supervisor import config as gateway_config
     from supervisor import front_process, isolation
+    from supervisor.caps import report as caps
     from supervisor.child import FIRST_DESCRIPTOR
     from supervisor.logs import open_log
-    from supervisor.main import Supervisor
+    from supervisor.main import Reports, Supervisor
     from supervisor.state import LOCK_WAIT_SECONDS, StateRoot, default_root
     from supervisor.zygote.main import command
 
@@ -53,13 +54,16 @@ def main() -> None:
 
     async def serve() -> None:
         log = open_log(state.log)
-        supervisor = Supervisor(state, lock, config, read_config, report, log, zygote)
+        supervisor = Supervisor(state, lock, config, read_config, reports, log, zygote)
         await supervisor.serve(
             lambda url: print(f"openclaw gateway · {url} · test", flush=True)  # noqa: T201
         )
 
-    with state.acquire(LOCK_WAIT_SECONDS) as lock:
-        report = isolation.examine(config.isolation)
+    with (
+        state.acquire(LOCK_WAIT_SECONDS) as lock,
+        caps.hold(config.caps.cgroup, state.path) as caps_report,
+    ):
+        reports = Reports(isolation.examine(config.isolation), caps_report)
         asyncio.run(serve())
 
 

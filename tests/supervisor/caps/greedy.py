@@ -46,6 +46,14 @@ def parent(_: int) -> None:
     time.sleep(600)
 
 
+def write(path: str) -> None:
+    """Write a file of 96 MiB, and have it on the disk."""
+    with Path(path).open("wb") as file:
+        file.writelines(bytes(MIB) for _ in range(96))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def claim(setting: str) -> None:
     """Claim cgroups as a gateway does, say where this process is then, and leave when told to."""
     from supervisor.caps import place
@@ -61,7 +69,7 @@ def claim(setting: str) -> None:
 if __name__ == "__main__":
     sys.stdin.readline()
     what, argument = sys.argv[1], (sys.argv[2] if len(sys.argv) > 2 else "0")
-    if what == "claim":
-        claim(argument)
+    if what in {"claim", "write"}:
+        {"claim": claim, "write": write}[what](argument)
     else:
         {"balloon": balloon, "bomb": bomb, "spin": spin, "parent": parent}[what](int(argument))

@@ -1,7 +1,6 @@
 """A cgroup as the kernel keeps it: the same tests for version 1 and version 2."""
 
 import errno
-import os
 import subprocess
 import time
 from pathlib import Path
@@ -124,20 +123,10 @@ def test_a_cap_below_what_is_in_use(group: place.Cgroup, run: Run) -> None:
 
 
 def test_pages_that_can_be_had_back_do_not_hinder_a_lower_cap(
-    group: place.Cgroup, tmp_path: Path
+    group: place.Cgroup, run: Run, tmp_path: Path
 ) -> None:
     group.limit(Caps(memory_bytes=128 * MIB))
-    file = tmp_path / "file"
-    pid = os.fork()
-    if pid == 0:
-        group.adopt(os.getpid())
-        with file.open("wb") as out:
-            for _ in range(96):
-                out.write(bytes(MIB))
-            out.flush()
-            os.fsync(out.fileno())
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert run(group, "write", tmp_path / "file").wait(DEADLINE_SECONDS) == 0
     group.limit(Caps(memory_bytes=32 * MIB))
     assert group.usage().memory_bytes <= 32 * MIB
 
@@ -165,13 +154,10 @@ def test_kill_reaches_what_is_below(group: place.Cgroup, run: Run) -> None:
     assert not any(directory.exists() for directory in group.directories)
 
 
-def test_what_is_in_use_is_not_removed(
-    group: place.Cgroup, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "_PATIENCE_SECONDS", 0.05)
+def test_what_is_in_use_is_not_removed(group: place.Cgroup, run: Run) -> None:
     said(run(group, "parent"))
     with pytest.raises(OSError, match="busy"):
-        group.remove()
+        group.remove(0.05)
 
 
 def test_another_process_opens_it_by_its_path(group: place.Cgroup) -> None:
