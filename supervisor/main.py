@@ -408,7 +408,8 @@ class Supervisor:
         """See `supervisor.surroundings.Surroundings`."""
         row = self._actions.rows.get(tenant)
         uid = None if row is None else row.uid
-        return sandboxes.place(self._config.sandbox, tenant, generation, uid)
+        place = sandboxes.place(self._config.sandbox, tenant, generation, uid)
+        return msgspec.structs.replace(place, cgroup=self.groups.path_of(tenant))
 
     def next_generation(self) -> int:
         """See `supervisor.surroundings.Surroundings`."""
