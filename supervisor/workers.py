@@ -74,11 +74,6 @@ class Workers:
         worker = self._tenants.get(tenant)
         if worker is not None:
             self._reconcile(worker)
-        if self._stopping:
-            return
-        worker = self._tenants.get(tenant)
-        if worker is not None:
-            self._reconcile(worker)
         if self._around.wanted(tenant) is Wanted.ENABLED:
             return
         if worker is not None:
@@ -87,10 +82,6 @@ class Workers:
         if self._around.launcher is not None:  # terminals outlive workers
             with contextlib.suppress(LinkClosedError):
                 await self._around.launcher.end_tenant(tenant)
-        # It may have been taken back meanwhile, and have another worker.
-        gone = worker is None or worker.actual.processes == 0
-        if gone and self._around.wanted(tenant) is not Wanted.ENABLED:
-            await self._around.groups.release(tenant, ended=True)
         # It may have been taken back meanwhile, and have another worker.
         gone = worker is None or worker.actual.processes == 0
         if gone and self._around.wanted(tenant) is not Wanted.ENABLED:

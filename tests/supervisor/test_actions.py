@@ -51,9 +51,6 @@ class Around:
         self.limited: list[str] = []
         self.groups = TenantGroups(None, lambda _: Caps())
 
-    def wanted(self, tenant: str) -> Wanted:
-        return Wanted.ENABLED
-
     async def tell_front(self, *changes: TenantsUpdate) -> None:
         waits, self.listens = self.listens, asyncio.Event()
         self.listens.set()
