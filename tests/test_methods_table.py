@@ -24,6 +24,7 @@ from supervisor.tenants import TenantDesk
 from tests.methods import ALL, example, ids_of
 from tests.supervisor.desk_actions import DeskActions
 from tests.worker.harness import Front, running_worker
+from tests.worker.launcher import RUNS, LauncherEnd
 
 TENANTS = ("acme", "globex")
 
@@ -77,6 +78,10 @@ async def tenant(
     directory.mkdir(mode=0o700)
     monkeypatch.chdir(directory)
     async with running_worker(tenant=name) as rig:
+        launcher = LauncherEnd()
+        if name != "acme":
+            launcher.runs = ()
+        await launcher.meet(rig.links.channel)
         yield Both(name, rig.front, supervisor)
 
 
@@ -119,8 +124,9 @@ async def things_of(acme: Both) -> dict[str, Any]:
         "sessionId": made["sessionId"],
         "runId": made["runId"],
         "tenantId": "acme",
-        # There is no launcher here; with one, tests/e2e/test_terminals.py asks for another's.
+        # With a launcher that launches, tests/e2e/test_terminals.py asks for another's.
         "terminalId": "0123456789abcdef",
+        "sandboxId": RUNS.sandbox_id,
     }
 
 
@@ -137,6 +143,7 @@ ABSENT = {
     "runId": "00000000-0000-4000-8000-000000000000",
     "tenantId": "nobody",
     "terminalId": "fedcba9876543210",
+    "sandboxId": "0000000000000000",
 }
 
 

@@ -33,10 +33,11 @@ from worker.config.overlay import OverlayError, OverlayFile
 from worker.events import handlers as event_handlers
 from worker.events.bus import Events
 from worker.links import CallsLink
-from worker.sandbox import file_handlers, terminals
+from worker.sandbox import file_handlers, state_handlers, terminals
 from worker.sandbox import handlers as sandbox_handlers
 from worker.sandbox.files import SandboxFiles
 from worker.sandbox.link import LauncherLink
+from worker.sandbox.sandboxes import Sandboxes
 from worker.sandbox.watchers import Watchers
 from worker.services import Services
 from worker.sessions import changes, handlers, reads, schema, talking
@@ -64,7 +65,8 @@ LAUNCHER_DESCRIPTORS: Final = 2
 # Importing them is what binds the handlers.
 _HANDLERS: Final = (
     *(changes, config_handlers, discover, event_handlers),
-    *(file_handlers, handlers, health, sandbox_handlers, talking, terminals, webhook),
+    *(file_handlers, handlers, health, sandbox_handlers, state_handlers, talking, terminals),
+    webhook,
 )
 # `protocol.documents` imports it when there is some, which would be too late here.
 _PRELOADED: Final = (strict_yaml,)
@@ -121,8 +123,16 @@ class Worker:
         self._sessions: Final = Database(schema.PATH, schema.MIGRATIONS, self._directory)
         self._overlay: Final = OverlayFile(self._directory)
         events = Events(clock, spec.generation)
+        launcher = LauncherLink()
+        sandboxes = Sandboxes(launcher, self._overlay)
         self._turns: Final = Turns(
-            self._sessions, catalogue, self._overlay, clock, events, spec.generation, spec.living
+            self._sessions,
+            catalogue,
+            self._overlay,
+            clock,
+            events,
+            sandboxes,
+            spec,
         )
         self.services: Final = Services(
             spec,
@@ -135,7 +145,8 @@ class Worker:
             Purging(self._sessions),
             events,
             SandboxFiles(self._directory),
-            LauncherLink(),
+            launcher,
+            sandboxes,
             Watchers(),
             clock.monotonic(),
         )

@@ -9,6 +9,7 @@ from worker.config.overlay import OverlayFile
 from worker.events.bus import Events
 from worker.sandbox.files import SandboxFiles
 from worker.sandbox.link import LauncherLink
+from worker.sandbox.sandboxes import Sandboxes
 from worker.sandbox.watchers import Watchers
 from worker.sessions.pages import Pages
 from worker.sessions.purging import Purging
@@ -30,5 +31,6 @@ class Services(NamedTuple):
     events: Events
     files: SandboxFiles
     launcher: LauncherLink
+    sandboxes: Sandboxes
     terminals: Watchers
     started_at: float

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from protocol import limits
+from protocol.launching import Mode, Profile
 from protocol.methods.registry import Params, Result, Scope, declare
 from protocol.names import ACCOUNT_ID_PATTERN
 
@@ -62,11 +63,29 @@ class SkillsSection(Params, frozen=True, kw_only=True):
     ) = msgspec.UNSET
 
 
+class SandboxSection(Params, frozen=True, kw_only=True):
+    """What sandboxes are where no call and no tool says so; only what the operator allows."""
+
+    mode: Mode | msgspec.UnsetType = msgspec.UNSET
+    image: Profile | msgspec.UnsetType = msgspec.UNSET
+
+
+class ToolEntry(Params, frozen=True, kw_only=True):
+    """One tool. `sandbox` is the mode of what it runs, whatever a call says."""
+
+    sandbox: Mode | msgspec.UnsetType = msgspec.UNSET
+
+
 class Overlay(Params, frozen=True, kw_only=True):
     """The whole file: the allow-list of what a tenant may write."""
 
     agent: AgentSection | msgspec.UnsetType = msgspec.UNSET
     skills: SkillsSection | msgspec.UnsetType = msgspec.UNSET
+    sandbox: SandboxSection | msgspec.UnsetType = msgspec.UNSET
+    tools: (
+        Annotated[dict[Name, ToolEntry], msgspec.Meta(max_length=limits.OVERLAY_NAMES_MAX)]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 Raw = Annotated[str, msgspec.Meta(max_length=limits.OVERLAY_BYTES_MAX)]

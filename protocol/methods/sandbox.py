@@ -25,8 +25,10 @@ class RunParams(Params, frozen=True, kw_only=True):
     """A program, named by its path or found in PATH, and its arguments: no shell reads them.
 
     It starts in `cwd`, in /work or /tmp; /work is the directory `sandbox/<name>` of the tenant and
-    stays. `sandbox` is how it is kept apart, `image` what it finds there under Docker. With
-    `stream`, a caller that takes chunks gets the output as it comes, and none in the result.
+    stays. After `timeoutMs` it is ended; if nothing is said, after a minute. `sandbox` is how it is
+    kept apart, `image` what it finds there under Docker: what nobody names is as the tenant's
+    configuration says, or the gateway's. With `stream`, a caller that takes chunks gets the output
+    as it comes, and none in the result.
     """
 
     argv: Annotated[
@@ -36,7 +38,7 @@ class RunParams(Params, frozen=True, kw_only=True):
     stdin_encoding: Encoding = "text"
     env: Variables = {}  # noqa: RUF012 - msgspec copies an empty one
     cwd: Annotated[str, msgspec.Meta(max_length=limits.SANDBOX_PATH_BYTES_MAX)] = WORK
-    timeout_ms: TimeoutMs = round(limits.SANDBOX_SECONDS_DEFAULT * 1000)
+    timeout_ms: TimeoutMs | None = None
     sandbox: Mode | None = None
     image: Profile | None = None
     limits: RunLimits = RunLimits()

@@ -11,9 +11,9 @@ import msgspec
 from protocol import limits
 from protocol.launching import DEFAULT_NAME, WORK, SandboxName
 from protocol.methods.registry import Params, Result, Scope, declare
+from protocol.methods.sandbox import Encoding
 
 Path = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.SANDBOX_PATH_BYTES_MAX)]
-Encoding = Literal["utf-8", "base64"]
 EntryType = Literal["file", "directory", "link", "other"]
 Cursor = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,340}$(?!\n)")]
 _BASE64_CHARS_MAX: Final = -(-limits.SANDBOX_FILE_BYTES_MAX // 3) * 4
@@ -57,7 +57,7 @@ class ListResult(Result, frozen=True, kw_only=True):
 class GetParams(Params, frozen=True, kw_only=True):
     """At most `length` bytes from byte `offset` on.
 
-    What is no text, or has a NUL in it, takes `encoding: "base64"`.
+    `text` is UTF-8. What is none, or has a NUL in it, takes `encoding: "base64"`.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class GetParams(Params, frozen=True, kw_only=True):
     length: Annotated[int, msgspec.Meta(ge=1, le=limits.SANDBOX_FILE_BYTES_MAX)] = (
         limits.SANDBOX_FILE_BYTES_MAX
     )
-    encoding: Encoding = "utf-8"
+    encoding: Encoding = "text"
 
 
 class GetResult(Result, frozen=True, kw_only=True):
@@ -95,7 +95,7 @@ class PutParams(Params, frozen=True, kw_only=True):
     path: Path
     data: Annotated[str, msgspec.Meta(max_length=_BASE64_CHARS_MAX)]
     name: SandboxName = DEFAULT_NAME
-    encoding: Encoding = "utf-8"
+    encoding: Encoding = "text"
     overwrite: bool = True
     executable: bool = False
 

@@ -1,12 +1,16 @@
 """A call of every method that a worker answers, in an order in which each succeeds.
 
-`agent.wait` takes the turn of the call before it.
+`agent.wait` takes the turn of the call before it; some ask the launcher.
 """
 
 from typing import Final
 
+from protocol.methods import METHODS
+
 KEY: Final = "agent:main:main"
 _ENVELOPE: Final = {"user": {"id": "u"}, "content": {"type": "text", "text": "hi"}}
+# With terminals: tests/e2e/test_terminals.py.
+OF_TERMINALS: Final = {name for name in METHODS if name.startswith("terminal.")}
 OF_WEBSOCKETS: Final = {"events.subscribe", "events.unsubscribe"}
 EVERY_METHOD: Final[list[tuple[str, object]]] = [
     ("health", {}),
@@ -36,6 +40,11 @@ EVERY_METHOD: Final[list[tuple[str, object]]] = [
     ("config.get", {}),
     ("config.schema", {}),
     ("events.poll", {}),
+    ("sandbox.run", {"argv": ["true"]}),
+    ("sandbox.list", {}),
+    ("sandbox.kill", {"sandboxId": "5a"}),
+    ("sandbox.status", {}),
+    ("sandbox.explain", {}),
     ("sandbox.files.put", {"path": "a/b", "data": "x"}),
     ("sandbox.files.list", {"path": "a"}),
     ("sandbox.files.get", {"path": "a/b"}),

@@ -27,9 +27,13 @@ from protocol.methods.chat import TextPart, Usage
 from protocol.spawn import WorkerSpec
 from worker.agents.catalogue import CATALOGUE, Catalogue
 from worker.agents.model import Finished, ModelEvent, ModelRequest, TextDelta
-from worker.agents.tool import Tool
+from worker.agents.tool import Tool, ToolContext
 from worker.clock import Clock, SystemClock
+from worker.config.overlay import OverlayFile
 from worker.main import Worker
+from worker.sandbox.link import LauncherLink
+from worker.sandbox.sandboxes import Sandboxes
+from worker.store.files import Directory
 
 SECONDS = 20.0
 PROGRAM = Path(__file__).with_name("program.py")
@@ -81,6 +85,12 @@ class GatedProvider:
 
     def open(self, text: str) -> None:
         self._gate(text).set()
+
+
+def tool_context(clock: Clock) -> ToolContext:
+    """On whose behalf a tool runs; there is no launcher."""
+    sandboxes = Sandboxes(LauncherLink(), OverlayFile(Directory()))
+    return ToolContext("agent:main:x", "run", clock, sandboxes)
 
 
 def names(folder: Path) -> list[str]:

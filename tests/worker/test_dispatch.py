@@ -12,8 +12,9 @@ from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import METHODS, Scope, answered_by
 from protocol.methods.registry import Method, Params
-from tests.worker.calls import EVERY_METHOD, OF_WEBSOCKETS
+from tests.worker.calls import EVERY_METHOD, OF_TERMINALS, OF_WEBSOCKETS
 from tests.worker.harness import names, running_worker
+from tests.worker.launcher import LauncherEnd
 from worker import dispatch, main
 
 KEY = "agent:main:main"
@@ -337,8 +338,10 @@ async def test_health(tenant_dir: Path) -> None:
 
 async def test_results_are_what_the_declarations_say(tenant_dir: Path) -> None:
     """The dispatcher sends what handlers give: decode each result by its declaration."""
-    assert {name for name, _ in EVERY_METHOD} | OF_WEBSOCKETS == answered_by("worker")
+    called = {name for name, _ in EVERY_METHOD}
+    assert called | OF_WEBSOCKETS | OF_TERMINALS == answered_by("worker")
     async with running_worker() as rig:
+        await LauncherEnd().meet(rig.links.channel)
         run_id = ""
         for name, params in EVERY_METHOD:
             given = {"runId": run_id} if name == "agent.wait" else params

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from worker.clock import Clock
+from worker.sandbox.sandboxes import Sandboxes
 
 
 class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -17,6 +18,7 @@ class ToolContext(NamedTuple):
     session_key: str
     run_id: str
     clock: Clock
+    sandboxes: Sandboxes
 
 
 class ToolResult(NamedTuple):

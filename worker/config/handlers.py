@@ -1,5 +1,6 @@
 """The handlers of `config.*`."""
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ from worker.agents.catalogue import Catalogue
 from worker.config.overlay import PATH, Loaded, overlay_of
 from worker.config.secrets import redacted, restored
 from worker.dispatch import CallContext, handles
+from worker.sandbox.choice import misfit
 
 _SCHEMA: Final = msgspec.json.schema(Overlay)
 _HINTS: Final = {".".join(path): {"sensitive": True} for path in config.SECRETS}
@@ -36,10 +38,10 @@ async def get(call: CallContext, _params: config.GetParams) -> config.GetResult:
 @handles(config.SET)
 async def replace(call: CallContext, wanted: config.SetParams) -> config.WriteResult:
     """Write the whole configuration."""
-    catalogue = call.services.catalogue
+    check = _check_of(call)
 
     def change(before: Loaded) -> Overlay:
-        return _checked(restored(_parsed(wanted.raw), before.tree), catalogue)
+        return check(restored(_parsed(wanted.raw), before.tree))
 
     return _written(await call.services.overlay.write(change, wanted.base_hash))
 
@@ -47,13 +49,13 @@ async def replace(call: CallContext, wanted: config.SetParams) -> config.WriteRe
 @handles(config.PATCH)
 async def patch(call: CallContext, wanted: config.PatchParams) -> config.WriteResult:
     """Change keys of the configuration."""
-    catalogue = call.services.catalogue
+    check = _check_of(call)
 
     def change(before: Loaded) -> Overlay:
         if before.issues:
             message = "the present configuration cannot be used; write a whole one (config.set)"
             raise GatewayError(ErrorCode.CONFLICT, message, issues=list(before.issues))
-        return _checked(restored(_merged(before.tree, _parsed(wanted.raw)), before.tree), catalogue)
+        return check(restored(_merged(before.tree, _parsed(wanted.raw)), before.tree))
 
     return _written(await call.services.overlay.write(change, wanted.base_hash))
 
@@ -94,23 +96,45 @@ def _merged(target: Any, patch_: Any) -> Any:
     return merged
 
 
-def _checked(tree: Any, catalogue: Catalogue) -> Overlay:
-    """Give the overlay, if what it names is there.
+def _check_of(call: CallContext) -> Callable[[Any], Overlay]:
+    """Give what makes an overlay of a tree, if what it names is there and allowed.
 
-    Raises:
-        GatewayError: INVALID_REQUEST, naming the key.
+    Before a launcher was made known it is not known what the operator allows of sandboxes; then
+    whoever starts one is told.
     """
-    overlay = overlay_of(tree)
+    services = call.services
+
+    def check(tree: Any) -> Overlay:
+        """Raises GatewayError: INVALID_REQUEST, naming the key."""
+        overlay = overlay_of(tree)
+        _check_agent(overlay, services.catalogue)
+        _check_tools(overlay, services.catalogue)
+        allowed = services.launcher.known_ceilings
+        if allowed is not None and (found := misfit(allowed, overlay)) is not None:
+            _refuse(*found)
+        return overlay
+
+    return check
+
+
+def _check_tools(overlay: Overlay, catalogue: Catalogue) -> None:
+    if overlay.tools is msgspec.UNSET:
+        return
+    for name in overlay.tools:
+        if name not in catalogue.tools:
+            _refuse("tools", f"no such tool: {name}; there are: {', '.join(catalogue.tools)}")
+
+
+def _check_agent(overlay: Overlay, catalogue: Catalogue) -> None:
     agent = overlay.agent
     if agent is msgspec.UNSET:
-        return overlay
+        return
     if agent.model is not msgspec.UNSET and agent.model.split("/", 1)[0] not in catalogue.providers:
         _refuse("agent.model", f"no such provider; there are: {', '.join(catalogue.providers)}")
     if agent.tools is not msgspec.UNSET and agent.tools.allow is not msgspec.UNSET:
         unknown = [name for name in agent.tools.allow if name not in catalogue.tools]
         if unknown:
             _refuse("agent.tools.allow", f"no such tool: {unknown[0]}")
-    return overlay
 
 
 def _refuse(key: str, why: str) -> None:

@@ -1,21 +1,213 @@
-"""Which sandbox a run gets, of those that its gateway allows."""
+"""Which sandbox it is: mode, image and limits, and who said so.
 
+Each level decides over those before it: the gateway's default, the tenant's configuration, the
+call, the tool that is used. What the operator allows bounds them all. A mode or an image that is
+not allowed is refused, whoever named it: there is never another one instead. Numbers are lowered
+to what is allowed.
+"""
+
+from typing import Final, Generic, NamedTuple, Self, TypeVar
+
+import msgspec
+
+from protocol import launching, limits
 from protocol.errors import ErrorCode, GatewayError
-from protocol.launching import Ceilings, Mode
+from protocol.launching import Ceilings, Mode, Profile
+from protocol.methods.config import Overlay
+from protocol.methods.sandbox import RunParams
+from protocol.methods.sandbox_state import ExplainParams, Source
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+
+MODE_KEY: Final = "sandbox.mode"
+IMAGE_KEY: Final = "sandbox.image"
+DEFAULT_IMAGE: Final = "default"
 
 
-def mode(ceilings: Ceilings, asked: Mode | None) -> Mode:
-    """Give the mode of a run.
+class Said(NamedTuple, Generic[T]):
+    """A value, and who said it."""
 
-    Args:
-        ceilings: What the operator allows.
-        asked: By the call.
+    value: T
+    by: Source
+
+
+class Asked(NamedTuple):
+    """What a call asks for, and which tool it comes from; None is nothing in particular."""
+
+    mode: Mode | None = None
+    image: Profile | None = None
+    wall_seconds: float | None = None
+    caps: launching.Caps = launching.Caps()
+    tool: str | None = None
+
+    @classmethod
+    def of(cls, params: RunParams | ExplainParams, tool: str | None) -> Self:
+        """Give what the parameters of a call ask for."""
+        bounds = params.limits
+        return cls(
+            mode=params.sandbox,
+            image=params.image,
+            wall_seconds=None if params.timeout_ms is None else params.timeout_ms / 1000,
+            caps=launching.Caps(
+                memory_bytes=bounds.memory_bytes, cpus=bounds.cpus, pids=bounds.pids
+            ),
+            tool=tool,
+        )
+
+
+class Choice(NamedTuple):
+    """What is started."""
+
+    mode: Said[Mode]
+    image: Said[Profile | None]
+    wall_seconds: Said[float]
+    memory_bytes: Said[int | None]
+    cpus: Said[float | None]
+    pids: Said[int | None]
+
+    @property
+    def caps(self) -> launching.Caps:
+        """The three caps together."""
+        return launching.Caps(
+            memory_bytes=self.memory_bytes.value, cpus=self.cpus.value, pids=self.pids.value
+        )
+
+
+def choose(ceilings: Ceilings, overlay: Overlay, asked: Asked) -> Choice:
+    """Give what a call gets.
 
     Raises:
-        GatewayError: INVALID_REQUEST, what was asked for is not allowed.
+        GatewayError: INVALID_REQUEST: the call names what is not allowed. CONFLICT: the tenant's
+            configuration does, with the key as `field`.
     """
-    chosen = ceilings.default_mode if asked is None else asked
-    if chosen not in ceilings.modes:
-        message = f"sandbox: {chosen} is not allowed; {', '.join(ceilings.modes)} is"
-        raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="sandbox")
-    return chosen
+    mode = _mode(ceilings, overlay, asked)
+    seconds = asked.wall_seconds
+    wanted: Said[float] = (
+        Said(limits.SANDBOX_SECONDS_DEFAULT, "gateway")
+        if seconds is None
+        else Said(seconds, "call")
+    )
+    return Choice(
+        mode=mode,
+        image=_image(ceilings, overlay, asked, mode),
+        wall_seconds=min(
+            wanted, Said(ceilings.wall_seconds, "operator"), key=lambda said: said.value
+        ),
+        memory_bytes=_cap(asked.caps.memory_bytes, ceilings.sandbox.memory_bytes),
+        cpus=_cap(asked.caps.cpus, ceilings.sandbox.cpus),
+        pids=_cap(asked.caps.pids, ceilings.sandbox.pids),
+    )
+
+
+def misfit(ceilings: Ceilings, overlay: Overlay) -> tuple[str, str] | None:
+    """Give the key of a tenant's configuration that is not allowed, and why; None if all is."""
+    named = [(MODE_KEY, _of_tenant(overlay))]
+    if not isinstance(overlay.tools, msgspec.UnsetType):
+        named += [(_tool_key(tool), _of_tool(overlay, tool)) for tool in overlay.tools]
+    for key, mode in named:
+        if mode is not None and mode not in ceilings.modes:
+            return key, _not_allowed(mode, ceilings)
+    image = _image_of_tenant(overlay)
+    if image is not None and image not in ceilings.images:
+        return IMAGE_KEY, _no_image(image, ceilings)
+    return None
+
+
+# Modes.
+
+
+def _mode(ceilings: Ceilings, overlay: Overlay, asked: Asked) -> Said[Mode]:
+    said: Said[Mode] = Said(ceilings.default_mode, "gateway")
+    key = ""
+    tenants, tools = _of_tenant(overlay), _of_tool(overlay, asked.tool)
+    if tenants is not None:
+        said, key = Said(tenants, "tenant"), MODE_KEY
+    if asked.mode is not None:
+        said, key = Said(asked.mode, "call"), ""
+    if tools is not None:
+        said, key = Said(tools, "tool"), _tool_key(str(asked.tool))
+    if said.value not in ceilings.modes:
+        raise _refusal("sandbox", key, _not_allowed(said.value, ceilings))
+    return said
+
+
+def _of_tenant(overlay: Overlay) -> Mode | None:
+    section = overlay.sandbox
+    if isinstance(section, msgspec.UnsetType) or isinstance(section.mode, msgspec.UnsetType):
+        return None
+    return section.mode
+
+
+def _of_tool(overlay: Overlay, tool: str | None) -> Mode | None:
+    if tool is None or isinstance(overlay.tools, msgspec.UnsetType):
+        return None
+    entry = overlay.tools.get(tool)
+    if entry is None or isinstance(entry.sandbox, msgspec.UnsetType):
+        return None
+    return entry.sandbox
+
+
+def _tool_key(tool: str) -> str:
+    return f"tools.{tool}.sandbox"
+
+
+def _not_allowed(mode: Mode, ceilings: Ceilings) -> str:
+    return f"{mode} is not allowed; the operator allows: {', '.join(ceilings.modes)}"
+
+
+# Images.
+
+
+def _image(
+    ceilings: Ceilings, overlay: Overlay, asked: Asked, mode: Said[Mode]
+) -> Said[Profile | None]:
+    """Give the image, for a mode that has one; without a word `default`, or the first there is."""
+    if mode.value != "docker":
+        if asked.image is not None:
+            raise _refusal("image", "", f"a sandbox of the mode {mode.value} has no image")
+        return Said(None, mode.by)
+    known = ceilings.images
+    default = DEFAULT_IMAGE if DEFAULT_IMAGE in known else next(iter(known), None)
+    said: Said[Profile | None] = Said(default, "gateway")
+    key = ""
+    if (tenants := _image_of_tenant(overlay)) is not None:
+        said, key = Said(tenants, "tenant"), IMAGE_KEY
+    if asked.image is not None:
+        said, key = Said(asked.image, "call"), ""
+    if said.value is None:
+        why = "there is none; the operator names them in sandbox.docker.images"
+        raise GatewayError(ErrorCode.UNAVAILABLE, f"image: {why}", field="image")
+    if said.value not in known:
+        raise _refusal("image", key, _no_image(said.value, ceilings))
+    return said
+
+
+def _image_of_tenant(overlay: Overlay) -> Profile | None:
+    section = overlay.sandbox
+    if isinstance(section, msgspec.UnsetType) or isinstance(section.image, msgspec.UnsetType):
+        return None
+    return section.image
+
+
+def _no_image(image: Profile, ceilings: Ceilings) -> str:
+    return f"there is no image {image}; there are: {', '.join(ceilings.images) or 'none'}"
+
+
+# The rest.
+
+
+def _cap(asked: N | None, ceiling: N | None) -> Said[N | None]:
+    if asked is None:
+        return Said(ceiling, "gateway")
+    if ceiling is not None and asked > ceiling:
+        return Said(ceiling, "operator")
+    return Said(asked, "call")
+
+
+def _refusal(field: str, key: str, why: str) -> GatewayError:
+    """Give the refusal of a call's parameter, or of a key of the tenant's configuration."""
+    if not key:
+        return GatewayError(ErrorCode.INVALID_REQUEST, f"{field}: {why}", field=field)
+    message = f"{key} in the tenant's configuration: {why}"
+    return GatewayError(ErrorCode.CONFLICT, message, field=key)

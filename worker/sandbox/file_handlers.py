@@ -211,7 +211,7 @@ def _decoded(params: sandbox_files.PutParams) -> bytes:
         else:
             data = params.data.encode()
     except ValueError:
-        why = f"is not {params.encoding}"
+        why = "is no base64" if params.encoding == "base64" else "is not valid Unicode"
         raise refusal(ErrorCode.INVALID_REQUEST, "data", why) from None
     if len(data) > limits.SANDBOX_FILE_BYTES_MAX:
         why = f"has more than {limits.SANDBOX_FILE_BYTES_MAX} bytes"

@@ -57,7 +57,8 @@ class LauncherLink:
 
     def __init__(self) -> None:
         self._loop: Final = asyncio.get_running_loop()
-        self._ceilings: Ceilings | None = None
+        self.known_ceilings: Ceilings | None = None
+        """What the operator allows, once a launcher has been made known."""
         self._offered: tuple[socket.socket, socket.socket] | None = None
         self._met: _Met | None = None
         self._meeting: Final = asyncio.Lock()
@@ -67,7 +68,7 @@ class LauncherLink:
     def offer(self, link: int, channel: int, ceilings: Ceilings) -> None:
         """Take the ends of what leads to a launcher; an earlier one is forgotten."""
         self.close()
-        self._ceilings = ceilings
+        self.known_ceilings = ceilings
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, link)
         ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, channel)
         ours.setblocking(False)
@@ -80,9 +81,9 @@ class LauncherLink:
         Raises:
             GatewayError: UNAVAILABLE, no launcher has been made known yet.
         """
-        if self._ceilings is None:
+        if self.known_ceilings is None:
             raise _NONE
-        return self._ceilings
+        return self.known_ceilings
 
     @staticmethod
     def unavailable() -> GatewayError:

@@ -9,7 +9,7 @@ from protocol import environment, launching, limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import terminal
 from worker.dispatch import CallContext, handles
-from worker.sandbox import choice
+from worker.sandbox.choice import Asked
 from worker.sandbox.watchers import Watchers
 from worker.sandbox.watching import Piece, Shaping, Watching
 from worker.sessions.feed import Stream
@@ -26,19 +26,21 @@ _decode_written: Final = msgspec.json.Decoder(launching.Written).decode
 @handles(terminal.SPAWN)
 async def spawn(call: CallContext, params: terminal.SpawnParams) -> terminal.SpawnResult:
     """Start a program with a terminal."""
-    link = call.services.launcher
     environment.check_variables(params.env)
     environment.check_directory(params.cwd)
+    chosen = await call.services.sandboxes.choose(Asked(mode=params.sandbox))
     spec = launching.Spec(
         argv=_argv(params.cmd),
         env={**environment.TERMINAL, **params.env},
         cwd=params.cwd,
         name=params.name,
-        mode=choice.mode(link.ceilings, params.sandbox),
+        mode=chosen.mode.value,
+        image=chosen.image.value,
+        caps=chosen.caps,
         wall_seconds=limits.SANDBOX_SECONDS_MAX,
     )
     asked = launching.OpenTerminal(spec=spec, columns=params.cols, rows=params.rows)
-    opened = _decode_terminal(await link.call("terminal.open", asked))
+    opened = _decode_terminal(await call.services.launcher.call("terminal.open", asked))
     return terminal.SpawnResult(
         terminal_id=opened.sandbox_id,
         id=opened.sandbox_id,

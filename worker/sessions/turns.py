@@ -16,6 +16,7 @@ import apsw
 from protocol import limits
 from protocol.errors import GatewayError
 from protocol.methods.events import SessionChange
+from protocol.spawn import WorkerSpec
 from worker import log, refusal
 from worker.agents.catalogue import Catalogue, system_prompt
 from worker.agents.run import AgentRun
@@ -24,6 +25,7 @@ from worker.clock import Clock
 from worker.config.overlay import OverlayFile
 from worker.events.bus import Events
 from worker.events.turn import TurnEvents, session_changed
+from worker.sandbox.sandboxes import Sandboxes
 from worker.sessions import aborts, admissions, reads, writes
 from worker.sessions.feed import Feed, TurnResult
 from worker.sessions.feeds import LOOK_SECONDS, Feeds
@@ -50,8 +52,8 @@ class Turns:
         overlay: That configuration.
         clock: For leases and rows.
         events: Where turns are told of.
-        generation: Our own number.
-        living: The generations that were alive at our start.
+        sandboxes: Where tools run programs.
+        spec: What the supervisor told us: our own generation, and those alive at our start.
     """
 
     def __init__(
@@ -61,16 +63,17 @@ class Turns:
         overlay: OverlayFile,
         clock: Clock,
         events: Events,
-        generation: int,
-        living: tuple[int, ...],
+        sandboxes: Sandboxes,
+        spec: WorkerSpec,
     ) -> None:
         self._database: Final = database
         self._catalogue: Final = catalogue
         self._overlay: Final = overlay
         self._clock: Final = clock
         self._events: Final = events
-        self._generation: Final = generation
-        self._living: Final = tuple(other for other in living if other != generation)
+        self._sandboxes: Final = sandboxes
+        self._generation: Final = spec.generation
+        self._living: Final = tuple(other for other in spec.living if other != spec.generation)
         self._running: Final[dict[str, asyncio.Task[None]]] = {}
         self._answering: Final[dict[str, asyncio.Task[None]]] = {}
         self._starting = 0
@@ -269,7 +272,7 @@ class Turns:
 
         settings = (await self._overlay.usable()).agent
         prompt = reads.prompt(self._database.read(), run.session, run.seq)
-        context = ToolContext(run.session_key, run.id, self._clock)
+        context = ToolContext(run.session_key, run.id, self._clock, self._sandboxes)
         agent = AgentRun(
             self._catalogue.configured(settings),
             [*system_prompt(settings), *prompt],

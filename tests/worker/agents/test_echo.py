@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import GatewayError
 from protocol.methods.chat import Part, Role, TextPart, ToolCallPart, ToolResultPart, Usage
-from tests.worker.harness import ManualClock
+from tests.worker.harness import ManualClock, tool_context
 from worker.agents.catalogue import CATALOGUE
 from worker.agents.model import (
     Finished,
@@ -18,7 +18,6 @@ from worker.agents.model import (
 )
 from worker.agents.providers.echo import PIECES_MAX, EchoProvider, pieces, tokens
 from worker.agents.run import describe
-from worker.agents.tool import ToolContext
 from worker.agents.tools.clock import TOOL, ClockArguments
 
 
@@ -90,7 +89,7 @@ def test_tokens_are_four_bytes(texts: list[str]) -> None:
 
 
 async def test_clock_tells_the_time_it_is_given() -> None:
-    context = ToolContext("agent:main:x", "run", ManualClock(1_700_000_000_999))
+    context = tool_context(ManualClock(1_700_000_000_999))
     result = await TOOL.run(ClockArguments(), context)
     assert result.text == "2023-11-14T22:13:20Z"
     assert not result.is_error

@@ -7,7 +7,7 @@ import pytest
 
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods.chat import TextPart, ToolCallPart, ToolResultPart, Usage
-from tests.worker.harness import ManualClock, catalogue_of
+from tests.worker.harness import ManualClock, catalogue_of, tool_context
 from worker.agents import run as module
 from worker.agents.model import (
     Finished,
@@ -75,7 +75,7 @@ class Plus:
 
 def agent(provider: Scripted, tool: Plus | None = None, heard: list[str] | None = None) -> AgentRun:
     prompt = [PromptMessage("user", (TextPart(text="hi"),))]
-    context = ToolContext("agent:main:x", "run", ManualClock())
+    context = tool_context(ManualClock())
     on_text = (heard if heard is not None else []).append
     return AgentRun(catalogue_of(provider, tool or Plus()), prompt, context, on_text)
 
@@ -295,7 +295,7 @@ def test_modules_of_the_folders_are_the_catalogue() -> None:
         (folder,) = package.__path__
         return {path.stem for path in Path(folder).glob("*.py")} - {"__init__"}
 
-    assert modules(tools) == set(catalogue.CATALOGUE.tools) == {"clock"}
+    assert modules(tools) == set(catalogue.CATALOGUE.tools) == {"clock", "exec"}
     assert len(modules(providers)) == len(catalogue.CATALOGUE.providers)
     assert catalogue.CATALOGUE.provider.name == "builtin"
 

@@ -179,7 +179,7 @@ async def test_turns_are_run_with_it(tenant_dir: Path) -> None:
         await rig.front.stream("chat.send", {**send, "message": "b"}).result()
         listed = await rig.front.call("sessions.list")
     first, second = provider.requests
-    assert (first.model, len(first.tools), first.messages[0].role) == ("gated/test", 1, "user")
+    assert (first.model, len(first.tools), first.messages[0].role) == ("gated/test", 2, "user")
     assert (second.model, second.tools) == ("gated/other", ())
     assert second.messages[0].role == "system"
     assert second.messages[0].parts[0].text == "Be brief."  # type: ignore[union-attr]
