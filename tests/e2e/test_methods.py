@@ -11,6 +11,7 @@ import msgspec
 
 from protocol.methods import METHODS, events
 from tests.e2e.gateway import Gateway
+from tests.e2e.sandboxes import Run, wait_running
 from tests.methods import ALL, SESSION_KEY, example
 
 # What takes away what the others need comes last.
@@ -78,6 +79,9 @@ def test_every_method_answers_what_it_declares(gateway: Gateway) -> None:
     for method in sorted(
         ALL, key=lambda name: (name in LAST, LAST.index(name) if name in LAST else 0)
     ):
+        if method == "sandbox.kill":
+            check_kill(gateway, token, document)
+            continue
         params = example(METHODS[method], **given.get(method, {}))
         if method in ON_A_SOCKET:
             refused = gateway.rpc_reply(token, method, params)
@@ -88,6 +92,16 @@ def test_every_method_answers_what_it_declares(gateway: Gateway) -> None:
         token = result.get("token", token)
     assert not (gateway.state_dir / "tenants" / "acme").exists()
     assert gateway.rpc_reply(token, "health", {}).status == 401
+
+
+def check_kill(gateway: Gateway, token: str, document: Document) -> None:
+    """Have something run, which is then ended."""
+    run = Run(gateway, token, "sleep", "60")
+    (found,) = wait_running(gateway, token, 1)
+    params = {"sandboxId": found["sandboxId"]}
+    document.check("sandbox.kill", params, result_of(gateway, token, "sandbox.kill", params))
+    run.join()
+    assert run.result["signal"] == 9
 
 
 def test_a_tenant_rotates_its_own_token_and_the_old_one_is_cut_off(gateway: Gateway) -> None:

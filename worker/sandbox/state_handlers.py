@@ -30,8 +30,10 @@ _SYSTEM: Final[Mapping[Mode, tuple[Mount, ...]]] = {
 _OWN: Final = (
     Mount(path="/proc", holds="the sandbox's own processes"),
     Mount(path="/dev", holds="null, zero, full, random, urandom, tty"),
-    Mount(path="/tmp", holds=_SCRATCH, writable=True),  # noqa: S108 - inside
-    Mount(path="/dev/shm", holds=_SCRATCH, writable=True),  # noqa: S108 - inside
+    *(
+        Mount(path=path, holds=_SCRATCH, writable=True)
+        for path in ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - inside
+    ),
 )
 
 

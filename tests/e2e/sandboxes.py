@@ -1,0 +1,36 @@
+"""Programs that run in sandboxes beside a test."""
+
+import threading
+import time
+from typing import Any
+
+from tests.e2e.gateway import REQUEST_SECONDS, Gateway
+
+
+def running(gateway: Gateway, token: str) -> list[dict[str, Any]]:
+    """What runs for a tenant now."""
+    listed: list[dict[str, Any]] = gateway.rpc(token, "sandbox.list")["sandboxes"]
+    return listed
+
+
+def wait_running(gateway: Gateway, token: str, count: int) -> list[dict[str, Any]]:
+    """Wait until so many run for a tenant."""
+    deadline = time.monotonic() + REQUEST_SECONDS
+    while len(found := running(gateway, token)) != count:
+        assert time.monotonic() < deadline, found
+    return found
+
+
+class Run(threading.Thread):
+    """A program that is waited for beside the test."""
+
+    def __init__(self, gateway: Gateway, token: str, *argv: str) -> None:
+        super().__init__()
+        self._gateway, self._token, self._argv = gateway, token, list(argv)
+        self.result: dict[str, Any] = {}
+        self.start()
+
+    def run(self) -> None:
+        self.result = self._gateway.rpc(
+            self._token, "sandbox.run", argv=self._argv, timeoutMs=60_000
+        )
