@@ -285,7 +285,6 @@ class TenantWorker:
             jail = await self._around.jail_of(self.tenant)
             admit = functools.partial(self._around.groups.admit, self.tenant)
             await process.start(await self._around.zygote(), jail, admit)
-            self._place(process)
         except (SpawnError, GatewayError, OSError) as error:
             if isinstance(error, OSError):
                 # The gateway's own want (descriptors, say), which no waiting for this tenant ends.
@@ -332,6 +331,10 @@ class TenantWorker:
         return True
 
     # supervisor.worker_process.WorkerOwner
+
+    def on_born(self, process: WorkerProcess) -> None:
+        """See `WorkerOwner`."""
+        self._place(process)
 
     def on_ready(self, process: WorkerProcess) -> None:
         """See `WorkerOwner`."""

@@ -43,6 +43,9 @@ REASONS: Final = {
 class WorkerOwner(Protocol):
     """Who decides about the process."""
 
+    def on_born(self, process: "WorkerProcess") -> None:
+        """It can be handed things now, and has not been handed a front."""
+
     def on_ready(self, process: "WorkerProcess") -> None:
         """The readiness byte came."""
 
@@ -128,6 +131,8 @@ class WorkerProcess:
         newborn.adopt(self._on_exit)
         if self._ends_at_birth:
             self._child.signal(signal.SIGKILL)
+        # Its launcher first: the front's first call may need it.
+        self._owner.on_born(self)
         with contextlib.suppress(OSError):  # it has ended, and its status will say why
             self._first_front = self.new_front_link()
         self._ready_reader = newborn.ready
