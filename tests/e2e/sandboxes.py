@@ -8,9 +8,9 @@ from tests.e2e.gateway import REQUEST_SECONDS, Gateway
 
 
 def running(gateway: Gateway, token: str) -> list[dict[str, Any]]:
-    """What runs for a tenant now."""
+    """What runs for a tenant now, beside its terminals."""
     listed: list[dict[str, Any]] = gateway.rpc(token, "sandbox.list")["sandboxes"]
-    return listed
+    return [each for each in listed if each["kind"] == "run"]
 
 
 def wait_running(gateway: Gateway, token: str, count: int) -> list[dict[str, Any]]:
