@@ -56,11 +56,8 @@ class Base(NamedTuple):
         Raises:
             OSError: the system refuses.
         """
-        name = f"openclaw-{gateway}"
-        root = self.group.make(name)
-        root.kill()
-        root.remove()
-        root = self.group.make(name)
+        self.sweep(gateway)
+        root = self.group.make(_directory_name(gateway))
         leaf = root.make(GATEWAY)
         claimed = Claimed(root, self)
         try:
@@ -74,6 +71,17 @@ class Base(NamedTuple):
                 claimed.leave()
             raise
         return claimed
+
+    def sweep(self, gateway: str) -> None:
+        """End and remove what a gateway of that name has left; one that runs included.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        left = self.group.at(_directory_name(gateway))
+        if any(directory.exists() for directory in left.directories):
+            self.group.make(left.name).kill()
+            left.remove()
 
 
 class Claimed(NamedTuple):
@@ -106,6 +114,10 @@ class Claimed(NamedTuple):
         self.base.home.adopt(os.getpid())
         self.root.kill()
         self.root.remove()
+
+
+def _directory_name(gateway: str) -> str:
+    return f"openclaw-{gateway}"
 
 
 def name_of(state_root: Path) -> str:

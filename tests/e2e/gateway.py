@@ -18,7 +18,9 @@ from urllib.parse import urlsplit
 import psutil
 
 from protocol import limits
+from supervisor.caps import place
 from supervisor.tls import client_context
+from tests import cgroups
 
 OPENCLAW = str(Path(sys.executable).with_name("openclaw"))
 SPARE = "openclaw: spare"
@@ -105,6 +107,9 @@ class Gateway:
             self._process.kill()
         if self._process.stderr is not None and not self._process.stderr.closed:
             self._process.communicate()
+        if self._process.returncode:  # else it has done so itself
+            with contextlib.suppress(place.UnusableError, FileNotFoundError):
+                place.find(cgroups.SETTING).sweep(place.name_of(self.state_dir))
 
     def __enter__(self) -> Self:
         return self
