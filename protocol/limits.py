@@ -205,7 +205,12 @@ TENANT_DISK_BYTES_MAX: Final = 2**53
 TENANT_DISK_INODES_MIN: Final = 100
 TENANT_DISK_INODES_MAX: Final = 2**40
 
-# Sandboxes.
+# Sandboxes. A worker asks the launcher no more than this; one that asks twice as much breaks its
+# link.
+LAUNCHER_CALLS_PER_SECOND: Final = 1000
+LAUNCHER_CALLS_BURST: Final = 256
+# How long a worker's call waits for a launcher that is being replaced.
+LAUNCHER_WAIT_SECONDS: Final = 5.0
 SANDBOX_ARGUMENTS_MAX: Final = 4096
 SANDBOX_ARGUMENT_BYTES_MAX: Final = 128 * KIB - 1  # Linux's MAX_ARG_STRLEN, less the NUL
 SANDBOX_ARGV_BYTES_MAX: Final = 1 * MIB

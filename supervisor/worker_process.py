@@ -170,6 +170,7 @@ class WorkerProcess:
         assert self.launcher is not None
         link, theirs = socket.socketpair()
         channel, their_channel = descriptors.pair()
+        channel.shutdown(socket.SHUT_RD)  # a worker hands over nothing
         with link, theirs, channel, their_channel:
             ends = [theirs.fileno(), their_channel.fileno()]
             payload = LAUNCHER + msgspec.msgpack.encode(place.ceilings)

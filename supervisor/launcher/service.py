@@ -10,9 +10,10 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from protocol import aio, descriptors, frames, launching
+from protocol import aio, descriptors, frames, launching, limits
 from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from protocol.link import LIVENESS, REQUESTS
+from protocol.pace import Pace
 from protocol.spawn import LinkLost
 from supervisor.front.log import Log
 from supervisor.launcher.directory import Directories
@@ -83,6 +84,9 @@ class WorkerLink:
         self.generation: Final = generation
         self._channel: Final = channel
         self._tasks: Final[dict[int, asyncio.Task[bytes]]] = {}
+        self._pace: Final = Pace(
+            limits.LAUNCHER_CALLS_PER_SECOND * 2, limits.LAUNCHER_CALLS_BURST * 2
+        )
         self._methods: Final[Mapping[str, Callable[[bytes], Awaitable[Any]]]] = {
             "run": self._run,
             "kill": self._kill,
@@ -141,6 +145,9 @@ class WorkerLink:
         if call.method in self._terminals.methods:
             self._terminals.on_call(end, call)
             return
+        if not self._pace.take(asyncio.get_running_loop().time()):
+            reason = "more calls than a worker may make"
+            raise RemoteProtocolError(reason)
         method = self._methods.get(call.method)
         if method is None:
             reason = f"a call of {call.method[:64]!r}, which the launcher does not have"

@@ -3,6 +3,7 @@
 All live in one gateway; a neighbour is under load for the whole time and may see no failed request.
 """
 
+import errno
 import json
 import re
 import signal
@@ -296,6 +297,7 @@ OVER = f"a frame of {FRAME_BYTES_MAX + 1} bytes is over the bound of {FRAME_BYTE
 UNREADABLE = "a frame that cannot be read: "
 UNKNOWN_TAG = f"{UNREADABLE}Invalid value 99 - at `$[0]`"
 FRONT = "link to the front: "
+LAUNCHER = "link to the launcher: "
 # What an operator reads behind "killed by SIGKILL; ".
 BREACHES = {
     "torn-to-supervisor": CLOSED,
@@ -313,6 +315,23 @@ BREACHES = {
     "idle-too-early": "it says that it was idle, # s old",
     "idle-nonsense": "it says that it was idle, # s old",  # when, before what it says
     "floods-supervisor": "a Ping frame, which this end does not take",
+    "huge-to-launcher": LAUNCHER + OVER,
+    "unknown-to-launcher": LAUNCHER + UNKNOWN_TAG,
+    "answers-launcher": LAUNCHER + "a Result frame, which this end does not take",
+    "tells-launcher": LAUNCHER + "a Event frame, which this end does not take",
+    "launcher-call-twice": LAUNCHER + "call id 1 again",
+    "launcher-unknown-call": LAUNCHER + "a call of 'tenant.end', which the launcher does not have",
+    "launcher-mode": (
+        LAUNCHER + "parameters that cannot be read: Invalid enum value 'none' - at `$.mode`"
+    ),
+    "launcher-name": (
+        LAUNCHER + "parameters that cannot be read: Expected `str` matching regex "
+        r"'^[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?$(?!\\n)' - at `$.name`"
+    ),
+    "launcher-other-uid": (
+        LAUNCHER + "parameters that cannot be read: Object contains unknown field `uid`"
+    ),
+    "floods-launcher": LAUNCHER + "more calls than a worker may make",
     "huge-to-front": FRONT + OVER,
     "unknown-to-front": FRONT + UNKNOWN_TAG,
     "calls-front": FRONT + "a Call frame, which this end does not take",
@@ -337,6 +356,11 @@ def test_a_worker_that_breaks_a_link_is_replaced(crowd: Crowd, tenant: str) -> N
     cause = re.sub(r"\d+\.\d{3} s", "# s", row["lastDeath"])
     assert cause == f"killed by SIGKILL; {BREACHES[tenant]}"
     served_by_a_good_worker(crowd, token)
+
+
+def test_a_worker_can_hand_the_launcher_nothing(crowd: Crowd) -> None:
+    token = crowd.create("hands-over")
+    assert health(crowd, token).json["result"] == {"errno": errno.EPIPE}
 
 
 def test_a_second_answer_reaches_nobody_and_ends_its_worker(crowd: Crowd) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from protocol import frames, limits
+from protocol import descriptors, frames, limits
 from protocol.codec import encode
 from tests.workers.puppet import Program, Puppet, pause
 
@@ -49,6 +49,35 @@ def to_front(data: Callable[[frames.Call], bytes]) -> Program:
             front.sendall(data(call))
 
     return Breach.program
+
+
+def to_launcher(data: bytes) -> Program:
+    """Make a worker that sends the launcher these bytes."""
+
+    class Breach(Puppet):
+        def on_call(self, front: socket.socket, call: frames.Call) -> None:
+            assert self.launcher is not None
+            self.launcher.sendall(data)
+
+    return Breach.program
+
+
+def ask_launcher(method: str, **params: object) -> bytes:
+    """A call that the launcher is asked."""
+    return encode(frames.Call(1, method, msgspec.json.encode(params)))
+
+
+class HandsOver(Puppet):
+    """It hands the launcher descriptors, as many as it can, and says what came of it."""
+
+    def on_call(self, front: socket.socket, call: frames.Call) -> None:
+        assert self.launcher_channel is not None
+        bomb = [0] * limits.DESCRIPTORS_PER_MESSAGE_MAX
+        try:
+            for _ in range(1000):
+                descriptors.send(self.launcher_channel, b"1", bomb)
+        except OSError as error:
+            front.sendall(encode(frames.Result(call.id, b'{"errno":%d}' % error.errno)))
 
 
 class TearsSupervisorLink(Puppet):
@@ -137,6 +166,24 @@ PROGRAMS: dict[str, Program] = {
     ),
     "tears-front-link": TearsFrontLink.program,
     "closes-front-link": ClosesFrontLink.program,
+    # To the launcher.
+    "huge-to-launcher": to_launcher(HUGE),
+    "unknown-to-launcher": to_launcher(UNKNOWN),
+    "answers-launcher": to_launcher(encode(frames.Result(NEVER_ASKED, b"{}"))),
+    "tells-launcher": to_launcher(EVENT),
+    "launcher-call-twice": to_launcher(ask_launcher("list") * 2),
+    "launcher-unknown-call": to_launcher(ask_launcher("tenant.end", tenant="globex")),
+    "launcher-mode": to_launcher(ask_launcher("run", argv=["true"], mode="none", wallSeconds=1)),
+    "launcher-name": to_launcher(
+        ask_launcher("run", argv=["true"], mode="bubblewrap", wall_seconds=1, name="../../globex")
+    ),
+    "launcher-other-uid": to_launcher(
+        ask_launcher("run", argv=["true"], mode="bubblewrap", wall_seconds=1, uid=0)
+    ),
+    "floods-launcher": to_launcher(
+        b"".join(encode(frames.Call(number, "list", b"{}")) for number in range(1, 2001))
+    ),
+    "hands-over": HandsOver.program,
     "takes-no-front": TakesNoFront.program,
     "closes-channel": ClosesChannel.program,
 }

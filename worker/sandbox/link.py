@@ -4,19 +4,24 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from protocol import aio, descriptors, frames
+from protocol import aio, descriptors, frames, limits
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.launching import Ceilings
 from protocol.link import ANSWERS
+from protocol.pace import Pace
 from worker import log
 
 _PIPES: Final = 3
 _NONE: Final = GatewayError(
     ErrorCode.UNAVAILABLE, "sandboxes cannot be had just now; try again", retryAfterMs=1000
+)
+_TOO_MANY: Final = GatewayError(
+    ErrorCode.RATE_LIMITED, "too many calls to do with sandboxes; try again", retryAfterMs=1000
 )
 
 OnPipes = Callable[[tuple[int, int, int]], None]
@@ -64,15 +69,19 @@ class LauncherLink:
         self._meeting: Final = asyncio.Lock()
         self._waiting: Final[dict[int, OnPipes]] = {}
         self._last_number = 0
+        self._pace: Final = Pace(limits.LAUNCHER_CALLS_PER_SECOND, limits.LAUNCHER_CALLS_BURST)
+        self._there: Final = asyncio.Event()
 
     def offer(self, link: int, channel: int, ceilings: Ceilings) -> None:
         """Take the ends of what leads to a launcher; an earlier one is forgotten."""
         self.close()
+        self._there.clear()
         self.known_ceilings = ceilings
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, link)
         ours = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, channel)
         ours.setblocking(False)
         self._offered = sock, ours
+        self._there.set()
 
     @property
     def ceilings(self) -> Ceilings:
@@ -142,6 +151,12 @@ class LauncherLink:
     # Inside.
 
     async def _meet(self) -> _Met:
+        if not self._pace.take(self._loop.time()):
+            raise _TOO_MANY
+        if self._met is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(limits.LAUNCHER_WAIT_SECONDS):
+                    await self._there.wait()
         async with self._meeting:
             if self._met is None:
                 if self._offered is None:
@@ -176,6 +191,8 @@ class LauncherLink:
             met.channel.close()
         if self._met is met:
             self._met = None
+            if self._offered is None:
+                self._there.clear()
 
     # protocol.aio.LinkHandler
 
