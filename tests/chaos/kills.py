@@ -22,7 +22,8 @@ from tests.e2e.gateway import OPENCLAW, SPARE, Gateway, ends
 
 TENANTS = ("acme", "globex")
 WRITERS_OF_A_TENANT = 2
-VICTIMS = ("worker", "front", "zygote", "supervisor")
+SHARED = tuple(f"openclaw: {name}" for name in ("front", "zygote", "launcher", "stem"))
+VICTIMS = ("worker", "front", "zygote", "launcher", "supervisor")
 BEFORE_KILL_SECONDS_MAX = 0.3
 AFTER_KILL_SECONDS_MAX = 0.1
 SETTLE_SECONDS = 20.0
@@ -114,7 +115,8 @@ class Kills:
             self._gateway = self._start()
             return
         workers = [f"openclaw: worker {tenant}" for tenant in TENANTS]
-        named = {"worker": workers, "front": ["openclaw: front"], "zygote": ["openclaw: zygote"]}
+        shared = {name: [f"openclaw: {name}"] for name in ("front", "zygote", "launcher")}
+        named = {"worker": workers, **shared}
         there = [title for title in named[victim] if title in found]
         if there:  # a worker that has not been asked for since the start is not there
             process = found[self._random.choice(there)]
@@ -153,7 +155,7 @@ class Kills:
                     problems.append(f"zombie {child.pid}")
                 except psutil.NoSuchProcess:
                     continue
-            known = {"openclaw: front": 1, "openclaw: zygote": 1, SPARE: limits.SPARES}
+            known = {**dict.fromkeys(SHARED, 1), SPARE: limits.SPARES}
             problems += [
                 f"{count} of {title}"
                 for title, count in titles.items()
