@@ -153,7 +153,7 @@ class Kills:
                     titles[" ".join(child.cmdline()).strip()] += 1
                 except psutil.ZombieProcess:
                     problems.append(f"zombie {child.pid}")
-                except psutil.NoSuchProcess:
+                except (psutil.NoSuchProcess, ProcessLookupError, FileNotFoundError):
                     continue
             known = {**dict.fromkeys(SHARED, 1), SPARE: limits.SPARES}
             problems += [

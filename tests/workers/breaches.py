@@ -77,7 +77,7 @@ class HandsOver(Puppet):
             for _ in range(1000):
                 descriptors.send(self.launcher_channel, b"1", bomb)
         except OSError as error:
-            front.sendall(encode(frames.Result(call.id, b'{"errno":%d}' % error.errno)))
+            front.sendall(encode(frames.Result(call.id, b'{"errno":%d}' % (error.errno or 0))))
 
 
 class TearsSupervisorLink(Puppet):
