@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -113,7 +113,7 @@ class Acting:
 
     def stream(
         self, method: str, params: object, seconds: float = limits.CALL_SECONDS_MAX
-    ) -> Iterator[tuple[str, bytes]]:
+    ) -> Generator[tuple[str, bytes], None, None]:
         """Call a method and give what it streams as it comes, name and JSON.
 
         The last one is named `result`. `seconds` bounds each wait.

@@ -16,7 +16,7 @@ _COMMANDS: Final = {
     "doctor": ("cli.doctor", "Say what keeps tenants apart on this machine."),
     "gateway": ("cli.gateway", "Run the gateway in the foreground."),
     "logs": ("cli.logs", "Print the gateway's log."),
-    "sandbox": ("cli.sandbox", "Make what sandboxes need."),
+    "sandbox": ("cli.sandbox", "Run programs in a tenant's sandboxes, and see what runs."),
     "top": ("cli.top", "Show the tenants at work, busiest first."),
     "tenants": ("cli.tenants", "Create, show and remove tenants."),
 }

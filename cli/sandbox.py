@@ -2,12 +2,21 @@
 
 import click
 
-from cli import sandbox_image
+from cli import sandbox_files, sandbox_image, sandbox_run, sandbox_state
 
 
 @click.group("sandbox")
 def command() -> None:
-    """Make what sandboxes need."""
+    """Run programs in a tenant's sandboxes, see what runs, and make what they need."""
 
 
-command.add_command(sandbox_image.image)
+for part in (
+    sandbox_run.run,
+    sandbox_state.list_sandboxes,
+    sandbox_state.kill,
+    sandbox_state.status,
+    sandbox_state.explain,
+    sandbox_files.files,
+    sandbox_image.image,
+):
+    command.add_command(part)

@@ -13,7 +13,7 @@ from protocol.link import REQUESTS
 CEILINGS = launching.Ceilings(
     modes=("bubblewrap", "docker"),
     default_mode="bubblewrap",
-    images=("default", "python"),
+    images=("base", "python"),
     sandbox=launching.Caps(memory_bytes=2**29, cpus=1.0, pids=128),
     wall_seconds=100.0,
     concurrent=4,

@@ -22,7 +22,7 @@ N = TypeVar("N", int, float)
 
 MODE_KEY: Final = "sandbox.mode"
 IMAGE_KEY: Final = "sandbox.image"
-DEFAULT_IMAGE: Final = "default"
+DEFAULT_IMAGE: Final = "base"
 
 
 class Said(NamedTuple, Generic[T]):
@@ -162,7 +162,7 @@ def _not_allowed(mode: Mode, ceilings: Ceilings) -> str:
 def _image(
     ceilings: Ceilings, overlay: Overlay, asked: Asked, mode: Said[Mode]
 ) -> Said[Profile | None]:
-    """Give the image, for a mode that has one; without a word `default`, or the first there is."""
+    """Give the image, for a mode that has one; without a word `base`, or the first there is."""
     if mode.value != "docker":
         if asked.image is not None:
             raise _refusal("image", "", f"a sandbox of the mode {mode.value} has no image")

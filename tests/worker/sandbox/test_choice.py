@@ -77,10 +77,10 @@ def test_a_call_goes_round_a_configuration_that_is_not_allowed() -> None:
 
 def test_images_are_those_that_the_operator_names() -> None:
     docker = Asked(mode="docker")
-    assert choose(CEILINGS, overlay(), docker).image == ("default", "gateway")
+    assert choose(CEILINGS, overlay(), docker).image == ("base", "gateway")
     named = overlay(sandbox={"image": "python"})
     assert choose(CEILINGS, named, docker).image == ("python", "tenant")
-    assert choose(CEILINGS, named, docker._replace(image="default")).image == ("default", "call")
+    assert choose(CEILINGS, named, docker._replace(image="base")).image == ("base", "call")
     others = msgspec.structs.replace(CEILINGS, images=("b", "c"))
     assert choose(others, overlay(), docker).image == ("b", "gateway")
     assert choose(CEILINGS, named, Asked()).image == (None, "gateway")
