@@ -18,6 +18,7 @@ import os
 import pwd
 import resource
 import select
+import shutil
 import signal
 import socket
 import stat
@@ -363,7 +364,26 @@ def limits() -> dict[str, Any]:
         "nice": tried(lambda: os.setpriority(os.PRIO_PROCESS, 0, -5)),
         "too long a file": attempt(too_long_a_file),
         "descriptors": open_many(),
+        "scratch": {path: filled(path) for path in SCRATCH},
     }
+
+
+SCRATCH = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+PIECE_BYTES = 2**20
+
+
+def filled(path: str) -> int:
+    """How many bytes of files fit in there, at most 1 GiB."""
+    folder = Path(path, "filled")
+    folder.mkdir()
+    try:
+        for count in range(1024):
+            with (folder / str(count)).open("wb") as file:
+                if tried(lambda: os.posix_fallocate(file.fileno(), 0, PIECE_BYTES)) != "worked":
+                    return count * PIECE_BYTES
+        return 1024 * PIECE_BYTES
+    finally:
+        shutil.rmtree(folder)
 
 
 def raise_descriptors() -> None:

@@ -7,28 +7,21 @@ run of its own has one.
 import base64
 import contextlib
 import json
-import os
 import platform
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import psutil
 import pytest
 
 from protocol import limits
 from protocol.environment import BASE
-from tests import dockerd as daemon
+from tests import cgroups
 from tests.attack.acts import raw_number
 from tests.conformance import inside, programs
-from tests.conftest import make_state_dir, remove_tree
-from tests.e2e.gateway import Gateway
+from tests.conformance.box import CANARY, FILE_BYTES, Box, abstract_listener, own_address
 
-CANARY = "canary-of-the-machine-7d1f"
-FILE_BYTES = 4 * 2**20
 FAMILIES = sorted(inside.FAMILIES)
 VARIABLES = {
     "PLAIN": "a b",
@@ -67,60 +60,6 @@ UNLINK = 9
 SCRATCH = {"/tmp", "/var/tmp", "/dev/shm", "/work"}
 
 
-class Box:
-    """A tenant of a gateway, and the mode of its sandboxes."""
-
-    def __init__(self, gateway: Gateway, mode: str) -> None:
-        self.gateway = gateway
-        self.mode = mode
-        self.token = gateway.create("acme")
-        self.uid = (gateway.state_dir / "tenants" / "acme").stat().st_uid
-        self.work = gateway.state_dir / "tenants" / "acme" / "sandbox" / "main"
-
-    def put(self, module: ModuleType) -> None:
-        """Lay a program of ours into /work."""
-        path = Path(str(module.__file__))
-        self.gateway.rpc(self.token, "sandbox.files.put", path=path.name, data=path.read_text())
-
-    def run(self, *argv: str, **params: Any) -> Any:
-        ran = self.gateway.rpc(self.token, "sandbox.run", argv=argv, sandbox=self.mode, **params)
-        assert ran["mode"] == self.mode
-        return ran
-
-    def shell(self, script: str, **params: Any) -> Any:
-        return self.run("/bin/sh", "-c", script, **params)
-
-    def python(self, script: str, **params: Any) -> Any:
-        return self.run("python3", "-c", script, **params)
-
-
-@pytest.fixture(scope="module", params=["bubblewrap"])
-def box(request: pytest.FixtureRequest) -> Iterator[Box]:
-    section: dict[str, Any] = {"file_bytes": FILE_BYTES, "pids": 64}
-    if request.param == "docker":
-        host = request.getfixturevalue("dockerd")
-        section["docker"] = {"host": host, "images": {"base": daemon.load_image(host)}}
-    state = make_state_dir()
-    try:
-        (state / "config.yaml").write_text(json.dumps({"sandbox": section}))
-        (state / CANARY).write_text(CANARY)
-        os.environ[CANARY.replace("-", "_")] = CANARY
-        with Gateway(state) as gateway:
-            yield Box(gateway, request.param)
-    finally:
-        os.environ.pop(CANARY.replace("-", "_"), None)
-        remove_tree(state)
-
-
-@contextlib.contextmanager
-def abstract_listener() -> Iterator[str]:
-    name = f"openclaw-test-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind("\0" + name)
-        server.listen()
-        yield name
-
-
 @contextlib.contextmanager
 def key_of_ours() -> Iterator[None]:
     """A key of the uid that runs the tests, which as an ordinary user is the sandboxes' too."""
@@ -134,18 +73,7 @@ def key_of_ours() -> Iterator[None]:
         raw_number(250, UNLINK, key, USER_KEYRING)  # keyctl
 
 
-def own_address() -> str:
-    """An address of this machine's that is not its loopback's, if it has one."""
-    found = (
-        address.address
-        for addresses in psutil.net_if_addrs().values()
-        for address in addresses
-        if address.family == socket.AF_INET and not address.address.startswith("127.")
-    )
-    return next(found, "192.0.2.1")
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def facts(box: Box) -> Any:
     """What `inside.py` reports of all families, in one run."""
     box.put(inside)
@@ -206,7 +134,7 @@ def test_what_is_scratch_and_what_stays(box: Box) -> None:
     assert second["stdout"] == "kept\n"
     other = box.shell("ls -A /work", name="other")
     assert other["stdout"] == ""
-    got = box.gateway.rpc(box.token, "sandbox.files.get", path="kept")
+    got = box.call("sandbox.files.get", path="kept")
     assert got["data"] == "kept\n"
 
 
@@ -289,6 +217,57 @@ def test_limits(box: Box, fact: Any) -> None:
     assert fact["nice"] in ("EPERM", "EACCES")
     assert fact["too long a file"] == FILE_BYTES
     assert fact["descriptors"] <= 1024
+    for path, size in fact["scratch"].items():
+        assert 32 * 2**20 <= size <= 64 * 2**20, path
+
+
+BALLOON = """
+import os, sys
+kept = []
+for _ in range(256):
+    kept.append(os.urandom(2**20))
+print(len(kept))
+"""
+CROWD = """
+import os, time
+count = 0
+try:
+    while count < 200:
+        if os.fork() == 0:
+            time.sleep(60)
+            os._exit(0)
+        count += 1
+except BlockingIOError:
+    print("no more")
+print(count)
+"""
+
+
+def caps_hold(box: Box) -> bool:
+    """Whether what a sandbox's processes use together is bounded here, and not each alone."""
+    return box.mode == "docker" or cgroups.refusal() is None
+
+
+def test_memory(box: Box) -> None:
+    ran = box.python(BALLOON, limits={"memoryBytes": 96 * 2**20})
+    assert ran["stdout"] == ""
+    if caps_hold(box):
+        assert (ran["signal"], ran["oomKilled"]) == (signal.SIGKILL, True), ran
+    else:
+        assert (ran["exitCode"], ran["oomKilled"]) == (1, False), ran
+        assert "MemoryError" in ran["stderr"]
+    room = box.python(BALLOON)
+    assert (room["exitCode"], room["stdout"], room["oomKilled"]) == (0, "256\n", False)
+    assert room["peakMemoryBytes"] is None or room["peakMemoryBytes"] > 256 * 2**20
+    assert room["cpuMs"] > 0
+
+
+def test_processes(box: Box) -> None:
+    ran = box.python(CROWD, limits={"pids": 16})
+    if caps_hold(box):
+        said, count = ran["stdout"].split("\n")[-3:-1]
+        assert said == "no more"
+        assert 4 < int(count) < 16
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 100, 255])
@@ -298,7 +277,7 @@ def test_exit_codes(box: Box, code: int) -> None:
 
 
 def test_programs_that_cannot_be_run(box: Box) -> None:
-    box.gateway.rpc(box.token, "sandbox.files.put", path="plain", data="no program")
+    box.call("sandbox.files.put", path="plain", data="no program")
     for argv in (["/no/such"], ["no-such-program"], ["/work/plain"], ["/work"]):
         ran = box.run(*argv)
         assert ran["exitCode"] in (126, 127), (argv, ran)
@@ -348,26 +327,17 @@ def test_nobody_reads_input(box: Box) -> None:
 
 def test_timeouts(box: Box) -> None:
     """Whoever ignores signals, and whatever it left behind, ends too."""
-    script = "trap '' TERM INT HUP; (sleep 1000 &) ; (setsid sleep 1001 &) ; echo on; sleep 1002"
+    script = f"trap '' TERM INT HUP; ({box.nap} &) ; (setsid {box.nap} &) ; echo on; {box.nap}"
     ran = box.shell(script, timeoutMs=1000)
     assert (ran["timedOut"], ran["exitCode"], ran["signal"]) == (True, None, signal.SIGKILL)
     assert ran["stdout"] == "on\n"
-    assert not sleepers()
-
-
-def sleepers() -> list[Any]:
-    return [
-        process.info["cmdline"]
-        for process in psutil.process_iter(["cmdline"])
-        if process.info["cmdline"]
-        in (["sleep", "1000"], ["sleep", "1001"], ["sleep", "1002"], ["sleep", "1003"])
-    ]
+    assert box.naps() == 0
 
 
 def test_what_is_left_behind_ends_with_the_program(box: Box) -> None:
-    ran = box.shell("setsid sleep 1003 > /dev/null 2>&1 < /dev/null & echo started")
+    ran = box.shell(f"setsid {box.nap} > /dev/null 2>&1 < /dev/null & echo started")
     assert (ran["exitCode"], ran["stdout"]) == (0, "started\n")
-    assert not sleepers()
+    assert box.naps() == 0
 
 
 def test_text(fact: Any) -> None:
