@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
 
 CANARY = "canary-of-the-machine-7d1f"
+DEADLINE_SECONDS = 15.0
 FILE_BYTES = 4 * 2**20
 
 
@@ -55,6 +57,13 @@ class Box:
         return sum(
             each.info["cmdline"] == self.nap.split() for each in psutil.process_iter(["cmdline"])
         )
+
+    def wait_for_naps(self, count: int) -> None:
+        """Wait until that many run `nap`."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while self.naps() != count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @contextlib.contextmanager

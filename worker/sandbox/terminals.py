@@ -171,13 +171,13 @@ async def _read(
     taken = first
     loop = asyncio.get_running_loop()
     deadline = loop.time() + params.wait_ms / 1000
-    while not watching.is_over:
+    while True:
         changed.clear()
         while (piece := watching.next(limits.TERMINAL_CHUNK_BYTES_MAX)) is not None:
             pieces.append(piece)
             taken = piece.number + len(piece.data)
         has_all = taken >= end and (pieces or loop.time() >= deadline)
-        if has_all and watching.view.ended is None:
+        if watching.is_over or (has_all and watching.view.ended is None):
             break
         try:
             async with asyncio.timeout_at(deadline if taken >= end else None):
