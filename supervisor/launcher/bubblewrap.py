@@ -25,6 +25,7 @@ from protocol import launching, limits
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.launcher.engine import Job, Launch, Outcome, Size, outcome_of_code
 from supervisor.launcher.stem import Start, Stem
+from supervisor.zygote import linux
 
 HOSTNAME: Final = "sandbox"
 USER: Final = "sandbox"
@@ -183,7 +184,8 @@ class Bubblewrap:
             terminal: int | None = None
             given: tuple[int, ...] = launch.stdio or ()
             if launch.terminal is not None:
-                terminal, slave = os.openpty()
+                with linux.file_rights_of(launch.uid, launch.gid):
+                    terminal, slave = os.openpty()
                 ours.callback(os.close, slave)
                 os.set_blocking(terminal, False)
                 _resize(terminal, launch.terminal)

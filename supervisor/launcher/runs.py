@@ -14,6 +14,7 @@ from supervisor.launcher import capped
 from supervisor.launcher.engine import Engine, Job, Launch, Outcome, Size
 from supervisor.launcher.tenant import Sandbox, Tenant
 from supervisor.launcher.terminals import Opened, Started
+from supervisor.zygote import linux
 
 _ID_BYTES: Final = 8
 N = TypeVar("N", int, float)
@@ -100,7 +101,7 @@ class Runs:
         async with tenant.turn():
             began = time.monotonic()
             spec = clamp(tenant.place.ceilings, asked)
-            started = await self.start(tenant, spec, _pipes(asked.stdio, hand))
+            started = await self.start(tenant, spec, _pipes(tenant.place, asked.stdio, hand))
             with listed(tenant, generation, "run", spec, started):
                 outcome, timed_out = await _until_end(started.job, spec.wall_seconds)
         return launching.Ran(
@@ -239,8 +240,10 @@ async def _settled(task: "asyncio.Task[Outcome]") -> None:
             await asyncio.wait([task])
 
 
-def _pipes(number: int, hand: Hand) -> tuple[int, int, int]:
+def _pipes(place: launching.Place, number: int, hand: Hand) -> tuple[int, int, int]:
     """Make the pipes of a sandbox, hand out the outer ends and give the inner ones.
+
+    They are the tenant's, or it could not open them by name (/dev/stderr).
 
     Raises:
         GatewayError: nobody takes them, or there are no descriptors left.
@@ -249,7 +252,8 @@ def _pipes(number: int, hand: Hand) -> tuple[int, int, int]:
         pairs = []
         try:
             for _ in range(3):
-                pairs.append(os.pipe())
+                with linux.file_rights_of(place.uid, place.gid):
+                    pairs.append(os.pipe())
                 inside.callback(os.close, pairs[-1][0 if len(pairs) == 1 else 1])
                 outside.callback(os.close, pairs[-1][1 if len(pairs) == 1 else 0])
         except OSError as error:

@@ -4,7 +4,7 @@ import threading
 import time
 from typing import Any
 
-from tests.e2e.gateway import REQUEST_SECONDS, Gateway
+from tests.e2e.gateway import REQUEST_SECONDS, Gateway, Reply
 
 
 def running(gateway: Gateway, token: str) -> list[dict[str, Any]]:
@@ -24,13 +24,20 @@ def wait_running(gateway: Gateway, token: str, count: int) -> list[dict[str, Any
 class Run(threading.Thread):
     """A program that is waited for beside the test."""
 
-    def __init__(self, gateway: Gateway, token: str, *argv: str) -> None:
-        super().__init__()
+    def __init__(self, gateway: Gateway, token: str, *argv: str, refused: bool = False) -> None:
+        super().__init__(daemon=True)
+        self._refused = refused
         self._gateway, self._token, self._argv = gateway, token, list(argv)
         self.result: dict[str, Any] = {}
+        self.reply: Reply
         self.start()
 
     def run(self) -> None:
-        self.result = self._gateway.rpc(
-            self._token, "sandbox.run", argv=self._argv, timeoutMs=60_000
-        )
+        params = {"argv": self._argv, "timeoutMs": 60_000}
+        try:
+            self.reply = self._gateway.rpc_reply(self._token, "sandbox.run", params)
+        except OSError:
+            assert self._refused  # the gateway was ended
+            return
+        if not self._refused:
+            self.result = self.reply.json["result"]

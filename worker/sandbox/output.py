@@ -103,7 +103,7 @@ def _whole(data: bytes | bytearray) -> int:
     """Say where the last character begins, if it is UTF-8 that goes on; else where data ends."""
     for back in range(1, min(_CHARACTER_BYTES_MAX, len(data) + 1)):
         byte = data[-back]
-        if byte >= 0xC0:  # noqa: PLR2004 - the first byte of several (RFC 3629, section 3)
+        if 0xC0 <= byte < 0xF8:  # noqa: PLR2004 - the first byte of several (RFC 3629, section 3)
             length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4  # noqa: PLR2004
             return len(data) - back if length > back else len(data)
         if byte < 0x80:  # noqa: PLR2004 - a character by itself
