@@ -236,9 +236,7 @@ def test_a_deleted_tenant_has_nothing_running(shared: Gateway) -> None:
     Run(shared, token, "sleep", seconds, refused=True)
     processes = wait_until(lambda: asleep(seconds))
     with ends(*processes):
-        assert (
-            shared.openclaw("tenants", "delete", "deleted", "--confirm", "deleted").returncode == 0
-        )
+        assert shared.openclaw("tenants", "delete", "deleted", "--confirm").returncode == 0
 
 
 def test_a_launcher_that_dies_takes_its_sandboxes_and_is_replaced(shared: Gateway) -> None:
