@@ -30,6 +30,7 @@ from supervisor.state import LOCK_WAIT_SECONDS, LockedError, StateError, StateRo
 
 if TYPE_CHECKING:
     import http.client
+    import ssl
 
     from supervisor.tenants import TenantDesk
 
@@ -168,16 +169,28 @@ class RemoteTenants:
         self._admin_key: Final = admin_key
         self._tls: Final = tls_directory if parts.scheme == "https" else None
 
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return self._address
+
+    def tls_context(self) -> "ssl.SSLContext | None":
+        """Give how it is checked that it is the gateway; None for one that speaks without TLS."""
+        if self._tls is None:
+            return None
+        # Imported late: it brings TLS along.
+        from supervisor import tls  # noqa: PLC0415
+
+        return tls.client_context(self._tls)
+
     def connection(self, seconds: float) -> "http.client.HTTPConnection":
         """Give a connection, not made yet, whose waits are bounded by `seconds`."""
         # Imported late: it brings TLS and e-mail along, and there may be no gateway to ask.
         import http.client  # noqa: PLC0415
 
-        if self._tls is None:
+        context = self.tls_context()
+        if context is None:
             return http.client.HTTPConnection(self._address, timeout=seconds)
-        from supervisor import tls  # noqa: PLC0415
-
-        context = tls.client_context(self._tls)
         return http.client.HTTPSConnection(self._address, timeout=seconds, context=context)
 
     def _ask(self, verb: str, path: str, body: Any = None) -> Any:

@@ -17,6 +17,7 @@ _COMMANDS: Final = {
     "gateway": ("cli.gateway", "Run the gateway in the foreground."),
     "logs": ("cli.logs", "Print the gateway's log."),
     "sandbox": ("cli.sandbox", "Run programs in a tenant's sandboxes, and see what runs."),
+    "terminal": ("cli.terminal", "Work in a tenant's sandbox, with a terminal."),
     "top": ("cli.top", "Show the tenants at work, busiest first."),
     "tenants": ("cli.tenants", "Create, show and remove tenants."),
 }

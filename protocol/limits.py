@@ -89,6 +89,9 @@ SOCKET_PONG_SECONDS: Final = 20.0
 # What a client has not taken: events above the one are dropped, answers above the other end it.
 SOCKET_EVENT_BUFFER_BYTES_MAX: Final = 512 * KIB
 SOCKET_ANSWER_BUFFER_BYTES_MAX: Final = 16 * MIB
+# A refusal on a WebSocket closes it with this and the status of HTTP, among the numbers that are
+# nobody's (RFC 6455, section 7.4.2).
+SOCKET_REFUSED_CODE: Final = 4000
 # How long a client that was cut off has for the reason.
 SOCKET_CUT_SECONDS: Final = 0.5
 

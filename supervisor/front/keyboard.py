@@ -43,7 +43,16 @@ class Keyboard:
         waiting: How many bytes have not been taken.
     """
 
-    __slots__ = ("_at", "_data", "_is_over", "_terminal_id", "_typist", "_writer", "_writing")
+    __slots__ = (
+        "_at",
+        "_data",
+        "_is_last",
+        "_is_over",
+        "_terminal_id",
+        "_typist",
+        "_writer",
+        "_writing",
+    )
 
     def __init__(self, typist: Typist) -> None:
         self._typist: Final = typist
@@ -52,7 +61,7 @@ class Keyboard:
         self._data: Final = bytearray()
         self._at = 0
         self._writing: Errand | None = None
-        self._is_over = False
+        self._is_over = self._is_last = False
 
     @property
     def waiting(self) -> int:
@@ -70,7 +79,7 @@ class Keyboard:
         Raises:
             GatewayError: RATE_LIMITED, UNAVAILABLE: as `Tenant.reserve`.
         """
-        if not self._is_over and data:
+        if data and not (self._is_over or self._is_last):
             self._typist.grant.tenant.reserve(len(data))
             self._data.extend(data)
             self.go_on()
@@ -89,6 +98,14 @@ class Keyboard:
             self._typist.grant, terminal.WRITE.name, params, self._on_written, self._on_error
         )
         self._writing.start()
+
+    def finish(self) -> None:
+        """Take nothing more; what has been taken is still typed, unless that fails now."""
+        self._is_last = True
+        if self._writing is None:
+            self.go_on()
+        if self._writing is None:
+            self.drop()
 
     def drop(self) -> None:
         """Forget all that waits."""
@@ -111,11 +128,15 @@ class Keyboard:
             self._at += count
             self._typist.on_typed()
             self.go_on()
+        elif self._is_last:
+            self.drop()
         # Else its program does not read: once more at the next tick.
 
     def _on_error(self, error: GatewayError) -> None:
         self._writing = None
-        if not error.code.retryable:
+        if self._is_last:
+            self.drop()
+        elif not error.code.retryable:
             self.drop()
             self._typist.on_not_typed(error)
 

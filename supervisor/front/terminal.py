@@ -27,8 +27,6 @@ from supervisor.front.socket_end import Hall, SocketEnd
 from supervisor.front.stream import CREDIT_BATCH
 from supervisor.front.terminal_query import Wanted, invalid, read_query
 
-# Above the status of HTTP, among the numbers that are nobody's (RFC 6455, section 7.4.2).
-REFUSED: Final = 4000
 # An attachment that ends sooner than this is not made again at once.
 SHORT_SECONDS: Final = 1.0
 _encode: Final = msgspec.json.Encoder().encode
@@ -124,6 +122,7 @@ class TerminalSocket(SocketEnd):
         del error
         if not (self._over or self._is_revoked):
             self._revoke_deadline = self._hall.now()
+            self._keyboard.drop()
             self._close_revoked()
 
     def _wants_input(self) -> bool:
@@ -151,7 +150,7 @@ class TerminalSocket(SocketEnd):
     def _part(self) -> None:
         stream, self._stream = self._stream, None
         self._retry_at = inf
-        self._keyboard.drop()
+        self._keyboard.finish()
         others = list(self._others)
         self._others.clear()
         for errand in others if stream is None else (stream, *others):
@@ -274,7 +273,7 @@ class TerminalSocket(SocketEnd):
 
     def _say_refusal(self, error: GatewayError) -> None:
         self._say_error(error)
-        self._fail(REFUSED + error.code.http_status, error.message)
+        self._fail(limits.SOCKET_REFUSED_CODE + error.code.http_status, error.message)
 
     def _say_error(self, error: GatewayError) -> None:
         body = error.body()
