@@ -35,7 +35,7 @@ class Screen:
         sys.stdout.flush()
         if self.is_terminal:
             self._before = termios.tcgetattr(self.source)
-            tty.setraw(self.source)
+            tty.setraw(self.source, termios.TCSADRAIN)  # keeps what was typed ahead
         return self
 
     def __exit__(self, *_: object) -> None:
