@@ -238,14 +238,13 @@ def test_another_worker_costs_no_byte_and_the_client_sees_nothing(
     gateway: Shells, how: str
 ) -> None:
     tenant, token = gateway.tenant()
-    echo = "import os, tty; tty.setraw(0)\nwhile True: os.write(1, os.read(0, 4096))"
+    echo = "import os, tty; tty.setraw(0); os.write(1, b'>')\nwhile True: os.write(1, os.read(0, 4096))"
     with (
         terminal(gateway, token, cmd=f'exec python3 -c "{COUNTER}"') as counter,
         terminal(gateway, token, cmd=f'python3 -c "{echo}"') as typed,
     ):
         counter.until(lambda data: data.count(b"\n") > 100)
-        typed.send(b"<ready>\n")
-        typed.expect(b"<ready>\n")
+        typed.expect(b">")
         counter.data = b""
         first = counter.until(lambda data: data.endswith(b"\n"))
         generation = gateway.openclaw_json("tenants", "status", tenant)[0]["generation"]
@@ -290,15 +289,16 @@ def test_characters_are_whole_as_text_and_bytes_are_bytes(gateway: Shells) -> No
     _, token = gateway.tenant()
     text = "naïve €uro \U0001f680"
     program = (
-        "import os, sys, time, tty; tty.setraw(0)\n"
+        "import os, sys, time, tty; tty.setraw(0); os.write(1, b'>')\n"
         "for byte in sys.stdin.buffer.readline(): os.write(1, bytes([byte])); time.sleep(0.001)\n"
         "os.write(1, bytes([255, 10]))"
     )
     found = gateway.rpc(token, "terminal.spawn", cmd=["python3", "-c", program])["terminalId"]
     with terminal(gateway, token, terminalId=found) as client:
+        client.expect(b">")
         for byte in f"{text}\n".encode():
             client.send(bytes([byte]))
-        events = list(stream(gateway, token, terminalId=found, fromByte=0))
+        events = list(stream(gateway, token, terminalId=found, fromByte=1))
         assert client.end()["exitCode"] == 0
         assert client.data == f"{text}\n".encode() + b"\xff\n"
     pieces = [data for name, data in events if name == "terminal"]
@@ -306,11 +306,11 @@ def test_characters_are_whole_as_text_and_bytes_are_bytes(gateway: Shells) -> No
     assert "".join(each["data"] for each in pieces[1:]) == f"{text}\n\ufffd\n"
     assert events[-1][0] == "result"
     result = events[-1][1]["result"]
-    assert (result["ended"]["exitCode"], result["nextByte"]) == (0, len(client.data))
+    assert (result["ended"]["exitCode"], result["nextByte"]) == (0, 1 + len(client.data))
     # Any number in the middle of a character gives what is after it.
     whole = gateway.rpc(token, "terminal.attach", terminalId=found, fromByte=0)
-    assert whole["data"] == f"{text}\n\ufffd\n"
-    raw = gateway.rpc(token, "terminal.attach", terminalId=found, fromByte=3, encoding="base64")
+    assert whole["data"] == f">{text}\n\ufffd\n"
+    raw = gateway.rpc(token, "terminal.attach", terminalId=found, fromByte=4, encoding="base64")
     assert base64.b64decode(raw["dataBase64"]) == client.data[3:]
 
 
