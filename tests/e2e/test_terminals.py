@@ -238,7 +238,10 @@ def test_another_worker_costs_no_byte_and_the_client_sees_nothing(
     gateway: Shells, how: str
 ) -> None:
     tenant, token = gateway.tenant()
-    echo = "import os, tty; tty.setraw(0); os.write(1, b'>')\nwhile True: os.write(1, os.read(0, 4096))"
+    echo = (
+        "import os, tty; tty.setraw(0); os.write(1, b'>')\n"
+        "while True: os.write(1, os.read(0, 4096))"
+    )
     with (
         terminal(gateway, token, cmd=f'exec python3 -c "{COUNTER}"') as counter,
         terminal(gateway, token, cmd=f'python3 -c "{echo}"') as typed,
