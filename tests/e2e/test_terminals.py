@@ -34,9 +34,24 @@ _names = (f"tenant-{number}" for number in itertools.count())
 class Shells(Gateway):
     """A gateway whose tenants have few terminals each."""
 
+    def control(self, verb: str, path: str, body: object = None) -> Any:
+        """Ask the control plane, as the commands do but without a process for each."""
+        data = None if body is None else json.dumps(body).encode()
+        key = (self.state_dir / "admin.key").read_text().strip()
+        reply = self.request(verb, f"/v1/tenants{path}", token=key, body=data)
+        assert reply.status < 400, reply.body
+        return reply.json
+
     def tenant(self) -> tuple[str, str]:
         name = next(_names)
-        return name, self.create(name)
+        return name, self.control("POST", "", {"tenantId": name})["token"]
+
+    def generation(self, tenant: str) -> int:
+        found: int = self.control("GET", f"/{tenant}/status")["tenants"][0].get("generation", 0)
+        return found
+
+    def token_names(self, tenant: str) -> list[str]:
+        return [each["name"] for each in self.control("GET", f"/{tenant}/tokens")["tokens"]]
 
     def terminals(self, token: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.rpc(token, "terminal.list")["terminals"]
@@ -133,8 +148,7 @@ def test_a_shell_on_the_command_line(gateway: Shells) -> None:
         "hello"
     )
     # The token was of this command alone, and the audit says whose it was.
-    names = [each["name"] for each in gateway.openclaw_json("tenants", "token", "list", tenant)]
-    assert names == ["default"]
+    assert gateway.token_names(tenant) == ["default"]
     (attached,) = gateway.audited(tenant, "terminal.attached")
     assert attached["detail"]["after"]["tokenName"].startswith(f"cli-{os.getuid()}-terminal-")
     created = gateway.audited(tenant, "token.created")[-1]["detail"]["after"]
@@ -185,8 +199,7 @@ def test_a_command_that_is_ended_leaves_our_terminal_as_it_was(
         cli.send_signal(number)
         child.expect(f"same {128 + number}\r\n")
     assert gateway.terminals(token)[0].get("ended") is None
-    names = [each["name"] for each in gateway.openclaw_json("tenants", "token", "list", tenant)]
-    assert names == ["default"]
+    assert gateway.token_names(tenant) == ["default"]
 
 
 def test_a_command_line_of_its_own_and_input_from_a_pipe(gateway: Shells) -> None:
@@ -250,7 +263,7 @@ def test_another_worker_costs_no_byte_and_the_client_sees_nothing(
         typed.expect(b">")
         counter.data = b""
         first = counter.until(lambda data: data.endswith(b"\n"))
-        generation = gateway.openclaw_json("tenants", "status", tenant)[0]["generation"]
+        generation = gateway.generation(tenant)
         stop = threading.Event()
 
         def type_on() -> None:
@@ -264,7 +277,7 @@ def test_another_worker_costs_no_byte_and_the_client_sees_nothing(
         typing.start()
         try:
             if how == "restart":
-                assert gateway.openclaw("tenants", "restart", tenant).returncode == 0
+                gateway.control("POST", f"/{tenant}/restart", {})
             else:
                 gateway.process(f"openclaw: worker {tenant}").kill()
             gateway.until(
@@ -388,7 +401,7 @@ def test_the_end_of_a_token_cuts_it_and_the_terminal_lives_on(gateway: Shells) -
     with terminal(gateway, token, cmd="cat") as client:
         client.send(b"before\n")
         client.expect(b"before\r\nbefore\r\n")
-        new = gateway.openclaw_json("tenants", "token", "rotate", tenant)["token"]
+        new = gateway.control("POST", f"/{tenant}/token/rotate", {})["token"]
         began = time.monotonic()
         client.end()
         assert client.closed_with == 1008
@@ -402,17 +415,17 @@ def test_they_end_with_their_tenant(gateway: Shells) -> None:
     tenant, token = gateway.tenant()
     with terminal(gateway, token, cmd="sleep 12345") as client:
         gateway.until(lambda: sleeps(gateway))
-        assert gateway.openclaw("tenants", "suspend", tenant).returncode == 0
+        gateway.control("POST", f"/{tenant}/suspend", {})
         assert sleeps(gateway) == []
         client.end()
         assert client.closed_with == 1008
-        assert gateway.openclaw("tenants", "resume", tenant).returncode == 0
+        gateway.control("POST", f"/{tenant}/resume", {})
         assert gateway.terminals(token) == []
     (ended,) = gateway.audited(tenant, "terminal.ended")
     assert ended["detail"]["after"]["reason"] == "tenant"
     with terminal(gateway, token, cmd="sleep 12346"):
         gateway.until(lambda: sleeps(gateway))
-        assert gateway.openclaw("tenants", "delete", tenant, "--confirm").returncode == 0
+        gateway.control("DELETE", f"/{tenant}")
         assert sleeps(gateway) == []
 
 
@@ -473,9 +486,8 @@ def test_what_cannot_be_started_is_refused_by_name_and_nothing_is(gateway: Shell
 
 def test_who_may_only_read_sees_and_does_not_type(gateway: Shells) -> None:
     tenant, token = gateway.tenant()
-    reader = gateway.openclaw_json(
-        "tenants", "token", "create", tenant, "watcher", "--scope", "read"
-    )["token"]
+    wanted = {"name": "watcher", "scopes": ["read"]}
+    reader = gateway.control("POST", f"/{tenant}/tokens", wanted)["token"]
     with terminal(gateway, reader, cmd="cat") as refused:
         assert refused.told[0]["code"] == "FORBIDDEN"
     with (
