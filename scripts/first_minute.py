@@ -72,6 +72,7 @@ def introduce(url: str) -> None:
     listing = {"jsonrpc": "2.0", "id": 2, "method": "sessions.list", "params": {}}
     print(curl(f"{url}/rpc", listing))
     print("\n.venv/bin/openclaw tenants list            # in another terminal")
+    print(f".venv/bin/openclaw sandbox run --tenant {TENANT} -- python3 -c 'print(6 * 7)'")
     print("ps -eo pid,user,args | grep openclaw:      # every process, each tenant its own")
     print("\nThe gateway runs until Ctrl-C.", flush=True)
 

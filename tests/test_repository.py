@@ -294,3 +294,59 @@ def test_nothing_names_the_machine_it_was_written_on() -> None:
         for place in private
         if re.search(rf"(?<![\w.-]){re.escape(place)}(?![\w-])", text)
     ] == []
+
+
+# Who starts a program, and how: everything else asks one of these.
+STARTS_PROGRAMS = {
+    "supervisor.child": {"os.posix_spawn"},
+    "supervisor.launcher.stem": {"os.fork", "os.execve"},
+    "supervisor.launcher.bubblewrap": {"subprocess"},
+    "supervisor.launcher.docker_image": {"subprocess"},
+}
+_STARTING = re.compile(r"os\.(?:fork|forkpty|exec\w+|spawn\w+|posix_spawnp?|system|popen)\Z")
+
+
+def starts(source: str) -> set[str]:
+    """What a module's text can start a program by."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import():
+                found |= {alias.name for alias in node.names}
+            case ast.ImportFrom(module=str(name)):
+                found |= {name, *(f"{name}.{alias.name}" for alias in node.names)}
+            case ast.Attribute(value=ast.Name("os"), attr=name):
+                found.add(f"os.{name}")
+            case ast.Attribute(attr=name) if name.startswith("create_subprocess"):
+                found.add(name)
+    modules = {"subprocess", "multiprocessing", "pty", "concurrent.futures.process"}
+    return {
+        name
+        for name in found
+        if name in modules or _STARTING.match(name) or name.startswith("create_subprocess")
+    }
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import subprocess",
+        "from subprocess import run",
+        "from os import execve",
+        "import os\nos.system('x')",
+        "import asyncio\nasyncio.create_subprocess_exec('x')",
+    ],
+)
+def test_a_start_is_found(source: str) -> None:
+    assert starts(source)
+
+
+def test_programs_are_started_in_known_places() -> None:
+    """A worker starts none at all; what a tenant runs goes through the launcher's stem."""
+    found = {
+        module_name(path): how
+        for package in ("protocol", "supervisor", "worker")
+        for path in (ROOT / package).rglob("*.py")
+        if (how := starts(path.read_text()))
+    }
+    assert found == STARTS_PROGRAMS
