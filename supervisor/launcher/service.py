@@ -142,12 +142,12 @@ class WorkerLink:
         Raises:
             RemoteProtocolError: no worker of ours asks for this.
         """
-        if call.method in self._terminals.methods:
-            self._terminals.on_call(end, call)
-            return
         if not self._pace.take(asyncio.get_running_loop().time()):
             reason = "more calls than a worker may make"
             raise RemoteProtocolError(reason)
+        if call.method in self._terminals.methods:
+            self._terminals.on_call(end, call)
+            return
         method = self._methods.get(call.method)
         if method is None:
             reason = f"a call of {call.method[:64]!r}, which the launcher does not have"

@@ -32,11 +32,22 @@ class _Chunks:
         self._end: Final = end
         self._call_id: Final = call_id
         self._over: Final[Callable[[], object]] = over
+        self._waiting: asyncio.Task[None] | None = None
 
     @property
     def credit(self) -> int:
-        """See `Stream`."""
+        """See `Stream`. None while the worker does not read what it has credit for."""
+        if self._end.congested:
+            if self._waiting is None:
+                self._waiting = asyncio.get_running_loop().create_task(self._wait_for_room())
+            return 0
         return self._end.link.stream_credit(self._call_id)
+
+    async def _wait_for_room(self) -> None:
+        await self._end.writable()
+        self._waiting = None
+        if self.on_credit is not None:
+            self.on_credit()
 
     def send(self, chunk: bytes) -> None:
         """See `Stream`."""

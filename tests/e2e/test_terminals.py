@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -73,8 +74,10 @@ class Shells(Gateway):
 def gateway(request: pytest.FixtureRequest) -> Iterator[Shells]:
     state_dir = make_state_dir()
     section: dict[str, Any] = {"terminals": MOST, "mode": request.param}
+    # Workers that nobody needs are soon gone, and the terminals are not.
+    config = {"sandbox": section, "worker": {"idle_seconds": 1}}
     try:
-        (state_dir / "config.yaml").write_text(json.dumps({"sandbox": section}))
+        (state_dir / "config.yaml").write_text(json.dumps(config))
         with Shells(state_dir) as running:
             yield running
     finally:
@@ -299,6 +302,77 @@ def test_another_worker_costs_no_byte_and_the_client_sees_nothing(
         assert [int(each) for each in back] == list(range(len(back)))
         assert back
         assert [told["type"] for told in (*counter.told, *typed.told)] == ["attached"] * 2
+
+
+def test_a_terminal_outlives_a_worker_that_is_parked(gateway: Shells) -> None:
+    tenant, token = gateway.tenant()
+    with terminal(gateway, token, cmd="cat") as client:
+        client.send(b"before\n")
+        client.expect(b"before\r\nbefore\r\n")
+        found, here = client.id, client.next
+    gateway.until(
+        lambda: gateway.control("GET", f"/{tenant}/status")["tenants"][0]["state"] == "parked"
+    )
+    with terminal(gateway, token, terminalId=found, fromByte=here) as client:
+        client.send(b"after\n")
+        assert client.expect(b"after\r\nafter\r\n") == b"after\r\nafter\r\n"
+
+
+def test_a_command_goes_on_when_the_front_is_another(gateway: Shells) -> None:
+    tenant, _ = gateway.tenant()
+    with command(gateway, tenant) as child:
+        ready(child)
+        child.sendline("cd /tmp; echo set''-down")
+        child.expect("set-down\r\n")
+        gateway.process("openclaw: front").kill()
+        gateway.until(lambda: front_is_back(gateway))
+        child.sendline("pwd; exit 8")
+        child.expect("/tmp\r\n")
+        child.expect("same 8\r\n")
+
+
+def front_is_back(gateway: Shells) -> bool:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        return gateway.request("GET", "/readyz").status == 200
+    return False
+
+
+# The command with a token that is exchanged several times a second.
+IMPATIENT = """
+import sys
+from cli import terminal_session
+terminal_session.RENEW_SECONDS = 0.3
+from cli.main import main
+main(prog_name="openclaw")
+"""
+
+
+def test_another_token_costs_no_byte_of_a_command(gateway: Shells) -> None:
+    tenant, _ = gateway.tenant()
+    echo = (
+        "import os, tty; tty.setraw(0); os.write(1, b'>')\n"
+        "while (typed := os.read(0, 4096)) != b'.': os.write(1, typed)"
+    )
+    child: Any = pexpect.spawn(
+        sys.executable,
+        ["-c", IMPATIENT, "terminal", "--tenant", tenant, "--", "python3", "-c", echo],
+        env=gateway.env,
+        timeout=SECONDS,
+    )
+    with contextlib.closing(child):
+        child.delaybeforesend = None
+        child.expect_exact(">")
+        lines = 0
+        made = len(gateway.audited(tenant, "token.created"))
+        while len(gateway.audited(tenant, "token.created")) < made + 3:
+            child.send(b"%06d," % lines)
+            child.expect(b"%06d," % lines)
+            assert child.before == b"", "nothing is doubled or lost"
+            lines += 1
+        child.send(b".")
+        child.expect(pexpect.EOF)
+    assert child.exitstatus == 0
+    assert gateway.token_names(tenant) == ["default"]
 
 
 def test_characters_are_whole_as_text_and_bytes_are_bytes(gateway: Shells) -> None:
