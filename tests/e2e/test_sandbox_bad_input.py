@@ -79,6 +79,7 @@ OF_TERMINALS: list[tuple[dict[str, Any], str]] = [
 BAD = [
     *(("sandbox.run", {"argv": RAN, **bad}, field) for bad, field in SHARED + OF_RUNS + OF_ARGV),
     *(("sandbox.explain", bad, field) for bad, field in SHARED + OF_RUNS),
+    ("sandbox.explain", {"tool": "rm"}, "tool"),
     *(("terminal.spawn", {"cmd": RAN, **bad}, field) for bad, field in SHARED + OF_TERMINALS),
 ]
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol import environment, launching
+from protocol.errors import ErrorCode, GatewayError
 from protocol.launching import Mode
 from protocol.methods import sandbox_state
 from protocol.methods.sandbox_state import Mount, Setting
@@ -102,6 +103,9 @@ async def explain(
     services = call.services
     environment.check_variables(params.env)
     environment.check_directory(params.cwd)
+    if params.tool is not None and params.tool not in services.catalogue.tools:
+        message = f"tool: no such tool; there are: {', '.join(services.catalogue.tools)}"
+        raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="tool")
     choice = await services.sandboxes.choose(Asked.of(params, params.tool))
     engines = await _status(services.launcher)
     mode = choice.mode.value
