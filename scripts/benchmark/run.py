@@ -21,7 +21,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.benchmark import command, cost, fleet, load, neighbours, sockets
+from scripts.benchmark import command, cost, fleet, load, neighbours, sandboxes, sockets
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
 
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--registered", type=int, default=10_000, help="tenants at a start")
     parser.add_argument("--awake", type=int, default=200, help="tenants that are served in turn")
     parser.add_argument("--sockets", type=int, default=5000, help="WebSockets that stay idle")
+    parser.add_argument("--sandboxes", type=int, default=100, help="runs one after another")
     options = parser.parse_args()
     state_dir = make_state_dir()
     try:
@@ -59,6 +60,7 @@ def main() -> None:
     figures["command_line"] = command.calls(2 * options.rounds + 1)
     figures["neighbours"] = neighbours.windows(options.rounds, options.seconds / 2)
     figures["round_robin"] = fleet.round_robin(options.awake, options.rounds, options.seconds)
+    figures["sandboxes"] = sandboxes.figures(options.sandboxes)
     table(figures)
     print(json.dumps(figures, indent=2))
 

@@ -47,6 +47,9 @@ class Group(Protocol):
     def oom_kills(self) -> int:
         """Give how many processes the kernel ended in it and below it for want of memory."""
 
+    def restart_peak(self) -> bool:
+        """Have the peak of memory begin anew, and say whether that can be had."""
+
     def child(self, name: str) -> "Group":
         """Give a cgroup inside it, made if it is not there.
 

@@ -127,6 +127,11 @@ class Cgroup1:
         found = (files.counts(directory / "memory.oom_control") for directory in each)
         return sum(values.get("oom_kill", 0) for values in found)  # since Linux 4.13
 
+    def restart_peak(self) -> bool:
+        """See `Group`."""
+        files.write(self._memory / "memory.max_usage_in_bytes", 0)
+        return True
+
     def child(self, name: str) -> "Cgroup1":
         """See `Group`."""
         return self.make(name)

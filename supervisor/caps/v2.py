@@ -88,6 +88,10 @@ class Cgroup2:
         """See `Group`."""
         return files.counts(self.directory / "memory.events").get("oom_kill", 0)
 
+    def restart_peak(self) -> bool:
+        """See `Group`. Only since Linux 6.12, and for one descriptor."""
+        return False
+
     def child(self, name: str) -> "Cgroup2":
         """See `Group`. It can have none while a process is in it."""
         made = self.make(name)

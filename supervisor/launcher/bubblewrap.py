@@ -199,11 +199,13 @@ class Bubblewrap:
                 gid=launch.gid,
                 files=files,
                 limits=resource_limits(launch),
-                cgroup=None if launch.cgroup is None else launch.cgroup.path,
+                cgroup=None if launch.cgroup is None or launch.stem else launch.cgroup.path,
                 terminal=terminal is not None,
             )
             try:
-                pid = await self._stem.start(start, (*given, launch.directory, theirs))
+                pid = await (launch.stem or self._stem).start(
+                    start, (*given, launch.directory, theirs)
+                )
             except BaseException:
                 for descriptor in (status, *(() if terminal is None else (terminal,))):
                     os.close(descriptor)

@@ -1,56 +1,9 @@
-"""A sandbox in a cgroup of its own: what it used is read there, and the cgroup goes with it."""
+"""A sandbox in a cgroup of its own: what it used is read there."""
 
-import asyncio
-import contextlib
 from typing import Final
 
-from protocol import launching
-from protocol.errors import ErrorCode, GatewayError
-from supervisor.caps.group import Group
-from supervisor.caps.place import reopen
 from supervisor.launcher.engine import Job, Outcome, Size
-
-_removing: Final[set[asyncio.Task[None]]] = set()
-
-
-def make(tenant: str | None, sandbox_id: str, caps: launching.Caps) -> Group | None:
-    """Make the cgroup of a sandbox with its limits; None where there are no cgroups.
-
-    Args:
-        tenant: The tenant's cgroup.
-        sandbox_id: Whose it is to be.
-        caps: Its limits.
-
-    Raises:
-        GatewayError: UNAVAILABLE, it cannot be made: nothing may run without its limits.
-    """
-    if tenant is None:
-        return None
-    group: Group | None = None
-    try:
-        group = reopen(tenant).child(f"sandbox-{sandbox_id}")
-        group.limit(caps)
-        group.unite()
-    except OSError as error:
-        if group is not None:
-            remove(group)
-        message = f"the sandbox's limits cannot be set: {error.strerror}"
-        raise GatewayError(ErrorCode.UNAVAILABLE, message) from error
-    return group
-
-
-def remove(group: Group) -> None:
-    """End what is left in a cgroup and remove it, soon: the kernel may take a while."""
-    task = asyncio.get_running_loop().create_task(asyncio.to_thread(_remove, group))
-    _removing.add(task)
-    task.add_done_callback(_removing.discard)
-
-
-def _remove(group: Group) -> None:
-    # The tenant's cgroup goes with the tenant, whatever is left below it.
-    with contextlib.suppress(OSError):
-        group.kill()
-        group.remove()
+from supervisor.launcher.nurseries import Nurseries, Nursery
 
 
 class Capped:
@@ -58,12 +11,15 @@ class Capped:
 
     Args:
         job: The sandbox.
-        group: Its cgroup; removed by `close`.
+        nursery: Its cgroup; given back by `close`.
+        nurseries: Where it is from.
     """
 
-    def __init__(self, job: Job, group: Group) -> None:
+    def __init__(self, job: Job, nursery: Nursery, nurseries: Nurseries) -> None:
         self._job: Final = job
-        self._group: Final = group
+        self._nursery: Final = nursery
+        self._nurseries: Final = nurseries
+        self._clean = False
 
     @property
     def terminal(self) -> int | None:
@@ -74,9 +30,10 @@ class Capped:
         """See `Job`."""
         outcome = await self._job.wait()
         try:
-            used = self._group.usage()
+            used = self._nursery.used()
         except OSError:  # the tenant has been removed meanwhile
             return outcome
+        self._clean = used.pids == 1 and not used.oom_kills
         return outcome._replace(
             oom_killed=outcome.oom_killed or used.oom_kills > 0,
             cpu_ms=round(used.cpu_seconds * 1000),
@@ -94,4 +51,4 @@ class Capped:
     def close(self) -> None:
         """See `Job`."""
         self._job.close()
-        remove(self._group)
+        self._nurseries.give_back(self._nursery, clean=self._clean)

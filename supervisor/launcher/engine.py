@@ -4,6 +4,7 @@ from typing import Final, NamedTuple, Protocol
 
 from protocol import launching
 from supervisor.caps.group import Group
+from supervisor.launcher.stem import Stem
 
 
 class Size(NamedTuple):
@@ -31,6 +32,7 @@ class Launch(NamedTuple):
         caps: Of this sandbox.
         file_bytes: The longest file it can write.
         cgroup: Its own, made already; None where there are none.
+        stem: What forks in that cgroup, if something does; under bubblewrap.
         stdio: Read end of stdin, write ends of stdout and stderr; the engine's to close. None with
             a terminal.
         terminal: The size of its terminal; None without.
@@ -49,6 +51,7 @@ class Launch(NamedTuple):
     caps: launching.Caps
     file_bytes: int
     cgroup: Group | None
+    stem: Stem | None
     stdio: tuple[int, int, int] | None
     terminal: Size | None
 

@@ -18,6 +18,7 @@ from protocol import aio, launching
 from supervisor.front.log import Log
 from supervisor.launcher.bubblewrap import Bubblewrap, Found
 from supervisor.launcher.engine import Engine
+from supervisor.launcher.nurseries import Nurseries
 from supervisor.launcher.service import FROM_SUPERVISOR, Launcher, SupervisorLink
 from supervisor.launcher.stem import Stem
 
@@ -52,7 +53,7 @@ async def _serve(
     engines: dict[launching.Mode, Engine] = {bubblewrap.mode: bubblewrap}
     handler = SupervisorLink()
     end = await aio.attach(link, FROM_SUPERVISOR, handler)
-    launcher = Launcher(spec, channel, engines, log)
+    launcher = Launcher(spec, channel, engines, Nurseries(stem), log)
     launcher.supervisor, handler.launcher = end, launcher
     log.info("start")
     waits = [asyncio.create_task(event.wait()) for event in (handler.closed, stem_gone)]

@@ -10,8 +10,9 @@ from typing import Final, TypeVar
 
 from protocol import environment, launching, limits
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.launcher import capped
+from supervisor.launcher.capped import Capped
 from supervisor.launcher.engine import Engine, Job, Launch, Outcome, Size
+from supervisor.launcher.nurseries import Nurseries
 from supervisor.launcher.tenant import Sandbox, Tenant
 from supervisor.launcher.terminals import Opened, Started
 from supervisor.zygote import linux
@@ -78,10 +79,12 @@ class Runs:
 
     Args:
         engines: By mode.
+        nurseries: Where sandboxes have their cgroups.
     """
 
-    def __init__(self, engines: Mapping[launching.Mode, Engine]) -> None:
+    def __init__(self, engines: Mapping[launching.Mode, Engine], nurseries: Nurseries) -> None:
         self._engines: Final = engines
+        self._nurseries: Final = nurseries
 
     async def run(
         self, tenant: Tenant, generation: int, asked: launching.Spec, hand: Hand
@@ -163,9 +166,10 @@ class Runs:
                 raise GatewayError(ErrorCode.UNAVAILABLE, f"{spec.mode} is not to be had here")
             directory = tenant.directories.open(spec.name)
             ours.callback(os.close, directory)
-            group = capped.make(place.cgroup, sandbox_id, spec.caps)
-            if group is not None:
-                at_error.callback(capped.remove, group)
+            nursery = None
+            if place.cgroup is not None:
+                nursery = await self._nurseries.take(place.cgroup, spec.caps)
+                at_error.callback(self._nurseries.end, nursery)
             launch = Launch(
                 sandbox_id=sandbox_id,
                 tenant=place.tenant,
@@ -179,7 +183,8 @@ class Runs:
                 image=spec.image,
                 caps=spec.caps,
                 file_bytes=place.ceilings.file_bytes,
-                cgroup=group,
+                cgroup=None if nursery is None else nursery.group,
+                stem=None if nursery is None else nursery.stem,
                 stdio=stdio,
                 terminal=terminal,
             )
@@ -187,10 +192,17 @@ class Runs:
             try:
                 job = await engine.start(launch)
             except BaseException:
-                if group is not None:
-                    capped.remove(group)
+                if nursery is not None:
+                    self._nurseries.end(nursery)
                 raise
-        return Started(sandbox_id, job if group is None else capped.Capped(job, group))
+        if nursery is not None:
+            job = Capped(job, nursery, self._nurseries)
+        return Started(sandbox_id, job)
+
+    def forget(self, tenant: Tenant) -> None:
+        """Give up what is kept ready for a tenant."""
+        if tenant.place.cgroup is not None:
+            self._nurseries.forget(tenant.place.cgroup)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from protocol.spawn import LinkLost
 from supervisor.front.log import Log
 from supervisor.launcher.directory import Directories
 from supervisor.launcher.engine import Engine
+from supervisor.launcher.nurseries import Nurseries
 from supervisor.launcher.runs import Runs
 from supervisor.launcher.tenant import Tenant
 from supervisor.launcher.terminal_calls import TerminalCalls
@@ -209,6 +210,7 @@ class Launcher:
         spec: What the supervisor said first.
         channel: Where it hands over the workers' links; non-blocking.
         engines: By mode.
+        nurseries: Where sandboxes have their cgroups.
         log: For what only an operator must know.
     """
 
@@ -217,10 +219,11 @@ class Launcher:
         spec: launching.LauncherSpec,
         channel: socket.socket,
         engines: Mapping[launching.Mode, Engine],
+        nurseries: Nurseries,
         log: Log,
     ) -> None:
         self.engines: Final = engines
-        self.runs: Final = Runs(engines)
+        self.runs: Final = Runs(engines, nurseries)
         self.log: Final = log
         self.supervisor: aio.LinkEnd | None = None
         self._spec: Final = spec
@@ -289,6 +292,7 @@ class Launcher:
         if not tenant.in_use and self._tenants.get(name) is tenant:
             del self._tenants[name]
             tenant.directories.close()
+            self.runs.forget(tenant)
             for engine in self.engines.values():
                 engine.forget(name)
 

@@ -6,6 +6,7 @@ channel is one program to start: a memory file with a `Start`, then the program'
 """
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import resource
@@ -13,7 +14,7 @@ import signal
 import socket
 import termios
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NoReturn
 
 import msgspec
@@ -24,7 +25,10 @@ from supervisor.zygote import linux
 from supervisor.zygote.title import set_title
 
 TITLE: Final = "openclaw: stem"
+BRANCH_TITLE: Final = "openclaw: branch"
 EXIT_NOT_STARTED: Final = 125
+_START: Final = b"\0start"
+"""Any other message names the cgroup in which there is to be a stem on the channel it carries."""
 _STANDARD: Final = 3
 _OUT_OF_THE_WAY: Final = 64
 _UMASK: Final = 0o022
@@ -106,12 +110,15 @@ def _serve(channel: socket.socket, adopt: Adopt) -> None:
     launcher = os.getppid()
     while True:
         try:
-            _, attached = descriptors.receive(channel)
+            payload, attached = descriptors.receive(channel)
         except (EOFError, ConnectionError):
             return
         try:
             pid = linux.fork(linux.CLONE_PARENT)
             if pid == 0:
+                if payload != _START:
+                    channel.close()
+                    _be_branch(payload.decode(), attached[0], launcher, adopt)
                 _be_started(attached, launcher, adopt)
             answer = Started(pid)
         except OSError as error:
@@ -122,6 +129,19 @@ def _serve(channel: socket.socket, adopt: Adopt) -> None:
             descriptors.send(channel, msgspec.msgpack.encode(answer))
         except ConnectionError:
             return
+
+
+def _be_branch(cgroup: str, channel: int, launcher: int, adopt: Adopt) -> NoReturn:
+    code = EXIT_NOT_STARTED
+    try:
+        set_title(BRANCH_TITLE)
+        linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == launcher:
+            adopt(cgroup)
+            _serve(socket.socket(fileno=channel), adopt)
+            code = 0
+    finally:
+        os._exit(code)
 
 
 def _be_started(attached: list[int], launcher: int, adopt: Adopt) -> NoReturn:
@@ -189,6 +209,18 @@ def _place(sources: Sequence[int]) -> None:
         os.dup2(source, target)
 
 
+def _refusal(reason: str) -> GatewayError:
+    return GatewayError(ErrorCode.UNAVAILABLE, f"no sandbox can be started now: {reason}")
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(os.strerror(error.errno or 0)) from error
+
+
 class Stem:
     """The launcher's side.
 
@@ -216,19 +248,45 @@ class Stem:
         Raises:
             GatewayError: UNAVAILABLE, it could not be forked. What fails later is in its report.
         """
-        answer: asyncio.Future[int] = self._loop.create_future()
-        try:
+        with _refusing():
             order = memory_file(msgspec.msgpack.encode(start))
             try:
-                descriptors.send(self._channel, b"start", [order, *given])
+                answer = self._ask(_START, [order, *given])
             finally:
                 os.close(order)
-        except OSError as error:
-            message = f"no sandbox can be started now: {error.strerror}"
-            raise GatewayError(ErrorCode.UNAVAILABLE, message) from error
-        self._waiting.append(answer)
         # Whoever waits may go away, the process is there all the same.
         return await asyncio.shield(answer)
+
+    async def branch(self, cgroup: str) -> tuple[int, "Stem"]:
+        """Have another stem in a cgroup; gives its pid, a child of this process, and its side here.
+
+        Args:
+            cgroup: As `supervisor.caps` names it.
+
+        Raises:
+            GatewayError: UNAVAILABLE, it could not be forked. If it cannot move it ends.
+        """
+        with _refusing():
+            ours, theirs = descriptors.pair()
+            with theirs:
+                answer = self._ask(cgroup.encode(), [theirs.fileno()])
+        made = Stem(ours, lambda: None)
+        try:
+            return await asyncio.shield(answer), made
+        except BaseException:
+            made.close()
+            raise
+
+    def _ask(self, payload: bytes, given: Sequence[int]) -> "asyncio.Future[int]":
+        descriptors.send(self._channel, payload, given)
+        answer: asyncio.Future[int] = self._loop.create_future()
+        self._waiting.append(answer)
+        return answer
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be started by it any more."""
+        return self._closed
 
     def close(self) -> None:
         """Let the stem end."""
@@ -236,6 +294,9 @@ class Stem:
             self._closed = True
             self._loop.remove_reader(self._channel)
             self._channel.close()
+            for answer in self._waiting:
+                if not answer.done():
+                    answer.set_exception(_refusal("its process has ended"))
 
     def _receive(self) -> None:
         while not self._closed:
@@ -250,7 +311,6 @@ class Stem:
             started = _decode_started(payload)
             answer = self._waiting.popleft()
             if started.pid is None:
-                message = f"no sandbox can be started now: {started.reason}"
-                answer.set_exception(GatewayError(ErrorCode.UNAVAILABLE, message))
+                answer.set_exception(_refusal(started.reason))
             else:
                 answer.set_result(started.pid)
