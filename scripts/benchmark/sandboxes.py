@@ -102,7 +102,7 @@ def _bare(directory: str) -> float:
     )
     made = bubblewrap.arguments(BWRAP, launch, policy.compiled())
     reader, writer = os.pipe()
-    given = [opened, writer, *map(memory_file, made.files)]
+    given = [writer, opened, *map(memory_file, made.files)]
     try:
         actions: list[Any] = [
             (os.POSIX_SPAWN_DUP2, each, 100 + index) for index, each in enumerate(given)

@@ -7,29 +7,31 @@ Its arguments are the policy: what is not named here is not there. The file syst
 
 import asyncio
 import contextlib
-import fcntl
 import functools
 import os
 import resource
 import shutil
-import signal
-import struct
 import subprocess
-import termios
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgspec
-
 from protocol import launching, limits
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.launcher.engine import Job, Launch, Outcome, Size, outcome_of_code
+from supervisor.launcher.bubblewrap_job import BwrapJob, resize
+from supervisor.launcher.engine import Job, Launch, Outcome
 from supervisor.launcher.stem import Start, Stem
 from supervisor.zygote import linux
 
 HOSTNAME: Final = "sandbox"
 USER: Final = "sandbox"
-FEATURES: Final = ("--bind-fd", "--disable-userns", "--json-status-fd", "--clearenv", "--size")
+FEATURES: Final = (
+    "--bind-fd",
+    "--block-fd",
+    "--disable-userns",
+    "--json-status-fd",
+    "--clearenv",
+    "--size",
+)
 UNFILTERED: Final = "its system calls cannot be filtered; install libseccomp"
 OPEN_FILES: Final = 1024
 _SCRATCH_BYTES: Final = 64 * limits.MIB
@@ -42,12 +44,11 @@ _MASKED: Final = (
     *("/proc/keys", "/proc/key-users", "/proc/interrupts", "/proc/kcore", "/proc/latency_stats"),
     *("/proc/sched_debug", "/proc/timer_list", "/proc/timer_stats"),
 )
-_DIRECTORY: Final = 3
-_STATUS: Final = 4
-_SECCOMP: Final = 5
-_FIRST_FILE: Final = 6
-_STATUS_BYTES_MAX: Final = 4096
-_NOT_EXECUTED: Final = 127
+_STATUS: Final = 3
+_DIRECTORY: Final = 4
+_BARRIER: Final = 5
+# Beside those of a sandbox: what else may run under the uid of a tenant, the worker's threads.
+_PROCESSES_BESIDE: Final = 512
 _PROBE_SECONDS: Final = 10.0
 
 
@@ -85,25 +86,27 @@ def _made_up(uid: int, gid: int) -> dict[str, bytes]:
 
 
 class Arguments(NamedTuple):
-    """What bwrap is started with, and the files it reads from number 5 on."""
+    """What bwrap is started with, and the files it reads after its other descriptors."""
 
     argv: tuple[str, ...]
     files: tuple[bytes, ...]
 
 
-def arguments(bwrap: str, launch: Launch, policy: bytes) -> Arguments:
+def arguments(bwrap: str, launch: Launch, policy: bytes, *, barrier: bool = False) -> Arguments:
     """Give what bwrap is started with for a sandbox.
 
     Args:
         bwrap: Its path.
         launch: The sandbox.
         policy: Its system calls, a BPF program.
+        barrier: Whether it waits at number 5 before the program begins.
     """
+    seccomp = _BARRIER + barrier
     files = _made_up(launch.uid, launch.gid)
     argv = [bwrap, "--unshare-user", "--unshare-all", "--disable-userns", "--die-with-parent"]
     argv += ["--cap-drop", "ALL", "--hostname", HOSTNAME, "--clearenv"]
     argv += _system()
-    for number, path in enumerate(files, _FIRST_FILE):
+    for number, path in enumerate(files, seccomp + 1):
         argv += ["--perms", "0444", "--file", str(number), path]
     argv += ["--proc", "/proc", *_masks(), "--dev", "/dev"]
     for path in _SCRATCH:
@@ -113,7 +116,9 @@ def arguments(bwrap: str, launch: Launch, policy: bytes) -> Arguments:
     argv += ["--remount-ro", "/dev", "--remount-ro", "/"]
     for name, value in launch.env.items():
         argv += ["--setenv", name, value]
-    argv += ["--chdir", launch.cwd, "--json-status-fd", str(_STATUS), "--seccomp", str(_SECCOMP)]
+    argv += ["--chdir", launch.cwd, "--json-status-fd", str(_STATUS), "--seccomp", str(seccomp)]
+    if barrier:
+        argv += ["--block-fd", str(_BARRIER)]
     return Arguments((*argv, "--", *launch.argv), (policy, *files.values()))
 
 
@@ -130,6 +135,9 @@ def resource_limits(launch: Launch) -> tuple[tuple[int, int], ...]:
     ]
     if launch.cgroup is None and launch.caps.memory_bytes is not None:
         held.append((resource.RLIMIT_DATA, launch.caps.memory_bytes))
+    if launch.cgroup is None and launch.caps.pids is not None and os.geteuid() == 0:
+        # An ordinary user's other processes would count too; see `limit_processes`.
+        held.append((resource.RLIMIT_NPROC, launch.caps.pids + _PROCESSES_BESIDE))
     return tuple(held)
 
 
@@ -165,16 +173,18 @@ class Bubblewrap:
             starting.add_done_callback(self._end_unwanted)
             raise
 
-    def _end_unwanted(self, starting: "asyncio.Task[_Job]") -> None:
+    def _end_unwanted(self, starting: "asyncio.Task[BwrapJob]") -> None:
         if not starting.cancelled() and starting.exception() is None:
-            job = starting.result()
-            job.kill()
-            task = asyncio.get_running_loop().create_task(job.wait())
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
-            task.add_done_callback(lambda _: job.close())
+            self._abandon(starting.result())
 
-    async def _start(self, launch: Launch) -> "_Job":
+    def _abandon(self, job: BwrapJob) -> None:
+        job.kill()
+        task = asyncio.get_running_loop().create_task(job.wait())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        task.add_done_callback(lambda _: job.close())
+
+    async def _start(self, launch: Launch) -> BwrapJob:
         with contextlib.ExitStack() as ours:
             for descriptor in launch.stdio or ():
                 ours.callback(os.close, descriptor)
@@ -188,11 +198,22 @@ class Bubblewrap:
                     terminal, slave = os.openpty()
                 ours.callback(os.close, slave)
                 os.set_blocking(terminal, False)
-                _resize(terminal, launch.terminal)
+                resize(terminal, launch.terminal)
                 given = (slave,)
             status, theirs = os.pipe()
-            ours.callback(os.close, theirs)
-            argv, files = arguments(self._found.path, launch, self._policy)
+            at_exec = ours.enter_context(contextlib.ExitStack())
+            at_exec.callback(os.close, theirs)
+            given = (*given, theirs, launch.directory)
+            pids = launch.caps.pids if launch.cgroup is None and os.geteuid() != 0 else None
+            release = -1
+            if pids is not None:
+                barrier, release = os.pipe()
+                at_exec.callback(os.close, barrier)
+                ours.callback(os.close, release)
+                given = (*given, barrier)
+            argv, files = arguments(
+                self._found.path, launch, self._policy, barrier=pids is not None
+            )
             start = Start(
                 argv=argv,
                 uid=launch.uid,
@@ -203,14 +224,22 @@ class Bubblewrap:
                 terminal=terminal is not None,
             )
             try:
-                pid = await (launch.stem or self._stem).start(
-                    start, (*given, launch.directory, theirs)
-                )
+                pid = await (launch.stem or self._stem).start(start, given)
             except BaseException:
                 for descriptor in (status, *(() if terminal is None else (terminal,))):
                     os.close(descriptor)
                 raise
-        return _Job(pid, status, terminal)
+            job = BwrapJob(pid, status, terminal)
+            if pids is not None:
+                at_exec.close()  # or nobody would hear of its end
+                try:
+                    await job.limit_processes(pids)
+                except BaseException:
+                    self._abandon(job)
+                    raise
+                with contextlib.suppress(BrokenPipeError):  # `wait` says why
+                    os.write(release, b"x")
+        return job
 
     def forget(self, tenant: str) -> None:
         """See `Engine`. Nothing is kept ready."""
@@ -218,121 +247,6 @@ class Bubblewrap:
     async def close(self) -> None:
         """See `Engine`."""
         self._stem.close()
-
-
-class _Status(msgspec.Struct, frozen=True, rename="kebab"):
-    """A line of bwrap's on its status descriptor; bwrap(1), --json-status-fd."""
-
-    child_pid: int | None = None
-    exit_code: int | None = None
-
-
-_decode_status: Final = msgspec.json.Decoder(_Status).decode
-
-
-class _Job:
-    """A bwrap that runs. Its own child is the first process of the sandbox's pid namespace.
-
-    When bwrap ends, that child is killed by the kernel and becomes ours (the launcher is a
-    subreaper): once it is reaped too, nothing runs in the sandbox any more.
-    """
-
-    def __init__(self, pid: int, status: int, terminal: int | None) -> None:
-        self.terminal: Final = terminal
-        self._pid: Final = pid
-        self._pidfd: Final = os.pidfd_open(pid)
-        self._status = status
-        self._cpu_seconds = 0.0
-
-    def kill(self) -> None:
-        """See `Job`."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-
-    def resize(self, size: Size) -> None:
-        """See `Job`."""
-        if self.terminal is not None:
-            _resize(self.terminal, size)
-
-    def close(self) -> None:
-        """See `Job`."""
-        if self.terminal is not None:
-            os.close(self.terminal)
-
-    async def wait(self) -> Outcome:
-        """See `Job`."""
-        try:
-            await _readable(self._pidfd)
-            ended, _ = self._collect(self._pid)
-            report = os.read(self._status, _STATUS_BYTES_MAX)
-        finally:
-            os.close(self._pidfd)
-            os.close(self._status)
-        inner, code = _read_status(report)
-        peak = None if inner is None else await self._reap(inner)
-        if os.WIFSIGNALED(ended):
-            outcome = Outcome(None, os.WTERMSIG(ended))
-        elif code is not None:
-            outcome = outcome_of_code(code)
-        elif inner is not None:
-            # bwrap has told why on the program's standard error.
-            outcome = Outcome(_NOT_EXECUTED, None)
-        else:
-            reason = report.decode(errors="replace").strip() or "bwrap could not make it"
-            raise GatewayError(ErrorCode.UNAVAILABLE, f"the sandbox was not started: {reason}")
-        return outcome._replace(cpu_ms=round(self._cpu_seconds * 1000), peak_memory_bytes=peak)
-
-    def _collect(self, pid: int) -> tuple[int, int]:
-        """Reap one that has ended; gives its status, and the most memory one of its had, bytes."""
-        _, status, used = os.wait4(pid, 0)
-        self._cpu_seconds += used.ru_utime + used.ru_stime
-        return status, used.ru_maxrss * limits.KIB
-
-    async def _reap(self, pid: int) -> int | None:
-        try:
-            if _still_runs(pid):
-                pidfd = os.pidfd_open(pid)
-                try:
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    await _readable(pidfd)
-                finally:
-                    os.close(pidfd)
-            return self._collect(pid)[1]
-        except (ChildProcessError, ProcessLookupError):
-            return None  # bwrap itself has reaped it, and its time is in bwrap's own sum
-
-
-def _still_runs(child: int) -> bool:
-    """Say whether a child has not ended yet.
-
-    Raises:
-        ChildProcessError: it is no child of ours.
-    """
-    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-
-
-def _read_status(report: bytes) -> tuple[int | None, int | None]:
-    child = code = None
-    for line in report.splitlines():
-        with contextlib.suppress(msgspec.DecodeError):
-            status = _decode_status(line)
-            child = child if status.child_pid is None else status.child_pid
-            code = code if status.exit_code is None else status.exit_code
-    return child, code
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(descriptor, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
-
-
-def _resize(terminal: int, size: Size) -> None:
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", size.rows, size.columns, 0, 0))
 
 
 class Found(NamedTuple):

@@ -44,8 +44,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
     Its descriptors are standard input, output and error, then the message's others from number 3
     on, then a memory file with each of `files`. With `terminal`, the first of the message is the
-    terminal and stands for the standard three. The message's last one is where the child reports
-    why it could not exec, as text.
+    terminal and stands for the standard three. Number 3 is where the child reports why it could
+    not exec, as text.
 
     Attributes:
         argv: The program's path and arguments.
@@ -152,7 +152,8 @@ def _be_started(attached: list[int], launcher: int, adopt: Adopt) -> NoReturn:
         try:
             _exec(start, given, launcher, adopt)
         except (OSError, ValueError) as error:
-            os.write(given[-1], f"{start.argv[0]}: {error}\n".encode(errors="replace"))
+            report = given[1 if start.terminal else _STANDARD]
+            os.write(report, f"{start.argv[0]}: {error}\n".encode(errors="replace"))
     finally:
         os._exit(EXIT_NOT_STARTED)
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from protocol import limits
+from tests import cgroups
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import REQUEST_SECONDS, Gateway, Reply, ends
 from tests.e2e.sandboxes import Run, wait_running
@@ -366,3 +367,49 @@ def test_a_file_grows_no_longer_than_allowed(shared: Gateway, token: str) -> Non
         token, "sandbox.run", argv=["sh", "-c", "head -c 20000000 /dev/zero > big; wc -c < big"]
     )
     assert int(ran["stdout"]) == 4 * MIB
+
+
+# As many processes as it can have at a time, itself included.
+FORKS = """
+import os, sys
+count = 1
+try:
+    while count < 1000:
+        if os.fork() == 0:
+            os.read(0, 1)
+            os._exit(0)
+        count += 1
+except OSError:
+    pass
+print(count)
+"""
+
+
+def test_there_are_only_so_many_processes_inside(shared: Gateway, token: str) -> None:
+    """With cgroups and without, for root and for a user who has many already."""
+    ran = shared.rpc(
+        token, "sandbox.run", argv=["python3", "-c", FORKS], limits={"pids": 20}, stdin=""
+    )
+    # As root without cgroups all of a tenant's together are bounded, its worker's threads too.
+    assert (
+        5 < int(ran["stdout"]) <= (20 + 512 if os.geteuid() == 0 and cgroups.refusal() else 20)
+    ), ran
+
+
+@pytest.mark.cgroups
+def test_what_is_told_of_a_run_is_its_own(shared: Gateway, token: str) -> None:
+    big = "x = b'x' * 100_000_000\nfor _ in range(5_000_000): pass"
+    first = shared.rpc(token, "sandbox.run", argv=["python3", "-c", big])
+    second = shared.rpc(token, "sandbox.run", argv=["true"])
+    assert first["peakMemoryBytes"] > 100_000_000 > 10 * second["peakMemoryBytes"]
+    assert first["cpuMs"] > second["cpuMs"]
+
+
+@pytest.mark.cgroups
+def test_the_end_of_its_memory_is_told(shared: Gateway, token: str) -> None:
+    grow = "x = []\nwhile True: x.append(b'x' * 1_000_000)"
+    call = {"memoryBytes": 64 * MIB}
+    ran = shared.rpc(token, "sandbox.run", argv=["python3", "-c", grow], limits=call)
+    assert (ran["oomKilled"], ran["signal"], ran["timedOut"]) == (True, signal.SIGKILL, False)
+    again = shared.rpc(token, "sandbox.run", argv=["true"])
+    assert (again["oomKilled"], again["exitCode"]) == (False, 0)
