@@ -109,29 +109,37 @@ def _written(local: str) -> Iterator[BinaryIO]:
 def put(
     tenant: str, name: str, executable: bool, no_overwrite: bool, local: str, path: str
 ) -> None:
-    """Write a file, `-` for what is read here, as PATH."""
+    """Write a file, `-` for what is read here, as PATH.
+
+    What is longer than 4 MiB is written in pieces, and is not there as a whole before the last.
+    """
+    params = {"name": name, "path": path, "encoding": "base64"}
+    first = {"overwrite": not no_overwrite, "executable": executable}
+    count = 0
+    with _read(local) as file, acting(tenant, "files") as acts:
+        while True:
+            piece = file.read(limits.SANDBOX_FILE_BYTES_MAX)
+            if count and not piece:
+                break
+            where = {"offset": count} if count else first
+            data = base64.b64encode(piece).decode()
+            acts.call("sandbox.files.put", params | where | {"data": data})
+            count += len(piece)
+            if len(piece) < limits.SANDBOX_FILE_BYTES_MAX:
+                break
+    click.echo(f"✓ {count} bytes in {plain(path)}")
+
+
+@contextlib.contextmanager
+def _read(local: str) -> Iterator[BinaryIO]:
+    if local == STANDARD:
+        yield sys.stdin.buffer
+        return
     try:
-        with contextlib.ExitStack() as opened:
-            if local == STANDARD:
-                file = sys.stdin.buffer
-            else:
-                file = opened.enter_context(Path(local).open("rb"))
-            data = file.read(limits.SANDBOX_FILE_BYTES_MAX + 1)
+        with Path(local).open("rb") as file:
+            yield file
     except OSError as error:
         fail(f"{local}: {error.strerror}")
-    if len(data) > limits.SANDBOX_FILE_BYTES_MAX:
-        fail(f"{local}: more than {size_text(limits.SANDBOX_FILE_BYTES_MAX)}")
-    params = {
-        "name": name,
-        "path": path,
-        "data": base64.b64encode(data).decode(),
-        "encoding": "base64",
-        "overwrite": not no_overwrite,
-        "executable": executable,
-    }
-    with acting(tenant, "files") as acts:
-        acts.call("sandbox.files.put", params)
-    click.echo(f"✓ {len(data)} bytes in {plain(path)}")
 
 
 @files.command("delete")

@@ -90,6 +90,8 @@ class PutParams(Params, frozen=True, kw_only=True):
     """Writes a whole file; directories above it are made.
 
     Unless `overwrite`, a name that is taken is a conflict. The sandbox is made if it is not there.
+    With `offset` the data goes into a file that is there, from that byte on, at most from its end:
+    so one that is longer than a call comes in pieces. It is not as a whole then.
     """
 
     path: Path
@@ -98,10 +100,11 @@ class PutParams(Params, frozen=True, kw_only=True):
     encoding: Encoding = "text"
     overwrite: bool = True
     executable: bool = False
+    offset: Annotated[int, msgspec.Meta(ge=0, le=limits.JSON_INTEGER_ABS_MAX)] | None = None
 
 
 class PutResult(Result, frozen=True, kw_only=True):
-    """The file is on disk, as a whole."""
+    """It is on disk. `size` is the whole file's."""
 
     ok: Literal[True]
     path: str
@@ -146,7 +149,7 @@ PUT: Final = declare(
     result=PutResult,
     scope=Scope.WRITE,
     idempotent=True,
-    doc="Write a file into a sandbox, as a whole or not at all.",
+    doc="Write a file into a sandbox, as a whole or not at all; or a range of one.",
 )
 DELETE: Final = declare(
     "sandbox.files.delete",

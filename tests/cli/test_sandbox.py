@@ -162,8 +162,10 @@ def test_files_come_and_go(operator: Operator, tmp_path: Path) -> None:
         code, _, err = operator("files get", path, str(tmp_path / "other"))
         assert (code, said in err) == (1, True)
     assert [path.name for path in tmp_path.iterdir()] == ["local"]
-    code, _, err = operator("files put", str(local), "x")
-    assert (code, b"more than 4M" in err) == (1, True)
+    assert operator("files put", str(local), "copy")[0] == 0
+    assert (operator.work / "copy").read_bytes() == big
+    code, _, err = operator("files put", str(tmp_path / "none"), "x")
+    assert (code, b"none: No such file" in err) == (1, True)
     assert operator("files put", "-x", "-", "bin/hello", given=b"#!/bin/sh\necho hello\n")[0] == 0
     assert operator("run", "/work/bin/hello")[1] == b"hello\n"
     assert operator("files put", "--no-overwrite", "-", "bin/hello")[0] == 1

@@ -61,20 +61,27 @@ async def get(call: CallContext, params: sandbox_files.GetParams) -> sandbox_fil
 
 @handles(sandbox_files.PUT)
 async def put(call: CallContext, params: sandbox_files.PutParams) -> sandbox_files.PutResult:
-    """Write a file as a whole."""
+    """Write a file as a whole, or a range of one."""
     parts = _of_a_file(params.path)
+    offset = params.offset
+    if offset is not None and (params.executable or not params.overwrite):
+        why = "goes into a file that is there; it takes neither executable nor overwrite: false"
+        raise refusal(ErrorCode.INVALID_REQUEST, "offset", why)
 
     def work(root: int) -> sandbox_files.PutResult:
-        status = tree.write(
-            root, parts, data, overwrite=params.overwrite, executable=params.executable
-        )
+        if offset is None:
+            status = tree.write(
+                root, parts, data, overwrite=params.overwrite, executable=params.executable
+            )
+        else:
+            status = tree.write_range(root, parts, data, offset)
         return sandbox_files.PutResult(
-            ok=True, path=_shown(parts), size=status.st_size, mtime_ms=_mtime_ms(status)
+            ok=True, path=_shown(parts), size=_told(status.st_size), mtime_ms=_mtime_ms(status)
         )
 
     # Before a sandbox is made for it.
     data = _decoded(params)
-    return await call.services.files.run(params.name, work, make=True)
+    return await call.services.files.run(params.name, work, make=offset is None)
 
 
 @handles(sandbox_files.DELETE)

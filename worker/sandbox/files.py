@@ -28,6 +28,7 @@ _REASONS: Final[dict[int, tuple[ErrorCode, str]]] = {
     errno.EPERM: (ErrorCode.CONFLICT, "it may not be changed"),
     errno.ENAMETOOLONG: (ErrorCode.INVALID_REQUEST, "too long"),
     errno.E2BIG: (ErrorCode.PAYLOAD_TOO_LARGE, _TOO_MUCH),
+    errno.ESPIPE: (ErrorCode.CONFLICT, "ends before that offset; write what is missing first"),
     errno.EAGAIN: (ErrorCode.UNAVAILABLE, "is being used in the sandbox; try again"),
     errno.ENOSPC: (ErrorCode.UNAVAILABLE, "storage is full; free some space, then try again"),
     errno.EDQUOT: (ErrorCode.UNAVAILABLE, "storage is full; free some space, then try again"),

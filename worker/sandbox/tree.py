@@ -23,8 +23,8 @@ from protocol import limits
 from worker.store.files import NotAFileError, open_beneath
 
 _LISTING: Final = os.O_RDONLY | os.O_DIRECTORY
-# Non-blocking: neither a pipe without a writer nor a lease holds up who opens it.
-_READING: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY
+# Non-blocking: neither a pipe without another end nor a lease holds up who opens it.
+_FILE: Final = os.O_NONBLOCK | os.O_NOCTTY
 _RENAME_NOREPLACE: Final = 1  # linux/fs.h
 _BATCH: Final = 1024
 _renameat2: Final = ctypes.CDLL(None, use_errno=True).renameat2
@@ -70,15 +70,8 @@ def read(root: int, path: Parts, offset: int, length: int) -> Piece:
     Raises:
         NotAFileError: it is a directory, a pipe or another thing that is no file.
     """
+    file = _open_file(root, path, os.O_RDONLY)
     try:
-        file = _open(root, path, _READING)
-    except OSError as error:
-        if error.errno == errno.ENXIO:  # a socket
-            raise NotAFileError(errno.EINVAL, "not a regular file") from error
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise NotAFileError(errno.EINVAL, "not a regular file")
         data = bytearray()
         while len(data) < length:
             more = os.pread(file, length - len(data), offset + len(data))
@@ -118,6 +111,25 @@ def write(
             raise
         os.fsync(folder)
     return status
+
+
+def write_range(root: int, path: Parts, data: bytes, offset: int) -> os.stat_result:
+    """Write a range of a regular file, at most from its end on; on disk when this returns.
+
+    Raises:
+        NotAFileError: it is a directory, a pipe or another thing that is no file.
+        OSError: ESPIPE: the file ends before the range begins.
+    """
+    file = _open_file(root, path, os.O_WRONLY)
+    try:
+        if offset > os.fstat(file).st_size:
+            raise OSError(errno.ESPIPE, "beyond the end")
+        os.lseek(file, offset, os.SEEK_SET)
+        _write_all(file, data)
+        os.fsync(file)
+        return os.fstat(file)
+    finally:
+        os.close(file)
 
 
 def remove(root: int, path: Parts, *, recursive: bool) -> tuple[int, bool]:
@@ -188,6 +200,19 @@ class _Removal:
 
 def _open(root: int, path: Parts, flags: int) -> int:
     return open_beneath(root, b"/".join(path) or b".", flags)
+
+
+def _open_file(root: int, path: Parts, access: int) -> int:
+    try:
+        file = _open(root, path, access | _FILE)
+    except OSError as error:
+        if error.errno in (errno.ENXIO, errno.EISDIR):  # a socket, or a pipe without a reader
+            raise NotAFileError(errno.EINVAL, "not a regular file") from error
+        raise
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise NotAFileError(errno.EINVAL, "not a regular file")
+    return file
 
 
 @contextmanager

@@ -133,6 +133,32 @@ async def test_a_file_is_replaced_as_a_whole_or_kept(front: Front, work: Path) -
     assert names(work) == ["run"]
 
 
+async def test_what_is_longer_than_a_call_comes_in_pieces(front: Front, work: Path) -> None:
+    await ask(front, "put", path="log", data="one\n")
+    done = await ask(front, "put", path="log", data="two\n", offset=4)
+    assert done["size"] == 8
+    again = await ask(front, "put", path="log", data="two\n", offset=4)
+    assert (again["size"], (work / "log").read_text()) == (8, "one\ntwo\n")
+    await ask(front, "put", path="log", data="O", offset=0)
+    assert (work / "log").read_text() == "One\ntwo\n"
+    (work / "folder").mkdir()
+    (work / "link").symlink_to("log")
+    os.mkfifo(work / "pipe")
+    for path, more, refused in (
+        ("log", {"offset": 9}, (ErrorCode.CONFLICT, "path")),
+        ("none", {"offset": 0}, (ErrorCode.NOT_FOUND, "path")),
+        ("folder", {"offset": 0}, (ErrorCode.CONFLICT, "path")),
+        ("pipe", {"offset": 0}, (ErrorCode.CONFLICT, "path")),
+        ("link", {"offset": 0}, (ErrorCode.INVALID_REQUEST, "path")),
+        ("log", {"offset": 0, "executable": True}, (ErrorCode.INVALID_REQUEST, "offset")),
+        ("log", {"offset": 0, "overwrite": False}, (ErrorCode.INVALID_REQUEST, "offset")),
+        ("log", {"offset": -1}, (ErrorCode.INVALID_REQUEST, "offset")),
+        ("log", {"offset": 0, "name": "none"}, (ErrorCode.NOT_FOUND, "name")),
+    ):
+        assert await field_refused(front, "put", path=path, data="x", **more) == refused
+    assert (work / "log").read_text() == "One\ntwo\n"
+
+
 async def test_a_sandbox_is_made_by_what_is_put_there(front: Front, tenant_dir: Path) -> None:
     assert await field_refused(front, "list", name="new") == (ErrorCode.NOT_FOUND, "name")
     assert await field_refused(front, "put", name="new", path="a", data="!", encoding="base64") == (
