@@ -1,5 +1,6 @@
 """Workers that want more than they should have: processors, memory, log, processes."""
 
+import itertools
 import json
 import os
 import signal
@@ -101,10 +102,53 @@ def spins(spec: bytes, fds: WorkerDescriptors) -> None:
     worker.run(spec, fds)
 
 
+def opens(spec: bytes, fds: WorkerDescriptors) -> None:
+    """The real worker, and every call takes all the descriptors there are, and logs the end."""
+
+    def take() -> None:
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(2))
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+        for descriptor in taken:
+            os.close(descriptor)
+        os.write(2, f"{reason} after {len(taken)}\n".encode())
+
+    before_each_call(take)
+    worker.run(spec, fds)
+
+
+def fills(spec: bytes, fds: WorkerDescriptors) -> None:
+    """The real worker, and every call writes a file of 8 MiB, the seventeenth over the first."""
+    numbers = itertools.cycle(range(16))
+
+    def fill() -> None:
+        flags = os.O_CREAT | os.O_WRONLY
+        try:
+            file = os.open(f"sandbox/filling-{next(numbers)}", flags, 0o600)
+        except OSError as error:
+            os.write(2, f"{error.strerror}\n".encode())
+            return
+        try:
+            for _ in range(8):
+                os.write(file, bytes(2**20))
+        except OSError as error:
+            os.write(2, f"{error.strerror}\n".encode())
+        finally:
+            os.close(file)
+
+    before_each_call(fill)
+    worker.run(spec, fds)
+
+
 PROGRAMS: dict[str, Program] = {
     "spins": spins,
     "leaks": leaks,
     "swallows": swallows,
     "floods-its-log": floods_its_log,
     "forks": forks,
+    "opens": opens,
+    "fills": fills,
 }
