@@ -21,13 +21,14 @@ from protocol import limits
 from supervisor.caps import place
 from supervisor.tls import client_context
 from tests import cgroups
+from tests.patience import PATIENCE
 
 OPENCLAW = str(Path(sys.executable).with_name("openclaw"))
 SPARE = "openclaw: spare"
 ZYGOTE = "openclaw: zygote"
-START_SECONDS = 20.0
-STOP_SECONDS = 20.0
-REQUEST_SECONDS = 30.0
+START_SECONDS = 20.0 * PATIENCE
+STOP_SECONDS = 20.0 * PATIENCE
+REQUEST_SECONDS = 30.0 * PATIENCE
 
 
 class Reply(NamedTuple):

@@ -17,6 +17,7 @@ from supervisor.caps.report import UNCAPPED
 from tests import cgroups
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
+from tests.patience import PATIENCE
 from tests.workers.crowd import PROGRAM, SETTINGS, WAIT_SECONDS, Crowd
 
 MIB = 2**20
@@ -30,6 +31,13 @@ while True:
     except BlockingIOError:
         pass
 """
+SPIN = """
+import os
+os.fork()
+while True:
+    pass
+"""
+RUN_MS = round(1500 * PATIENCE)
 
 
 def configure(state_dir: Path) -> None:
@@ -116,7 +124,9 @@ def test_a_balloon_in_a_sandbox(crowd: Crowd) -> None:
 @pytest.mark.cgroups
 def test_a_fork_bomb_in_a_sandbox(crowd: Crowd) -> None:
     token = crowd.create("bomb")
-    ran = crowd.rpc(token, "sandbox.run", argv=["python3", "-c", BOMB], timeoutMs=1500)
+    ran = crowd.rpc(
+        token, "sandbox.run", argv=["python3", "-c", BOMB], timeoutMs=round(1500 * PATIENCE)
+    )
     assert ran["timedOut"] is True
     tenant = root_of(crowd).at("tenant-bomb")
     until = time.monotonic() + WAIT_SECONDS
@@ -125,6 +135,15 @@ def test_a_fork_bomb_in_a_sandbox(crowd: Crowd) -> None:
     ):
         assert time.monotonic() < until
     assert crowd.rpc(token, "health")["ok"] is True
+
+
+@pytest.mark.cgroups
+def test_a_sandbox_that_computes_gets_what_it_may(crowd: Crowd) -> None:
+    token = crowd.create("spin")
+    argv = ["python3", "-c", SPIN]
+    ran = crowd.rpc(token, "sandbox.run", argv=argv, limits={"cpus": 0.2}, timeoutMs=RUN_MS)
+    assert ran["timedOut"] is True
+    assert 0 < ran["cpuMs"] < ran["wallMs"] * 0.4
 
 
 @pytest.mark.cgroups

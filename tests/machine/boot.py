@@ -51,9 +51,13 @@ def fetch(folder: Path) -> Parts:
     kernels = folder / "boot"
     if not kernels.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        depends = subprocess.run(
-            ["apt-cache", "depends", KERNEL_PACKAGE], check=True, capture_output=True, text=True
-        ).stdout.split()
+        command = ["apt-cache", "depends", KERNEL_PACKAGE]
+        if (
+            subprocess.run(command, check=False, capture_output=True).returncode
+            and not os.geteuid()
+        ):
+            subprocess.run(["apt-get", "-qq", "update"], check=True)  # no list of packages yet
+        depends = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         image = next(name for name in depends if name.startswith("linux-image-"))
         image = next((n for n in depends if n.startswith("linux-image-6")), image)
         subprocess.run(

@@ -52,6 +52,7 @@ def run(uid: int, setting: str, directory: Path) -> int:
                 "HYPOTHESIS_STORAGE_DIRECTORY": home,
                 "PYTEST_DEBUG_TEMPROOT": home,
                 "OPENCLAW_TEST_CGROUP": setting,
+                "OPENCLAW_TEST_PATIENCE": "8",
             },
             stderr=subprocess.STDOUT,
             preexec_fn=lambda: _become(uid, directory),  # noqa: PLW1509 - one thread

@@ -13,19 +13,21 @@ from typing import Any, Self
 import psutil
 
 from tests.e2e.gateway import REQUEST_SECONDS, Gateway, Reply
+from tests.patience import PATIENCE
 
 PROGRAM = str(Path(__file__).with_name("gateway_program.py"))
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 30.0 * PATIENCE
 POLL_SECONDS = 0.05
 BETWEEN_CALLS_SECONDS = 0.005
 SETTINGS = {
     "protocol.limits": {
-        "WORKER_READY_SECONDS": 3.0,
-        "HOLD_SECONDS": 5.0,
-        "PING_INTERVAL_SECONDS": 0.5,
+        "WORKER_READY_SECONDS": 3.0 * PATIENCE,
+        "HOLD_SECONDS": 5.0 * PATIENCE,
+        "PING_INTERVAL_SECONDS": 0.5 * PATIENCE,
         "ABORT_GRACE_SECONDS": 0.3,
         "DRAIN_SECONDS": 1.0,
     },
+    "supervisor.zygote_process": {"START_SECONDS": 10.0 * PATIENCE},
     "supervisor.lifecycle": {"BACKOFF_SECONDS_MIN": 0.02},
     "supervisor.main": {"FRONT_DRAIN_SECONDS": 1.0, "WORKER_DRAIN_SECONDS": 1.0},
 }
