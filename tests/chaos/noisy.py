@@ -212,10 +212,14 @@ class Noisy:
     Args:
         gateway: Theirs, with `CONFIG`.
         say: Told of each act in a line.
+        measures: Whether there are windows of quiet too, to compare with.
     """
 
-    def __init__(self, gateway: Crowd, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, gateway: Crowd, say: Callable[[str], None], *, measures: bool = True
+    ) -> None:
         self._gateway = gateway
+        self._measures = measures
         self._say = say
         tenants = {CALM, *(act.tenant for act in ACTS.values())}
         self._tokens = {tenant: gateway.create(tenant) for tenant in sorted(tenants)}
@@ -236,12 +240,12 @@ class Noisy:
         failed, quiet, noisy = len(calm.failures), [], []
         for _ in range(rounds):
             self._set(act.tenant, "suspend")
-            quiet.append(_window(calm, calls))
+            if self._measures:
+                quiet.append(_window(calm, calls))
             self._set(act.tenant, "resume")
             with self._poked(act) as answers:
                 noisy.append(_window(calm, calls))
                 self._wait_until_told(act)
-        self.measured[name] = Measured(quiet, noisy)
         new = calm.failures[failed:]
         if new:
             self.broken.append(f"{name}: {len(new)} calls of the calm tenant failed: {new[0]}")
@@ -251,8 +255,9 @@ class Noisy:
                 f"{name}: not told as what it was: {seen._replace(log=seen.log[-3:])}"
             )
         self._set(act.tenant, "suspend")
-        still, loud = statistics.median(quiet), statistics.median(noisy)
-        self._say(f"{name}: p99 {still:.2f} ms in quiet, {loud:.2f} in noise; {seen.counts}")
+        if self._measures:
+            self.measured[name] = Measured(quiet, noisy)
+        self._say(f"{name}: p99 {quiet} ms in quiet, {noisy} in noise; {seen.counts}")
 
     def _seen(self, act: Act, counts: dict[str, int], answers: list[dict[str, Any]]) -> Seen:
         row, log = self._gateway.status(act.tenant), self._gateway.log_of(act.tenant)
@@ -315,4 +320,4 @@ def _window(calm: Neighbour, calls: int) -> float:
     while len(calm.seconds) < first + calls and calm.is_alive() and len(calm.failures) < calls:
         wait.wait(0.01)
     ordered = sorted(calm.seconds[first : first + calls])
-    return ordered[len(ordered) * 99 // 100] * 1000
+    return round(ordered[len(ordered) * 99 // 100] * 1000, 2)

@@ -93,20 +93,27 @@ def test_none_are_not_used(state_dir: Path) -> None:
 
 
 @pytest.mark.cgroups
-def test_everybody_is_where_their_caps_are(state_dir: Path) -> None:
+def test_everybody_is_where_their_caps_are(crowd: Crowd) -> None:
+    crowd.rpc(crowd.create("acme"), "sandbox.run", argv=["true"])  # the launcher is there
+    root = root_of(crowd)
+    assert names(root) >= {"gateway", "tenant-acme"}
+    own = f"/{root.name}/gateway\n"
+    shared = ("openclaw: front", "openclaw: zygote", "openclaw: launcher")
+    pids = [crowd.pid, *(crowd.process(title).pid for title in shared)]
+    for pid in (*pids, *(spare.pid for spare in crowd.spares())):
+        assert own in groups_of(pid)
+    worker = crowd.process("openclaw: worker acme")
+    assert f"/{root.name}/tenant-acme/worker\n" in groups_of(worker.pid)
+    assert own not in groups_of(worker.pid)
+
+
+@pytest.mark.cgroups
+def test_nothing_is_left(state_dir: Path) -> None:
     configure(state_dir)
     with Gateway(state_dir) as gateway:
         gateway.rpc(gateway.create("acme"), "health")
         root = root_of(gateway)
         assert names(root) == {"gateway", "tenant-acme"}
-        own = f"/{root.name}/gateway\n"
-        shared = ("openclaw: front", "openclaw: zygote", "openclaw: launcher")
-        pids = [gateway.pid, *(gateway.process(title).pid for title in shared)]
-        for pid in (*pids, *(spare.pid for spare in gateway.spares())):
-            assert own in groups_of(pid)
-        worker = gateway.process("openclaw: worker acme")
-        assert f"/{root.name}/tenant-acme/worker\n" in groups_of(worker.pid)
-        assert own not in groups_of(worker.pid)
         assert gateway.stop()[0] == 0
     assert not any(directory.exists() for directory in root.directories)
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 TREE: Final = Path("/sys/fs/cgroup")
@@ -18,11 +18,16 @@ PYTEST: Final = ("-m", "pytest", "-v", "--color=no", "--durations=5", "--timeout
 
 
 def main() -> int:
-    """Run both; gives pytest's worse exit code."""
+    """Run both at the same time; gives pytest's worse exit code."""
     Path(tempfile.gettempdir()).chmod(0o1777)
     (TREE / "cgroup.subtree_control").write_text(CONTROLLERS)
     delegate()
-    codes = (run(0, "auto", TREE), run(USER, str(DELEGATED), DELEGATED / "session"))
+    with tempfile.TemporaryFile() as later:
+        user = start(USER, str(DELEGATED), DELEGATED / "session", later)
+        root = start(0, "auto", TREE, None)
+        codes = (root.wait(), user.wait())
+        later.seek(0)
+        sys.stdout.buffer.write(later.read())
     return max(map(abs, codes))
 
 
@@ -36,28 +41,28 @@ def delegate() -> None:
             os.chown(directory / name, USER, USER)
 
 
-def run(uid: int, setting: str, directory: Path) -> int:
-    """Run the tests as a user, in a cgroup."""
-    with tempfile.TemporaryDirectory() as home:
-        os.chown(home, uid, uid)
-        sys.stdout.write(f"== cgroup v2, uid {uid}\n")
-        sys.stdout.flush()
-        program = subprocess.Popen(
-            [sys.executable, *PYTEST, *(f"-p{name}" for name in PLUGINS), *sys.argv[1:]],
-            cwd=ROOT,
-            env={
-                **os.environ,
-                "HOME": home,
-                "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-                "HYPOTHESIS_STORAGE_DIRECTORY": home,
-                "PYTEST_DEBUG_TEMPROOT": home,
-                "OPENCLAW_TEST_CGROUP": setting,
-                "OPENCLAW_TEST_PATIENCE": "8",
-            },
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: _become(uid, directory),  # noqa: PLW1509 - one thread
-        )
-        return program.wait()
+def start(
+    uid: int, setting: str, directory: Path, output: IO[bytes] | None
+) -> "subprocess.Popen[bytes]":
+    """Start the tests as a user, in a cgroup; they write where we do if not somewhere else."""
+    home = tempfile.mkdtemp()
+    os.chown(home, uid, uid)
+    return subprocess.Popen(
+        [sys.executable, *PYTEST, *(f"-p{name}" for name in PLUGINS), *sys.argv[1:]],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "HOME": home,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+            "HYPOTHESIS_STORAGE_DIRECTORY": home,
+            "PYTEST_DEBUG_TEMPROOT": home,
+            "OPENCLAW_TEST_CGROUP": setting,
+            "OPENCLAW_TEST_PATIENCE": "12",
+        },
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        preexec_fn=lambda: _become(uid, directory),  # noqa: PLW1509 - one thread
+    )
 
 
 def _become(uid: int, directory: Path) -> None:

@@ -28,6 +28,7 @@ SETTINGS = {
         "DRAIN_SECONDS": 1.0,
     },
     "supervisor.zygote_process": {"START_SECONDS": 10.0 * PATIENCE},
+    "supervisor.front_process": {"UPDATE_SECONDS": 10.0 * PATIENCE},
     "supervisor.lifecycle": {"BACKOFF_SECONDS_MIN": 0.02},
     "supervisor.main": {"FRONT_DRAIN_SECONDS": 1.0, "WORKER_DRAIN_SECONDS": 1.0},
 }
