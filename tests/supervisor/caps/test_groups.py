@@ -70,8 +70,8 @@ def test_what_forks_on_and_on_is_refused(group: place.Cgroup, run: Run) -> None:
 def test_what_uses_more_time_than_it_may_is_stopped_meanwhile(
     group: place.Cgroup, run: Run
 ) -> None:
-    group.limit(Caps(cpus=0.05))
     assert said(run(group, "spin")) == "spinning"
+    group.limit(Caps(cpus=0.05))
     cpu = next(each for each in group.directories if (each / "cpu.stat").exists())
     until = time.monotonic() + DEADLINE_SECONDS
     while files.counts(cpu / "cpu.stat")["nr_throttled"] < 2:
