@@ -41,13 +41,15 @@ class BwrapJob:
     def __init__(self, pid: int, status: int, terminal: int | None) -> None:
         self.terminal: Final = terminal
         self._pid: Final = pid
-        self._pidfd: Final = os.pidfd_open(pid)
+        self._pidfd = os.pidfd_open(pid)
         self._status: Final = status
         self._report = b""
         self._cpu_seconds = 0.0
 
     def kill(self) -> None:
         """See `Job`."""
+        if self._pidfd < 0:
+            return  # it has ended, and `wait` is ending what it left
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
@@ -94,6 +96,7 @@ class BwrapJob:
         finally:
             os.close(self._pidfd)
             os.close(self._status)
+            self._pidfd = -1
         inner, code = _read_status(report)
         peak = None if inner is None else await self._reap(inner)
         if os.WIFSIGNALED(ended):
