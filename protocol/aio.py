@@ -21,6 +21,7 @@ from protocol.errors import (
     RemoteProtocolError,
 )
 from protocol.link import Link
+from protocol.pieces import Pieces
 
 Reply = frames.Result | frames.End | frames.Failure | frames.Chunk | LinkClosedError
 OnReply = Callable[[Reply], None]
@@ -158,7 +159,7 @@ class LinkEnd(asyncio.Protocol):
     def start_call(
         self,
         method: str,
-        params: bytes,
+        params: bytes | Pieces,
         on_reply: OnReply,
         *,
         scopes: int = 0,
@@ -238,7 +239,7 @@ class LinkEnd(asyncio.Protocol):
     def _send(self) -> None:
         if self.closed or self._transport is None or self._transport.is_closing():
             return
-        self._transport.write(self.link.take_outgoing())
+        self._transport.writelines(self.link.take_outgoing())
         # Only a peer that does not read leaves anything in the buffer.
         if self.congested and (
             self._transport.get_write_buffer_size() > limits.LINK_WRITE_BUFFER_MAX

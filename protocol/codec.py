@@ -7,13 +7,18 @@ from typing import Final, NoReturn
 import msgspec
 
 from protocol.errors import LocalProtocolError, RemoteProtocolError
-from protocol.frames import Frame
+from protocol.frames import Call, Frame
 from protocol.limits import FRAME_BYTES_MAX
+from protocol.pieces import Buffer, Pieces
 
 _PREFIX: Final = struct.Struct("<I")
 _PREFIX_BYTES: Final = _PREFIX.size
 _NO_PREFIX: Final = bytes(_PREFIX_BYTES)
-_encode_into: Final = msgspec.msgpack.Encoder().encode_into
+_encoder: Final = msgspec.msgpack.Encoder()
+_encode_into: Final = _encoder.encode_into
+# https://github.com/msgpack/msgpack/blob/master/spec.md#bin-format-family
+_BIN_0: Final = b"\xc4\0"
+_BIN_32: Final = struct.Struct(">BI")
 _decode: Final = msgspec.msgpack.Decoder(Frame).decode
 
 
@@ -35,9 +40,30 @@ def encode_into(buffer: bytearray, frame: Frame) -> None:
     size = len(buffer) - start - _PREFIX_BYTES
     if size > FRAME_BYTES_MAX:
         del buffer[start:]
-        msg = f"a frame of {size} bytes is over the bound of {FRAME_BYTES_MAX}"
-        raise LocalProtocolError(msg)
+        raise _too_big(size)
     _PREFIX.pack_into(buffer, start, size)
+
+
+def encode_apart(call: Call, params: Pieces) -> list[Buffer]:
+    """Give the wire form of a call in pieces, for params that are not to be copied.
+
+    Args:
+        call: The call, without params.
+        params: What they are.
+
+    Raises:
+        LocalProtocolError: as `encode_into`.
+    """
+    buffer = bytearray()
+    encode_into(buffer, call)
+    after = _encoder.encode((call.scopes, call.credit, call.idempotency_key))[1:]
+    before = buffer.removesuffix(_BIN_0 + after)
+    before += _BIN_32.pack(0xC6, len(params))
+    size = len(before) - _PREFIX_BYTES + len(params) + len(after)
+    if size > FRAME_BYTES_MAX:
+        raise _too_big(size)
+    _PREFIX.pack_into(before, 0, size)
+    return [before, *params.pieces, after]
 
 
 def encode(frame: Frame) -> bytes:
@@ -108,6 +134,10 @@ class FrameDecoder:
         finally:
             if offset < available:
                 self._rest += view[offset:]
+
+
+def _too_big(size: int) -> LocalProtocolError:
+    return LocalProtocolError(f"a frame of {size} bytes is over the bound of {FRAME_BYTES_MAX}")
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -12,6 +12,7 @@ import msgspec
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import encode_shown
+from protocol.pieces import Pieces
 
 RequestId = Annotated[str, msgspec.Meta(max_length=limits.RPC_ID_CHARS_MAX)] | int | None
 
@@ -68,30 +69,58 @@ _TAIL: Final = re.compile(
 def decode_request(body: bytes) -> Request:
     """Read one request object.
 
-    Of one over `RPC_SCANNED_BYTES_MAX` the params are cut out without being read: whoever decodes
-    them finds out whether they are JSON. They have to come last, or before nothing but small
-    members.
-
     Raises:
         GatewayError: PARSE_ERROR for what is no JSON, MALFORMED_REQUEST for JSON that is no single
             request object; the message names the member.
     """
-    call: Request = _decode_request(_decoder, body)
+    call: Request = _decode(_decoder, body)
     return call
 
 
 def decode_streamable(body: bytes) -> StreamableRequest:
     """Read one request object as it may come on a WebSocket. Raises as `decode_request`."""
-    call: StreamableRequest = _decode_request(_streamable_decoder, body)
+    call: StreamableRequest = _decode(_streamable_decoder, body)
     return call
 
 
-def is_batch(body: bytes) -> bool:
-    """Say whether a message that may be JSON would be an array."""
+def cut(body: Pieces) -> tuple[bytes, Pieces]:
+    """Take the params out of a big request, without looking into them.
+
+    Whoever decodes them finds out whether they are JSON. They have to come last, or before nothing
+    but small members. Gives the request without them, and them.
+
+    Raises:
+        GatewayError: PARSE_ERROR or MALFORMED_REQUEST: they cannot be told from the rest.
+    """
+    head = bytes(body.cut(0, _CUT_BYTES_MAX))
+    begin = _PARAMS.search(head)
+    # Params that are small would look like one more member of the end.
+    tail_at = max(len(body) - _CUT_BYTES_MAX, begin.end() if begin else 0)
+    tail = bytes(body.cut(tail_at, len(body)))
+    end = _TAIL.search(tail)
+    if end is None:
+        raise GatewayError(ErrorCode.PARSE_ERROR, "the body is no JSON: its object does not end")
+    if begin is None:
+        msg = (
+            f"request: one of more than {limits.RPC_SCANNED_BYTES_MAX} bytes has its params"
+            " after its other members"
+        )
+        raise GatewayError(ErrorCode.MALFORMED_REQUEST, msg, field="params")
+    rest = head[: begin.end()] + b"0" + tail[end.start() :]
+    return rest, body.cut(begin.end(), tail_at + end.start())
+
+
+def is_batch(body: bytes | Pieces) -> bool:
+    """Say whether a message that may be JSON would be an array.
+
+    In front of a big one at most `_CUT_BYTES_MAX` of blanks are looked over.
+    """
+    if isinstance(body, Pieces):
+        body = bytes(body.cut(0, _CUT_BYTES_MAX))
     return body.lstrip(_BLANKS)[:1] == b"["
 
 
-def decode_batch(body: bytes) -> list[bytes]:
+def decode_batch(body: bytes | Pieces) -> list[bytes]:
     """Read the array of a batch; its members are JSON, and not looked into.
 
     Raises:
@@ -101,31 +130,12 @@ def decode_batch(body: bytes) -> list[bytes]:
     if len(body) > limits.BATCH_BYTES_MAX:
         msg = f"a batch has at most {limits.BATCH_BYTES_MAX} bytes; send less in one"
         raise GatewayError(ErrorCode.PAYLOAD_TOO_LARGE, msg, limit=limits.BATCH_BYTES_MAX)
-    members = _decode(_members_decoder, body)
+    members = _decode(_members_decoder, bytes(body))
     # No value of JSON is empty, so that an empty one is where the array ended.
     found = [bytes(raw) for raw in msgspec.structs.astuple(members) if memoryview(raw).nbytes]
     if not found:
         raise GatewayError(ErrorCode.MALFORMED_REQUEST, "a batch has at least one request")
     return found
-
-
-def _decode_request(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:
-    if len(body) <= limits.RPC_SCANNED_BYTES_MAX:
-        return _decode(decoder, body)
-    begin = _PARAMS.search(body, 0, _CUT_BYTES_MAX)
-    # Params that are small would look like one more member of the end.
-    end = _TAIL.search(body, max(len(body) - _CUT_BYTES_MAX, begin.end() if begin else 0))
-    if end is None:
-        raise GatewayError(ErrorCode.PARSE_ERROR, "the body is no JSON: its object does not end")
-    if begin is None:
-        msg = (
-            f"request: one of more than {limits.RPC_SCANNED_BYTES_MAX} bytes has its params"
-            " after its other members"
-        )
-        raise GatewayError(ErrorCode.MALFORMED_REQUEST, msg, field="params")
-    rest = body[: begin.end()] + b"0" + body[end.start() :]
-    params = msgspec.Raw(memoryview(body)[begin.end() : end.start()])
-    return msgspec.structs.replace(_decode(decoder, rest), params=params)
 
 
 def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:

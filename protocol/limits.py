@@ -21,6 +21,8 @@ STREAM_CREDIT_MAX: Final = 256
 STREAM_CREDIT_INITIAL: Final = 16
 # So much is handed to the kernel at once: less than what it takes, and than what malloc maps.
 LINK_WRITE_BYTES: Final = 64 * KIB
+# Smaller ones of many bytes are put together.
+PIECE_BYTES: Final = 32 * KIB
 LINK_WRITE_BUFFER_HIGH: Final = 1 * MIB
 LINK_WRITE_BUFFER_LOW: Final = 256 * KIB
 LINK_WRITE_BUFFER_MAX: Final = 64 * MIB

@@ -15,8 +15,9 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from protocol import frames, limits
-from protocol.codec import FrameDecoder, encode_into
+from protocol.codec import FrameDecoder, encode_apart, encode_into
 from protocol.errors import LocalProtocolError, RemoteProtocolError
+from protocol.pieces import Buffer, Pieces
 
 ANSWERS: Final = frozenset({frames.Result, frames.Failure, frames.Chunk, frames.End})
 """What a peer that only answers may send, beside signs of life."""
@@ -46,6 +47,7 @@ class Link:
         self._accepts: Final = accepts
         self._decoder = FrameDecoder()
         self._out = bytearray()
+        self._out_before: list[Buffer] = []
         self._asked: dict[int, _Open] = {}
         self._serving: dict[int, _Open] = {}
         self._last_asked = 0
@@ -73,7 +75,7 @@ class Link:
     def call(
         self,
         method: str,
-        params: bytes,
+        params: bytes | Pieces,
         *,
         scopes: int = 0,
         credit: int = 0,
@@ -100,8 +102,13 @@ class Link:
             msg = "a field of the call is over its bound"
             raise LocalProtocolError(msg)
         call_id = self._last_asked + 1
-        frame = frames.Call(call_id, method, params, scopes, credit, idempotency_key)
-        encode_into(self._out, frame)
+        if isinstance(params, Pieces):
+            frame = frames.Call(call_id, method, b"", scopes, credit, idempotency_key)
+            self._out_before += [self._out, *encode_apart(frame, params)]
+            self._out = bytearray()
+        else:
+            frame = frames.Call(call_id, method, params, scopes, credit, idempotency_key)
+            encode_into(self._out, frame)
         self._last_asked = call_id
         self._asked[call_id] = _Open(credit, credit > 0)
         return call_id
@@ -205,22 +212,24 @@ class Link:
         self._say(frames.Ping(self._last_ping))
         return missed
 
-    def take_outgoing(self) -> bytearray:
+    def take_outgoing(self) -> list[Buffer]:
         """Give what is to be written to the peer, and forget it."""
-        out, self._out = self._out, bytearray()
+        out = [*self._out_before, self._out]
+        self._out_before.clear()
+        self._out = bytearray()
         return out
 
     @property
     def outgoing_bytes(self) -> int:
         """How much `take_outgoing` would give."""
-        return len(self._out)
+        return len(self._out) + sum(map(len, self._out_before))
 
     def abandon(self) -> list[int]:
         """Forget all there is (the link has ended); gives the ids of our open calls."""
         ids = list(self._asked)
         self._asked.clear()
         self._serving.clear()
-        self._out.clear()
+        self.take_outgoing()
         self._decoder = FrameDecoder()
         self._broken = True
         return ids

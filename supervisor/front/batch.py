@@ -8,7 +8,7 @@ from protocol.errors import ErrorCode, GatewayError
 from supervisor.front.exchange import Client, Request, Work
 from supervisor.front.tenants import Tenant
 
-StartCall = Callable[[Client, Request, jsonrpc.Request], None]
+StartCall = Callable[[Client, Request, jsonrpc.Request, bytes], None]
 """Begins one decoded call; the client is told its answer."""
 
 
@@ -56,7 +56,7 @@ class Batch:
             share = Request(request.asked)
             share.reserved = min(len(body), request.reserved)
             request.reserved -= share.reserved
-            start_call(member, share, call)
+            start_call(member, share, call, bytes(call.params))
             share.release()
         request.release()
         self._close_one()

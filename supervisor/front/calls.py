@@ -7,6 +7,7 @@ from protocol.aio import LinkEnd, Reply, failure_error
 from protocol.errors import GatewayError, LinkClosedError, RemoteProtocolError
 from protocol.frames import Chunk, Failure
 from protocol.methods import METHODS, WAITING
+from protocol.pieces import Pieces
 from supervisor.front import response
 from supervisor.front.exchange import Client, Request
 from supervisor.front.stream import EventStream
@@ -47,7 +48,12 @@ class TenantCall:
     )
 
     def __init__(
-        self, client: Client, request: Request, envelope: Envelope, method: str, params: bytes
+        self,
+        client: Client,
+        request: Request,
+        envelope: Envelope,
+        method: str,
+        params: bytes | Pieces,
     ) -> None:
         assert request.asked.grant is not None
         self._client: Client | None = client

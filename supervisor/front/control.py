@@ -67,7 +67,7 @@ class ControlCall:
             verb=request.asked.verb,
             path=request.asked.path,
             query=request.asked.query,
-            body=request.body,
+            body=bytes(request.body),
             idempotency_key=request.asked.idempotency_key,
         )
         assert self._client is not None

@@ -6,6 +6,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from protocol.errors import GatewayError
 from protocol.meters import RouteName
+from protocol.pieces import Pieces
 from supervisor.front import response
 from supervisor.front.auth import Grant
 
@@ -88,14 +89,15 @@ class Request:
     """One request, from its head to its turn.
 
     `reserved` is how many bytes of its tenant's allowance its body holds; whoever takes the body
-    on takes the reservation over. A request with a `refusal` gets that for an answer.
+    on takes the reservation over. A body over `RPC_SCANNED_BYTES_MAX` is in pieces. A request with
+    a `refusal` gets that for an answer.
     """
 
     __slots__ = ("asked", "body", "keep_alive", "refusal", "reserved")
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self.body = b""
+        self.body: bytes | Pieces = b""
         self.reserved = 0
         self.keep_alive = False
         self.refusal: GatewayError | None = None

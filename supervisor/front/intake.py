@@ -12,6 +12,7 @@ import httptools
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
+from protocol.pieces import Pieces
 from supervisor.front import origins, response, upgrade
 from supervisor.front.auth import TokenTable
 from supervisor.front.exchange import Asked, Request, Route
@@ -65,7 +66,7 @@ class Intake:
         self._door: Final = door
         self._head: Final = Head()
         self._request: Request | None = None
-        self._pieces: bytes | bytearray = b""
+        self._pieces = Pieces()
         self._body_bytes = 0
         self._length = 0
         self._silent_bytes = 0
@@ -159,12 +160,7 @@ class Intake:
         if request.asked.grant is not None and self._body_bytes > request.reserved:
             request.asked.grant.tenant.reserve(len(piece))
             request.reserved += len(piece)
-        if not self._pieces:
-            self._pieces = piece
-        elif isinstance(self._pieces, bytearray):
-            self._pieces += piece
-        else:
-            self._pieces = bytearray(self._pieces) + piece
+        self._pieces.add(piece)
 
     def on_message_complete(self) -> None:
         """See httptools."""
@@ -179,8 +175,9 @@ class Intake:
     # Inside.
 
     def _complete(self, request: Request) -> None:
-        request.body = bytes(self._pieces)
-        self._request, self._pieces = None, b""
+        is_big = len(self._pieces) > limits.RPC_SCANNED_BYTES_MAX
+        request.body = self._pieces if is_big else bytes(self._pieces)
+        self._request, self._pieces = None, Pieces()
         self.receiving = self.begun = self.continue_due = False
         self.closed = not request.keep_alive
         self.ready.append(request)
@@ -260,7 +257,7 @@ class Intake:
         request.release()
         request.refusal = error
         request.keep_alive = False
-        self._request, self._pieces = None, b""
+        self._request, self._pieces = None, Pieces()
         self.receiving = self.begun = self.continue_due = False
         self.closed = True
         self.ready.append(request)
@@ -338,7 +335,7 @@ class Intake:
         asked.secret = ""
 
     def _expect_body(self, length: int) -> None:
-        self._pieces, self._body_bytes, self._length = b"", 0, length
+        self._body_bytes, self._length = 0, length
         self.deadline = self._door.now() + limits.HTTP_BODY_SECONDS
 
     def _judge_body(self, request: Request, length: int, *, waits: bool) -> None:

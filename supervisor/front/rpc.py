@@ -1,14 +1,18 @@
 """JSON-RPC 2.0: one call or a batch in a message. The front reads the envelopes only."""
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import msgspec
 
-from protocol import jsonrpc, limits
+from protocol import jsonrpc
 from protocol.errors import ErrorCode, GatewayError
+from protocol.pieces import Pieces
 from supervisor.front.batch import Batch, StartCall
 from supervisor.front.calls import Envelope, TenantCall
 from supervisor.front.exchange import Client, Request
+
+R = TypeVar("R", bound=jsonrpc.Request)
 
 
 class RpcEnvelope:
@@ -55,14 +59,29 @@ def start(client: Client, request: Request) -> None:
         if jsonrpc.is_batch(body):
             begin_batch(client, request, body, forward)
             return
-        call = jsonrpc.decode_request(body)
+        call, params = read(body, jsonrpc.decode_request)
     except GatewayError as error:
         client.refuse(error)
         return
-    forward(client, request, call, streams=request.asked.wants_events)
+    forward(client, request, call, params, streams=request.asked.wants_events)
 
 
-def begin_batch(client: Client, request: Request, body: bytes, start_call: StartCall) -> None:
+def read(body: bytes | Pieces, decode: Callable[[bytes], R]) -> tuple[R, bytes | Pieces]:
+    """Give a request and its params, which are not looked into where the whole is big.
+
+    Raises:
+        GatewayError: as `decode`.
+    """
+    if isinstance(body, Pieces):
+        rest, params = jsonrpc.cut(body)
+        return decode(rest), params
+    call = decode(body)
+    return call, bytes(call.params)
+
+
+def begin_batch(
+    client: Client, request: Request, body: bytes | Pieces, start_call: StartCall
+) -> None:
     """Begin the calls of a batch.
 
     Raises:
@@ -78,11 +97,16 @@ def begin_batch(client: Client, request: Request, body: bytes, start_call: Start
 
 
 def forward(
-    client: Client, request: Request, call: jsonrpc.Request, *, streams: bool = False
+    client: Client,
+    request: Request,
+    call: jsonrpc.Request,
+    params: bytes | Pieces,
+    *,
+    streams: bool = False,
 ) -> None:
     """Send a call to its tenant's worker; of a notification the client hears no more than that."""
     envelope = envelope_of(call)
-    tenant_call = TenantCall(client, request, envelope, call.method, bytes(call.params))
+    tenant_call = TenantCall(client, request, envelope, call.method, params)
     tenant_call.start(streams=streams and envelope is not _notification)
 
 
@@ -96,15 +120,15 @@ def refusal(error: GatewayError) -> bytes:
     return jsonrpc.refusal(None, error)
 
 
-def check_encoding(body: bytes) -> None:
+def check_encoding(body: bytes | Pieces) -> None:
     """Refuse what is not UTF-8: the decoder does not look into what it leaves raw.
 
-    What is too big to be looked into here is the worker's to refuse.
+    What is in pieces is too big to be looked into here: it is the worker's to refuse.
 
     Raises:
         GatewayError: PARSE_ERROR.
     """
-    if len(body) <= limits.RPC_SCANNED_BYTES_MAX and not body.isascii():
+    if isinstance(body, bytes) and not body.isascii():
         try:
             body.decode()
         except UnicodeDecodeError as error:

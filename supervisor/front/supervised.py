@@ -12,6 +12,7 @@ import msgspec
 from protocol import limits
 from protocol.aio import OnReply, Reply
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError, LocalProtocolError
+from protocol.pieces import Pieces
 from protocol.spawn import TenantRequest
 
 RETRY_MS: Final = 1000
@@ -21,7 +22,7 @@ class Asking(Protocol):
     """A call on its way; see `tenants.Pending`."""
 
     method: str
-    params: bytes
+    params: bytes | Pieces
     scopes: int
     token_id: str
 
@@ -69,7 +70,7 @@ class Supervised:
             token_id=call.token_id,
             scopes=call.scopes,
             method=call.method,
-            params=call.params,
+            params=bytes(call.params),
         )
 
         def answered(reply: Reply) -> None:

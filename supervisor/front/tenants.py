@@ -18,6 +18,7 @@ from protocol.frames import Event as EventFrame
 from protocol.frames import Failure
 from protocol.meters import FrontMeters
 from protocol.pace import Pace
+from protocol.pieces import Pieces
 from protocol.spawn import TenantLoad, WakeParams
 from supervisor.front.subscription import RESET, Event
 from supervisor.front.supervised import Supervised
@@ -32,7 +33,7 @@ class Pending(Protocol):
     """A call on its way to the worker."""
 
     method: str
-    params: bytes
+    params: bytes | Pieces
     scopes: int
     token_id: str
     credit: int

@@ -35,7 +35,7 @@ _plain: Final = PlainEnvelope()
 def start(client: Client, request: Request) -> None:
     """Forward the body as the envelope of an inbound message."""
     try:
-        body = _checked(request.body)
+        body = _checked(bytes(request.body))
     except GatewayError as error:
         client.refuse(error)
         return

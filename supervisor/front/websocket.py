@@ -13,6 +13,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from protocol import jsonrpc, limits, scopes
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods.events import SUBSCRIBE, UNSUBSCRIBE
+from protocol.pieces import Pieces
 from supervisor.front import rpc, subscription
 from supervisor.front.exchange import Asked, Client, MakeSuccessor, Request
 from supervisor.front.socket_call import SocketCall
@@ -141,26 +142,27 @@ class WebSocket(SocketEnd):
     # Inside.
 
     def _on_message(self, data: bytes) -> None:
+        body = Pieces(data) if len(data) > limits.RPC_SCANNED_BYTES_MAX else data
         try:
-            rpc.check_encoding(data)
+            rpc.check_encoding(body)
         except GatewayError:
             self._fail(CloseCode.INVALID_DATA, "the message is not UTF-8")
             return
         request = Request(self._asked)
         client = SocketCall(self)
         try:
-            if jsonrpc.is_batch(data):
+            if jsonrpc.is_batch(body):
                 self._admit(request, len(data))
-                rpc.begin_batch(client, request, data, self._start)
+                rpc.begin_batch(client, request, body, self._start)
                 return
-            call = jsonrpc.decode_streamable(data)
+            call, params = rpc.read(body, jsonrpc.decode_streamable)
             client.request_id = call.id
             self._admit(request, len(data))
         except GatewayError as error:
             request.release()
             client.refuse(error)
             return
-        self._start(client, request, call, streams=call.stream)
+        self._start(client, request, call, params, streams=call.stream)
 
     def _admit(self, request: Request, size: int) -> None:
         if self._hall.draining:
@@ -172,16 +174,22 @@ class WebSocket(SocketEnd):
         request.reserved = size
 
     def _start(
-        self, client: Client, request: Request, call: jsonrpc.Request, *, streams: bool = False
+        self,
+        client: Client,
+        request: Request,
+        call: jsonrpc.Request,
+        params: bytes | Pieces,
+        *,
+        streams: bool = False,
     ) -> None:
         """Begin a call; what concerns this connection is done here, the rest by the worker."""
         if call.method not in (SUBSCRIBE.name, UNSUBSCRIBE.name):
-            rpc.forward(client, request, call, streams=streams)
+            rpc.forward(client, request, call, params, streams=streams)
             return
         request.release()
         envelope = rpc.envelope_of(call)
         try:
-            status, body = envelope.success(self._subscribe(call.method, bytes(call.params)))
+            status, body = envelope.success(self._subscribe(call.method, bytes(params)))
         except GatewayError as error:
             status, body = error.code.http_status, envelope.refusal(error)
         client.answer(status, body)

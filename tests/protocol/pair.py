@@ -19,7 +19,7 @@ class Pair:
 
     def collect(self, target: int) -> int:
         """Put on the wire what the other end has to say; gives how much is on its way now."""
-        self._wire[target].extend(self.ends[1 - target].take_outgoing())
+        self._wire[target].extend(b"".join(self.ends[1 - target].take_outgoing()))
         return len(self._wire[target])
 
     def deliver(self, target: int, count: int | None = None) -> list[frames.Frame]:
