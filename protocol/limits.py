@@ -64,8 +64,13 @@ HTTP_WRITE_BUFFER_HIGH: Final = 256 * KIB
 HTTP_DISCARD_BYTES_MAX: Final = 64 * KIB
 BEARER_CHARS_MAX: Final = 512
 
-# Who sends so much at once is read from again when it is its turn.
+# So much is read of one client at once; who has sent half of it is read from again when it is its
+# turn, and so many tenants have theirs at once.
+READ_BYTES_MAX: Final = 64 * KIB
 BIG_READ_BYTES: Final = 32 * KIB
+TURNS_AT_ONCE: Final = 4
+# What is on its way to a worker: so much is copied for it at once.
+LINK_SEND_BYTES: Final = 64 * KIB
 
 # JSON-RPC.
 # In what is bigger, the front does not look for where the params end: 8 MiB of JSON take it 25 ms.

@@ -177,6 +177,7 @@ class WorkerLinks:
     async def _attach(self, link: WorkerLink, sock: socket.socket) -> None:
         tenant = self._front.tenant(link.tenant)
         handler = TenantLink(self._front, tenant, link.generation)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.LINK_SEND_BYTES)
         end = await aio.attach(sock, FROM_WORKER, handler)
         if end.closed:
             tenant.link_down(end)

@@ -3,6 +3,7 @@
 import asyncio
 import resource
 import time
+from collections import deque
 from math import inf
 from pathlib import Path
 from typing import Final
@@ -32,7 +33,7 @@ from supervisor.front.head import host_name
 from supervisor.front.intake import unauthorized
 from supervisor.front.log import Log
 from supervisor.front.routes import Routes
-from supervisor.front.sockets import Sockets
+from supervisor.front.sockets import Socket, Sockets
 from supervisor.front.supervised import Supervised
 from supervisor.front.tenants import Tenant, unavailable
 from supervisor.front.turns import Turns
@@ -40,7 +41,7 @@ from supervisor.tls import load, server_context
 
 TICK_SECONDS: Final = LAG_INTERVAL_SECONDS
 CUT_GRACE_SECONDS: Final = 1.0
-
+CLIENTS_SEEN_AT_ONCE: Final = 32
 
 IDLE: Final = TenantLoad()
 
@@ -62,6 +63,7 @@ class Front:
         self.tokens = TokenTable()
         self._apply(spec.settings)
         self.turns = Turns()
+        self.incoming = memoryview(bytearray(limits.READ_BYTES_MAX))
         self.failures: Final = Failures(log, lambda: self._places.proxies)
         self.routes = Routes(self)
         self.supervised = Supervised(spec.supervised, self.ask_supervisor, self.now)
@@ -82,6 +84,7 @@ class Front:
         self._connections: set[Connection] = set()
         self._expected: set[Connection] = set()
         self._refused: set[Connection] = set()
+        self._unseen: deque[Connection | Socket] = deque()
         self._drain_deadline = inf
         self._was_cut = False
         self._loop: Final = asyncio.get_running_loop()
@@ -311,6 +314,14 @@ class Front:
                 connection.revoke(digests, error)
             self.sockets.revoke(digests, error)
 
+    def _look(self) -> None:
+        """Look at the deadlines of some clients, then at what else is to be done, then go on."""
+        now, unseen = self.now(), self._unseen
+        for _ in range(min(len(unseen), CLIENTS_SEEN_AT_ONCE)):
+            unseen.popleft().tick(now)
+        if unseen:
+            self._loop.call_soon(self._look)
+
     def _tick(self) -> None:
         """Look at every deadline there is: one timer instead of one for each request."""
         now = self.now()
@@ -318,9 +329,9 @@ class Front:
         self._tick_due = now + TICK_SECONDS
         self._loop.call_later(TICK_SECONDS, self._tick)
         self._cut(self.tokens.expire())
-        for connection in (*self._connections, *self._refused):
-            connection.tick(now)
-        self.sockets.tick(now)
+        if not self._unseen:
+            self._unseen += (*self._connections, *self._refused, *self.sockets.due(now))
+            self._look()
         for tenant in list(self._holding):
             tenant.expire_held(now)
         if now >= self._drain_deadline:

@@ -112,11 +112,9 @@ class Sockets:
             for socket in list(self._by_digest.get(digest, ())):
                 socket.revoke(error)
 
-    def tick(self, now: float) -> None:
-        """Look at the deadlines: of those that end at once, of the others about once a second."""
-        for socket in list(self._ending):
-            socket.tick(now)
-        if now >= self._next_look:
-            self._next_look = now + LOOK_SECONDS
-            for socket in self:
-                socket.tick(now)
+    def due(self, now: float) -> Iterable[Socket]:
+        """Give those whose deadlines are to be looked at: all of them about once a second."""
+        if now < self._next_look:
+            return self._ending
+        self._next_look = now + LOOK_SECONDS
+        return self._all

@@ -1,13 +1,14 @@
 """Big reads in turns: what one tenant sends does not keep the front from what others ask.
 
-uv reads a socket until it is empty, for up to 32 reads of 256 KiB, before it looks at the next one.
-So who has sent much at once is not read from until it is its turn again: in each turn of the event
-loop one connection of each tenant that sends much, while all those that send little are served.
+uv reads a socket until it is empty, for up to 32 reads, before it looks at the next one. So who has
+sent much at once is not read from until it is its turn again: in each turn of the event loop one
+connection each of a few tenants that send much, while all those that send little are served.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from protocol import limits
@@ -17,6 +18,7 @@ class Turns:
     """Those who wait to be read from, by who pays for them."""
 
     def __init__(self) -> None:
+        # In the order of their turns.
         self._waiting: Final[dict[object, deque[Callable[[], None]]]] = {}
 
     def wait(self, payer: object, go_on: Callable[[], None]) -> None:
@@ -26,10 +28,11 @@ class Turns:
         self._waiting.setdefault(payer, deque()).append(go_on)
 
     def _turn(self) -> None:
-        for payer, waiting in list(self._waiting.items()):
+        for payer in list(islice(self._waiting, limits.TURNS_AT_ONCE)):
+            waiting = self._waiting.pop(payer)
             go_on = waiting.popleft()
-            if not waiting:
-                del self._waiting[payer]
+            if waiting:
+                self._waiting[payer] = waiting
             go_on()
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._turn)
