@@ -102,6 +102,11 @@ class Request:
         self.keep_alive = False
         self.refusal: GatewayError | None = None
 
+    def refuse(self, error: GatewayError) -> None:
+        """Have it answered with `error`."""
+        # Its frames hold this request, and all that came with it.
+        self.refusal = error.with_traceback(None)
+
     def release(self) -> None:
         """Give the reservation back."""
         if self.reserved and self.asked.grant is not None:

@@ -112,6 +112,7 @@ class Intake:
         for request in self.ready:
             request.release()
         self.ready.clear()
+        del self._parser  # it holds what it calls, which would be left to the collector
 
     # Callbacks of the parser.
 
@@ -255,7 +256,7 @@ class Intake:
             return
         request = self._request or Request(_NOTHING)
         request.release()
-        request.refusal = error
+        request.refuse(error)
         request.keep_alive = False
         self._request, self._pieces = None, Pieces()
         self.receiving = self.begun = self.continue_due = False
@@ -295,7 +296,7 @@ class Intake:
             asked.origin = origin or b""
             self._admit(asked)
         except GatewayError as error:
-            request.refusal = error
+            request.refuse(error)
         return request
 
     def _admit(self, asked: Asked) -> None:
@@ -364,7 +365,7 @@ class Intake:
                     asked.grant.tenant.reserve(length)
                     request.reserved = length
             except GatewayError as error:
-                request.refusal = error
+                request.refuse(error)
         if request.refusal is None:
             self.payer = None if asked.grant is None else asked.grant.tenant
             self.continue_due = waits

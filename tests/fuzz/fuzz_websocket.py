@@ -27,6 +27,7 @@ with atheris.instrument_imports(include=["supervisor.front"]):
     from supervisor.front.sockets import Sockets
     from supervisor.front.supervised import Supervised
     from supervisor.front.tenants import Tenant
+from supervisor.front.turns import Turns
 
 from tests.fuzz._corpus import plant
 
@@ -76,6 +77,8 @@ class Surroundings:
 
     def __init__(self) -> None:
         self.log = LoudLog()
+        self.incoming = memoryview(bytearray(64))
+        self.turns = Turns()
         self.failures = Failures(cast("Any", self.log), Proxies)
         self.tokens = TokenTable()
         self.sockets = Sockets(8, lambda _address: None)
@@ -84,6 +87,7 @@ class Surroundings:
         self.origins: frozenset[str] = frozenset()
         self.loaded = True
         self.condition = "ready"
+        self.version = "1.2.3"
         self.notices: tuple[str, ...] = ()
         self.bytes_in_flight = 0
         self.control_calls = 0
@@ -121,8 +125,15 @@ class Transport:
 
     def __init__(self) -> None:
         self.written = bytearray()
-        self.protocol: asyncio.Protocol
+        self.protocol: asyncio.Protocol | asyncio.BufferedProtocol
         self.closed = False
+
+    def give(self, data: bytes) -> None:
+        if isinstance(self.protocol, asyncio.BufferedProtocol):
+            memoryview(self.protocol.get_buffer(-1))[: len(data)] = data
+            self.protocol.buffer_updated(len(data))
+        else:
+            self.protocol.data_received(data)
 
     def write(self, data: bytes) -> None:
         self.written += data
@@ -172,7 +183,7 @@ def test_one_input(data: bytes) -> None:
     transport.protocol = Connection(around)  # type: ignore[arg-type]
     transport.protocol.connection_made(transport)  # type: ignore[arg-type]
     for start in range(0, len(stream), size):
-        transport.protocol.data_received(stream[start : start + size])
+        transport.give(stream[start : start + size])
     transport.protocol.connection_lost(None)
     check(bytes(transport.written))
     assert around.bytes_in_flight == 0

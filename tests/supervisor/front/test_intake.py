@@ -1,6 +1,8 @@
 """Bytes to requests, without sockets: however the bytes are cut, the outcome is one."""
 
+import gc
 import itertools
+import weakref
 from typing import Any
 
 import pytest
@@ -286,6 +288,25 @@ def test_a_chunked_body_is_reserved_as_it_comes() -> None:
     assert wanted.body == b"x" * 1000 + b"y" * 500
     wanted.release()
     assert around.bytes_in_flight == 0
+
+
+@pytest.mark.parametrize("data", VALID + LAST)
+def test_of_a_client_that_has_gone_nothing_is_left_to_the_collector(data: bytes) -> None:
+    around = Surroundings()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        intake = Intake(around)
+        feed(intake, data)
+        refusals = [weakref.ref(each.refusal) for each in intake.ready if each.refusal is not None]
+        intake.drop()
+        gone = weakref.ref(intake)
+        del intake
+        assert gone() is None
+        assert [refusal() for refusal in refusals] == [None] * len(refusals)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def test_an_unauthorized_body_is_not_kept() -> None:
