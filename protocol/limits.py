@@ -59,6 +59,8 @@ HTTP_HEADER_SECONDS: Final = 10.0
 HTTP_BODY_SECONDS: Final = 60.0
 HTTP_WRITE_SECONDS: Final = 60.0
 HTTP_LINGER_SECONDS: Final = 2.0
+# What the kernel keeps of what a client sends and nobody has read; it may double it.
+HTTP_RECEIVE_BUFFER_BYTES: Final = 128 * KIB
 HTTP_WRITE_BUFFER_HIGH: Final = 256 * KIB
 # What is read of a refused request to keep its connection in step; more than this closes it.
 HTTP_DISCARD_BYTES_MAX: Final = 64 * KIB

@@ -20,8 +20,7 @@ os.environ["UV_USE_IO_URING"] = "0"
 import msgspec
 import uvloop
 
-from protocol import aio, descriptors, frames
-from protocol.limits import MIB
+from protocol import aio, descriptors, frames, limits
 from protocol.spawn import FrontSpec
 from supervisor.front.connection import Connection
 from supervisor.front.handshake import TlsReception
@@ -32,7 +31,7 @@ from supervisor.zygote import linux
 from supervisor.zygote.title import set_title
 
 TITLE: Final = "openclaw: front"
-MALLOC_KEPT_BYTES: Final = 128 * MIB
+MALLOC_KEPT_BYTES: Final = 128 * limits.MIB
 LISTEN_BACKLOG: Final = 1024
 LOAD_SECONDS: Final = 2.0
 EXIT_USAGE: Final = 78
@@ -112,6 +111,8 @@ async def serve(
 
 
 async def _receive(front: Front, listener: socket.socket) -> asyncio.Server | TlsReception:
+    # Those who come have it from the listening socket. Else there would be megabytes of each.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, limits.HTTP_RECEIVE_BUFFER_BYTES)
     if front.tls is not None:
         return TlsReception(front, listener, front.tls)
     return await asyncio.get_running_loop().create_server(
