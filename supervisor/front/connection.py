@@ -255,6 +255,7 @@ class Connection(asyncio.BufferedProtocol):
         self._read.hand_over()
         if self._intake.upgraded:
             heir.data_received(bytes(self._intake.upgraded))
+        self._intake.drop()
 
     # For the house.
 

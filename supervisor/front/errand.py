@@ -9,6 +9,7 @@ from protocol import limits
 from protocol.aio import LinkEnd, Reply, failure_error
 from protocol.errors import GatewayError, LinkClosedError, RemoteProtocolError
 from protocol.frames import Chunk, Failure
+from protocol.pieces import Pieces
 from supervisor.front.auth import Grant
 from supervisor.front.tenants import unavailable
 
@@ -63,7 +64,7 @@ class Errand:
         self._call_id = 0
         self._is_over = False
         self.method = method
-        self.params = _encode(params)
+        self.params: bytes | Pieces = _encode(params)
         self.scopes = grant.scopes
         self.token_id = grant.token_id
         self.credit = 0 if on_chunk is None else limits.STREAM_CREDIT_INITIAL

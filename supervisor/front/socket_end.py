@@ -12,10 +12,11 @@ from math import inf
 from typing import Final, Protocol, cast
 
 from websockets import protocol as sans_io
-from websockets.frames import CloseCode, Frame
+from websockets.frames import CloseCode, Frame, Opcode
 
 from protocol import limits
 from protocol.errors import GatewayError
+from supervisor.front import framing
 from supervisor.front.assembly import Assembly, TooManyFragmentsError
 from supervisor.front.auth import Grant
 from supervisor.front.exchange import Asked, Successor
@@ -70,11 +71,13 @@ class SocketEnd(Successor):
         "_cut",
         "_hall",
         "_heartbeat",
+        "_message_bytes_max",
         "_over",
         "_read",
         "_revoke_deadline",
         "_taking",
         "_transport",
+        "_unframed",
         "_wire",
         "address",
         "grant",
@@ -96,6 +99,9 @@ class SocketEnd(Successor):
         self._wire: Final = sans_io.Protocol(
             sans_io.Side.SERVER, max_size=message_bytes_max, logger=_silent
         )
+        self._message_bytes_max: Final = message_bytes_max
+        # So much of what has come has not been a frame yet.
+        self._unframed = 0
         self._taking: Final = Taking(transport)
         self._read: Final = Reading(transport, hall.turns)
         self._assembly: Final = Assembly(asked.grant.tenant)
@@ -238,10 +244,19 @@ class SocketEnd(Successor):
 
     def _take(self, data: bytes) -> None:
         self._heartbeat.heard = True
-        self._wire.receive_data(data)
-        for frame in self._wire.events_received():
+        wire = self._wire
+        if not self._unframed and wire.current_size is None and wire.state is sans_io.OPEN:
+            whole = framing.read(data, self._message_bytes_max)
+            if whole is not None:
+                self._on_frame(whole)
+                return
+        self._unframed += len(data)
+        wire.receive_data(data)
+        for event in wire.events_received():
             # The handshake was before, so that there are no other events.
-            self._on_frame(cast("Frame", frame))
+            frame = cast("Frame", event)
+            self._unframed -= framing.size_of(frame)
+            self._on_frame(frame)
             if self._over:
                 return
         self._flush()
@@ -277,11 +292,8 @@ class SocketEnd(Successor):
         if self._transport.get_write_buffer_size() > limits.SOCKET_ANSWER_BUFFER_BYTES_MAX:
             self._fail(CloseCode.POLICY_VIOLATION, "the client does not take its answers")
             return
-        if binary:
-            self._wire.send_binary(message)
-        else:
-            self._wire.send_text(message)
-        self._flush()
+        opcode = Opcode.BINARY if binary else Opcode.TEXT
+        self._transport.write(framing.written(opcode, message))
         self._taking.charge(self.grant.tenant, len(message))
 
     def _flush(self) -> None:

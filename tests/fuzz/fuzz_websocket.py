@@ -28,7 +28,6 @@ with atheris.instrument_imports(include=["supervisor.front"]):
     from supervisor.front.supervised import Supervised
     from supervisor.front.tenants import Tenant
 from supervisor.front.turns import Turns
-
 from tests.fuzz._corpus import plant
 
 TOKEN = "tk_acme_" + "a1" * 16

@@ -135,6 +135,31 @@ async def test_pings_between_fragments_are_answered() -> None:
         assert (await client.receive()).json["id"] == 1
 
 
+async def test_messages_are_heard_however_they_are_cut() -> None:
+    async with running() as front:
+        worker = await front.worker()
+        client = await open_socket(front)
+        asked = 0
+        for cut in (None, 1, 2, 5, 6, 9, -1, None):
+            # What comes later looks like a whole message to who does not know what was before.
+            one, other = message("m", asked), message("m", asked + 1)
+            for piece in (one[:cut], one[cut:] + other if cut else other):
+                await client.send(piece)
+            for _ in range(2):
+                call = await worker.next_call()
+                worker.result(call, b"1")
+                assert (await client.receive()).json["id"] == asked
+                asked += 1
+
+
+async def test_a_whole_message_between_fragments_breaks_the_rules() -> None:
+    async with running() as front:
+        client = await open_socket(front)
+        await client.send(frame(b"{", fin=False))
+        await client.send(message("m", 1))
+        assert await client.closed_with() == 1002
+
+
 async def test_frames_that_came_with_the_handshake_are_heard() -> None:
     async with running() as front:
         await front.worker(echo=True)
