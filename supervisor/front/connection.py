@@ -53,8 +53,6 @@ class House(intake.Door, Protocol):
 class Connection(asyncio.BufferedProtocol):
     """Implements `exchange.Caller`.
 
-    A buffered protocol, since any other is read to by 256 KiB at once.
-
     Three deadlines, in monotonic seconds, are looked at by one common timer: for what the client
     has to send, for what it waits for, and for what it has to take.
     """
@@ -98,9 +96,8 @@ class Connection(asyncio.BufferedProtocol):
         self._intake.cut = self._house.see_off(self)
         self._close()
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, _sizehint: int) -> memoryview:
         """See `asyncio.BufferedProtocol`. It is everybody's: what is in it is used at once."""
-        del sizehint
         return self._house.incoming
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -170,13 +167,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         try:
             asked = request.asked
-            if not request.keep_alive or self._house.draining:
-                request.keep_alive = False
-                headers += response.CLOSE
-            if asked.origin:
-                headers += origins.headers(asked.origin)
-            only_head = asked.verb == "HEAD"
-            content = asked.content(status)
+            headers += self._headers(request)
+            only_head, content = asked.verb == "HEAD", asked.content(status)
             data = response.whole(status, body, headers, only_head=only_head, content=content)
             self._transport.write(data)
             if self._taking.paused and asked.grant is not None:
@@ -213,11 +205,7 @@ class Connection(asyncio.BufferedProtocol):
         request = self._request
         if request is None:
             return
-        if self._house.draining:
-            request.keep_alive = False
-        headers = b"" if request.keep_alive else response.CLOSE
-        if request.asked.origin:
-            headers += origins.headers(request.asked.origin)
+        headers = self._headers(request)
         if not request.asked.old_version:
             headers += response.CHUNKED
         self._send(response.event_stream(headers))
@@ -400,6 +388,13 @@ class Connection(asyncio.BufferedProtocol):
             self.answer_unauthorized(body, response.error_headers(refusal))
         else:
             self.refuse(refusal)
+
+    def _headers(self, request: Request) -> bytes:
+        if self._house.draining:
+            request.keep_alive = False
+        headers = b"" if request.keep_alive else response.CLOSE
+        origin = request.asked.origin
+        return headers + origins.headers(origin) if origin else headers
 
     def _finish(self, request: Request, status: int) -> None:
         self._count(request, status)
