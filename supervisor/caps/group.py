@@ -1,5 +1,6 @@
 """One cgroup, whichever version the system has."""
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from protocol.launching import Caps
@@ -49,6 +50,13 @@ class Group(Protocol):
 
     def restart_peak(self) -> bool:
         """Have the peak of memory begin anew, and say whether that can be had."""
+
+    @property
+    def name(self) -> str:
+        """What its parent calls it."""
+
+    def children(self) -> "Sequence[Group]":
+        """Give those inside it that there are."""
 
     def child(self, name: str) -> "Group":
         """Give a cgroup inside it, made if it is not there.

@@ -9,8 +9,9 @@ import asyncio
 import contextlib
 import os
 import secrets
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -23,6 +24,7 @@ from supervisor.launcher.stem import Stem
 IDLE_SECONDS: Final = 30.0
 IDLE_MAX: Final = 64
 _ID_BYTES: Final = 6
+_PREFIX: Final = "sandbox-"
 
 
 @dataclass(eq=False)
@@ -121,7 +123,7 @@ class Nurseries:
     async def _make(self, tenant: str, caps: launching.Caps) -> Nursery:
         made: Nursery | None = None
         try:
-            group = reopen(tenant).child(f"sandbox-{secrets.token_hex(_ID_BYTES)}")
+            group = reopen(tenant).child(f"{_PREFIX}{secrets.token_hex(_ID_BYTES)}")
             made = Nursery(tenant, group, caps)
             group.unite()
             if group.restart_peak():
@@ -176,11 +178,19 @@ class Nurseries:
         while found := self._pop(tenant):
             self.end(found)
 
+    def sweep(self, tenant: str) -> None:
+        """End and remove, soon, what an earlier launcher has left below a tenant's cgroup."""
+        left = [group for group in reopen(tenant).children() if group.name.startswith(_PREFIX)]
+        for group in left:
+            self._run(asyncio.to_thread(_remove, group, 0))
+
     def end(self, nursery: Nursery) -> None:
         """End what is left in one and remove it, soon: the kernel may take a while."""
         if nursery.stem is not None:
             nursery.stem.close()
-        work = asyncio.to_thread(_remove, nursery.group, nursery.pid)
+        self._run(asyncio.to_thread(_remove, nursery.group, nursery.pid))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)

@@ -199,6 +199,12 @@ class Runs:
             job = Capped(job, nursery, self._nurseries)
         return Started(sandbox_id, job)
 
+    def welcome(self, tenant: Tenant) -> None:
+        """Clear away what a launcher before this one has left of a tenant's."""
+        if tenant.place.cgroup is not None:
+            with contextlib.suppress(OSError):  # what cannot be listed cannot be used either
+                self._nurseries.sweep(tenant.place.cgroup)
+
     def forget(self, tenant: Tenant) -> None:
         """Give up what is kept ready for a tenant."""
         if tenant.place.cgroup is not None:

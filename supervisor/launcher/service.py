@@ -283,6 +283,7 @@ class Launcher:
         if tenant is None:
             found = Directories(self._spec.state_root, place.tenant, place.uid, place.gid)
             tenant = self._tenants[place.tenant] = Tenant(place, found, self._report)
+            self.runs.welcome(tenant)
         tenant.place = place
         return tenant
 

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from protocol import limits
+from supervisor.caps import place
 from tests import cgroups
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import REQUEST_SECONDS, Gateway, Reply, ends
@@ -413,3 +414,23 @@ def test_the_end_of_its_memory_is_told(shared: Gateway, token: str) -> None:
     assert (ran["oomKilled"], ran["signal"], ran["timedOut"]) == (True, signal.SIGKILL, False)
     again = shared.rpc(token, "sandbox.run", argv=["true"])
     assert (again["oomKilled"], again["exitCode"]) == (False, 0)
+
+
+@pytest.mark.cgroups
+def test_a_cgroup_serves_the_next_run_and_goes_with_its_launcher(shared: Gateway) -> None:
+    token = shared.create("swept")
+    branches = "openclaw: branch"
+    for _ in range(3):
+        shared.rpc(token, "sandbox.run", argv=["true"])
+    (kept,) = sandbox_groups(shared, "swept")
+    with ends(*(p for title, p in shared.processes().items() if title == branches)):
+        shared.process("openclaw: launcher").kill()
+    assert shared.rpc(token, "sandbox.run", argv=["true"])["exitCode"] == 0
+    wait_until(lambda: kept not in sandbox_groups(shared, "swept"))
+
+
+def sandbox_groups(gateway: Gateway, tenant: str) -> list[str]:
+    """Give the cgroups of a tenant's sandboxes."""
+    root = place.find(cgroups.SETTING).group.at(f"openclaw-{place.name_of(gateway.state_dir)}")
+    found = root.at(f"tenant-{tenant}").children()
+    return [group.name for group in found if group.name.startswith("sandbox-")]
