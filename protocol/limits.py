@@ -275,3 +275,9 @@ TERMINAL_ENDED_SECONDS: Final = 60.0
 # Lines of the audit about a tenant's terminals.
 TERMINAL_EVENTS_PER_SECOND: Final = 0.5
 TERMINAL_EVENTS_BURST: Final = 60
+
+# Containers that wait to be used: kinds of them, and how long. Each is about 1 MB.
+DOCKER_SHAPES_MAX: Final = 64
+DOCKER_SHAPES_PER_TENANT_MAX: Final = 4
+DOCKER_IDLE_SECONDS: Final = 120.0
+DOCKER_STARTS_MAX: Final = 4

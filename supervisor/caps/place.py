@@ -130,6 +130,45 @@ def reopen(path: str) -> Group:
     return Cgroup1.named(path) if "=" in path else Cgroup2(Path(path))
 
 
+def of(pid: int) -> Group | None:
+    """Give the cgroup that a process is in; None where none is mounted that says what it uses.
+
+    Raises:
+        OSError: there is no such process.
+    """
+    mounts = read_mounts(Path("/proc/self/mountinfo").read_text())
+    own = read_own(Path(f"/proc/{pid}/cgroup").read_text())
+    old = _v1(mounts, own)
+    if old is not None:
+        return old.group
+    directory = directory_of(mounts, "cgroup2", "", own.get(""))
+    return None if directory is None else Cgroup2(directory)
+
+
+def name_in_tree(path: str) -> str:
+    """Give what the kernel and a container engine call a cgroup, from the root of its tree on.
+
+    Of version 1 it is the name in memory's tree.
+
+    Args:
+        path: What another process calls it.
+
+    Raises:
+        UnusableError: it is in no tree that is mounted here.
+    """
+    parts = (
+        dict(part.split("=", 1) for part in path.split(":")) if "=" in path else {"memory": path}
+    )
+    directory = Path(parts["memory"])
+    every = read_mounts(Path("/proc/self/mountinfo").read_text())
+    mounts = [mount for mount in every if directory.is_relative_to(mount.point)]
+    if not mounts:
+        msg = f"{directory} is in no tree of cgroups that is mounted here"
+        raise UnusableError(msg)
+    nearest = max(mounts, key=lambda mount: len(mount.point.parts))
+    return str(Path(nearest.root, directory.relative_to(nearest.point)))
+
+
 def find(setting: str) -> Base:
     """Say where the gateway may make its cgroup; changes nothing.
 

@@ -6,6 +6,7 @@ module. Reference: https://docs.docker.com/engine/api/v1.41/.
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar
@@ -54,23 +55,16 @@ def explained(host: str) -> Iterator[None]:
     except docker.errors.APIError as error:
         said = error.explanation or str(error)
         raise GatewayError(ErrorCode.UNAVAILABLE, f"Docker refused: {said}") from error
-    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-        message = (
-            f"no Docker daemon answers at {host}: {_reason(error)}; "
-            "start one, or name another in sandbox.docker.host"
-        )
-        raise GatewayError(ErrorCode.UNAVAILABLE, message) from error
+    except (docker.errors.DockerException, requests.RequestException) as error:
+        raise _silent(host, type(error).__name__) from error
 
 
-def _reason(error: BaseException) -> str:
-    """Give the system's own word for it, which the SDK wraps several times."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.strerror:
-            return seen.strerror
-        inner = [each for each in seen.args if isinstance(each, BaseException)]
-        seen = inner[0] if inner else seen.__cause__ or seen.__context__
-    return type(error).__name__
+def _silent(host: str, reason: str) -> GatewayError:
+    message = (
+        f"no Docker daemon answers at {host}: {reason}; "
+        "start one, or name another in sandbox.docker.host"
+    )
+    return GatewayError(ErrorCode.UNAVAILABLE, message)
 
 
 def connect(host: str) -> Api:
@@ -79,6 +73,12 @@ def connect(host: str) -> Api:
     Raises:
         GatewayError: UNAVAILABLE, it cannot be reached.
     """
+    try:  # the SDK would wrap the reason several times, and leave a socket open
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(SECONDS_MAX)
+            sock.connect(host.removeprefix("unix://"))
+    except OSError as error:
+        raise _silent(host, error.strerror or str(error)) from error
     with explained(host):
         return docker.APIClient(base_url=host, version="auto", timeout=SECONDS_MAX)
 

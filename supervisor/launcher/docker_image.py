@@ -62,7 +62,7 @@ _DIRECTORIES: Final = {
     "/dev": 0o755,
     "/proc": 0o755,
     "/root": 0o755,
-    "/run": 0o755,
+    "/run": 0o1777,  # what is mounted there takes the mode of what it hides
     "/sys": 0o755,
     "/tmp": 0o1777,  # noqa: S108 - inside
     "/var/tmp": 0o1777,  # noqa: S108 - inside
