@@ -151,6 +151,7 @@ class Bubblewrap:
     """
 
     mode: Final[launching.Mode] = "bubblewrap"
+    makes_cgroups: Final = False
 
     def __init__(self, stem: Stem, policy: bytes, found: "Found") -> None:
         self._stem: Final = stem

@@ -7,6 +7,7 @@ module. Reference: https://docs.docker.com/engine/api/v1.41/.
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar
@@ -95,6 +96,7 @@ class Client:
         self.socket: Final = host.removeprefix("unix://")
         self._threads: Final = ThreadPoolExecutor(_THREADS, "docker")
         self._api: Api | None = None
+        self._connecting: Final = threading.Lock()
 
     async def call(self, what: Callable[[Api], _Result]) -> _Result:
         """Have a thread ask the daemon.
@@ -105,8 +107,9 @@ class Client:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._ask, what)
 
     def _ask(self, what: Callable[[Api], _Result]) -> _Result:
-        if self._api is None:
-            self._api = connect(self.host)
+        with self._connecting:
+            if self._api is None:
+                self._api = connect(self.host)
         with explained(self.host):
             return what(self._api)
 

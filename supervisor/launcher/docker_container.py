@@ -24,6 +24,7 @@ from supervisor.caps.group import Group, Usage
 from supervisor.launcher.docker_client import Api
 from supervisor.launcher.docker_profile import Shape, configuration
 from supervisor.launcher.readable import readable
+from supervisor.zygote import linux
 
 _NOTHING: Final = Usage(0, None, 0.0, 0, 0)
 # What Docker adds to the environment of whatever is started in a container.
@@ -179,7 +180,9 @@ def _checked(found: dict[str, Any], directory: int, shape: Shape) -> Container:
 
 
 def _check_mount(pid: int, container_id: str, directory: int, shape: Shape) -> None:
-    mounted = Path(f"/proc/{pid}/root{launching.WORK}").lstat()
+    # Whoever may look into a process's root is root with a capability that we gave up, or its user.
+    with linux.file_rights_of(shape.uid, shape.gid):
+        mounted = Path(f"/proc/{pid}/root{launching.WORK}").lstat()
     wanted = os.fstat(directory)
     if not _is_in(pid, container_id):
         message = f"the container's first process cannot be found as {pid} on this machine"

@@ -22,6 +22,8 @@ from supervisor.launcher.docker_sweep import sweep
 from supervisor.launcher.engine import Job, Launch, Size
 
 ETC_FOLDER: Final = "docker-etc"
+DEFAULT_IMAGE: Final = "default"
+"""Of those an operator names, the one for whoever asks for none; else the first by name."""
 # Pressed for hours to leave a terminal: there is no way to have none, and the usual keys are used.
 _DETACH_KEYS: Final = ",".join(["ctrl-@"] * 24)
 _LOOK_SECONDS: Final = 0.02
@@ -50,6 +52,7 @@ class DockerEngine:
     """
 
     mode: Final[launching.Mode] = "docker"
+    makes_cgroups: Final = True
 
     def __init__(self, spec: launching.LauncherSpec, log: Callable[[str], None]) -> None:
         self._spec: Final = spec
@@ -63,8 +66,9 @@ class DockerEngine:
         self._pool: Final = Pool(self._make, self._throw_away, spec.warm)
         self._used: Final[set[Container]] = set()
         self._tasks: Final[set[asyncio.Task[None]]] = set()
+        self._keep(self._open())
 
-    async def open(self) -> None:
+    async def _open(self) -> None:
         """Remove what an earlier launcher has left; where no daemon is, nothing is left."""
         with contextlib.suppress(GatewayError):
             await self._connected()
@@ -76,8 +80,6 @@ class DockerEngine:
         except GatewayError as error:
             return launching.Engine(mode=self.mode, usable=False, detail=error.message)
         reason = lacking(facts, self._spec.docker_runtime)
-        if not reason and not self._spec.images:
-            reason = "no image is named in sandbox.docker.images"
         detail = reason or f"Docker {facts.version} is there"
         return launching.Engine(mode=self.mode, usable=not reason, detail=detail)
 
@@ -102,14 +104,8 @@ class DockerEngine:
 
     def _image(self, profile: str | None) -> str:
         images = self._spec.images
-        if not images:
-            message = (
-                "no image is named in sandbox.docker.images; make one with "
-                "openclaw sandbox image build"
-            )
-            raise GatewayError(ErrorCode.UNAVAILABLE, message, field="image")
         if profile is None:
-            return next(iter(images.values()))
+            return images.get(DEFAULT_IMAGE) or images[min(images)]
         if profile not in images:
             message = f"image: {profile} is not among {', '.join(images)}"
             raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="image")
@@ -139,7 +135,7 @@ class DockerEngine:
 
     async def _make(self, shape: Shape, directory: int) -> Container:
         self._started += 1
-        name = f"openclaw-{self._spec.gateway}-{self._launcher}-{self._started}"
+        name = f"openclaw-{self._launcher}-{self._started}"
         labels = {GATEWAY_LABEL: self._spec.gateway, LAUNCHER_LABEL: self._launcher}
         try:
             etc = self._etc.of(shape.uid, shape.gid)
@@ -239,14 +235,14 @@ class DockerEngine:
 def _cgroup_parent(launch: Launch, facts: Facts) -> str | None:
     """Give where Docker is to make a container's cgroup: in the tenant's.
 
-    Where systemd makes them for Docker they can be in a slice only, which a tenant's is not: there
-    each has a slice of its own below `openclaw.slice`, and what holds is each sandbox's own limits.
+    Where there is none, each sandbox's own limits hold alone. So they do where systemd makes
+    cgroups for Docker: then it has to be a slice, which a tenant's is not.
     """
-    if launch.cgroup is None:
+    if launch.tenant_cgroup is None:
         return None
     if facts.cgroup_driver == "systemd":
         return f"openclaw-{launch.tenant.replace('-', '_')}.slice"
     try:
-        return str(Path(place.name_in_tree(launch.cgroup.path)).parent)
+        return place.name_in_tree(launch.tenant_cgroup)
     except (place.UnusableError, OSError):
         return None

@@ -1,8 +1,10 @@
 """What an engine is: something that makes a sandbox of one mode. One surface, two of them."""
 
+import os
 from typing import Final, NamedTuple, Protocol
 
 from protocol import launching
+from protocol.errors import ErrorCode, GatewayError
 from supervisor.caps.group import Group
 from supervisor.launcher.stem import Stem
 
@@ -31,8 +33,9 @@ class Launch(NamedTuple):
         image: The profile, under Docker.
         caps: Of this sandbox.
         file_bytes: The longest file it can write.
-        cgroup: Its own, made already; None where there are none.
-        stem: What forks in that cgroup, if something does; under bubblewrap.
+        cgroup: Its own, made already; None where there are none, and where the engine makes it.
+        tenant_cgroup: The tenant's, as `supervisor.caps` names it; None where there are none.
+        stem: What forks in its own cgroup, if something does; under bubblewrap.
         stdio: Read end of stdin, write ends of stdout and stderr; the engine's to close. None with
             a terminal.
         terminal: The size of its terminal; None without.
@@ -51,6 +54,7 @@ class Launch(NamedTuple):
     caps: launching.Caps
     file_bytes: int
     cgroup: Group | None
+    tenant_cgroup: str | None
     stem: Stem | None
     stdio: tuple[int, int, int] | None
     terminal: Size | None
@@ -113,6 +117,10 @@ class Engine(Protocol):
     def mode(self) -> launching.Mode:
         """Which."""
 
+    @property
+    def makes_cgroups(self) -> bool:
+        """Whether it makes each sandbox's cgroup itself, in the tenant's, and reads its use."""
+
     async def check(self) -> launching.Engine:
         """Say whether it can be used now, and why not."""
 
@@ -128,3 +136,34 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Give up whatever there is."""
+
+
+class Absent:
+    """An engine that cannot be had, and why; see `Engine`.
+
+    Args:
+        mode: Which.
+        reason: Said to whoever wants it, with the fix.
+    """
+
+    makes_cgroups: Final = True
+
+    def __init__(self, mode: launching.Mode, reason: str) -> None:
+        self.mode: Final = mode
+        self._reason: Final = reason
+
+    async def check(self) -> launching.Engine:
+        """See `Engine`."""
+        return launching.Engine(mode=self.mode, usable=False, detail=self._reason)
+
+    async def start(self, launch: Launch) -> Job:
+        """See `Engine`."""
+        for descriptor in launch.stdio or ():
+            os.close(descriptor)
+        raise GatewayError(ErrorCode.UNAVAILABLE, self._reason, mode=self.mode)
+
+    def forget(self, tenant: str) -> None:
+        """See `Engine`."""
+
+    async def close(self) -> None:
+        """See `Engine`."""

@@ -17,7 +17,7 @@ import uvloop
 from protocol import aio, launching
 from supervisor.front.log import Log
 from supervisor.launcher.bubblewrap import Bubblewrap, Found
-from supervisor.launcher.engine import Engine
+from supervisor.launcher.engine import Absent, Engine
 from supervisor.launcher.nurseries import Nurseries
 from supervisor.launcher.service import FROM_SUPERVISOR, Launcher, SupervisorLink
 from supervisor.launcher.stem import Stem
@@ -49,8 +49,11 @@ async def _serve(
     log = Log()
     stem_gone = asyncio.Event()
     stem = Stem(stem_channel, stem_gone.set)
-    bubblewrap = Bubblewrap(stem, spec.policy, found)
-    engines: dict[launching.Mode, Engine] = {bubblewrap.mode: bubblewrap}
+    docker = _docker(spec, log)
+    engines: dict[launching.Mode, Engine] = {
+        "bubblewrap": Bubblewrap(stem, spec.policy, found),
+        "docker": docker,
+    }
     handler = SupervisorLink()
     end = await aio.attach(link, FROM_SUPERVISOR, handler)
     launcher = Launcher(spec, channel, engines, Nurseries(stem), log)
@@ -63,3 +66,15 @@ async def _serve(
         with contextlib.suppress(Exception):
             await engine.close()
     return 0 if handler.closed.is_set() else EXIT_STEM_GONE
+
+
+def _docker(spec: launching.LauncherSpec, log: Log) -> Engine:
+    """Give the engine `docker`, whose modules cost 20 MB, if anybody could use it."""
+    if not spec.images:
+        reason = (
+            "no image is named in sandbox.docker.images; openclaw sandbox image build makes one"
+        )
+        return Absent("docker", reason)
+    from supervisor.launcher.docker_engine import DockerEngine  # noqa: PLC0415
+
+    return DockerEngine(spec, lambda line: log.warning("docker", detail=line))

@@ -161,13 +161,11 @@ class Runs:
         with contextlib.ExitStack() as at_error, contextlib.ExitStack() as ours:
             for descriptor in stdio or ():
                 at_error.callback(os.close, descriptor)
-            engine = self._engines.get(spec.mode)
-            if engine is None:
-                raise GatewayError(ErrorCode.UNAVAILABLE, f"{spec.mode} is not to be had here")
+            engine = self._engines[spec.mode]
             directory = tenant.directories.open(spec.name)
             ours.callback(os.close, directory)
             nursery = None
-            if place.cgroup is not None:
+            if place.cgroup is not None and not engine.makes_cgroups:
                 nursery = await self._nurseries.take(place.cgroup, spec.caps)
                 at_error.callback(self._nurseries.end, nursery)
             launch = Launch(
@@ -184,6 +182,7 @@ class Runs:
                 caps=spec.caps,
                 file_bytes=place.ceilings.file_bytes,
                 cgroup=None if nursery is None else nursery.group,
+                tenant_cgroup=place.cgroup,
                 stem=None if nursery is None else nursery.stem,
                 stdio=stdio,
                 terminal=terminal,

@@ -35,6 +35,8 @@ class Sandboxes:
             images=images,
             **{
                 "policy": b"",
+                "own_policy": b"",
+                "stem_policy": b"",
                 "docker_runtime": None,
                 "warm": 1,
                 "gateway": state_dir.name,
@@ -67,6 +69,8 @@ class Sandboxes:
             "caps": CAPS,
             "file_bytes": 2**20,
             "cgroup": None,
+            "tenant_cgroup": None,
+            "stem": None,
             "stdio": None,
             "terminal": None,
         }

@@ -208,19 +208,45 @@ async def test_names_are_directories_of_their_own(sandboxes: Sandboxes) -> None:
 # A terminal
 
 
+WATCH_SIZE = """
+import os, signal
+changed = {signal.SIGWINCH}
+signal.pthread_sigmask(signal.SIG_BLOCK, changed)
+def wait_for(columns, rows):
+    while os.get_terminal_size() != (columns, rows):
+        signal.sigtimedwait(changed, 20)
+    print(os.ttyname(1), columns, rows, flush=True)
+wait_for(91, 17)
+print("said", input(), flush=True)
+wait_for(120, 40)
+exit(9)
+"""
+
+
 async def test_terminal(sandboxes: Sandboxes) -> None:
-    job = await sandboxes.terminal("/bin/sh", size=Size(91, 17), env=dict(BASE) | {"TERM": "xterm"})
+    job = await sandboxes.terminal("python3", "-c", WATCH_SIZE, size=Size(91, 17))
     assert job.terminal is not None
-    os.write(job.terminal, b"PS1=; stty -echo; tty; while [ $(stty size) = '0 0' ]; do :; done\n")
-    os.write(job.terminal, b"stty size; trap 'stty size; exit 9' WINCH; echo re\"\"ady\n")
-    seen = await until(job.terminal, b"ready\r\n")
-    assert b"/dev/pts/0" in seen
-    assert b"17 91" in seen
+    await until(job.terminal, b"/dev/pts/0 91 17\r\n")
+    # Docker would take leave at the first two, and the terminal keeps the second to itself.
+    os.write(job.terminal, "\x10\x11ü\n".encode())
+    await until(job.terminal, "said \x10ü\r\n".encode())
     job.resize(Size(120, 40))
-    os.write(job.terminal, b"while :; do sleep 0.05; done\n")
-    assert b"40 120" in await until(job.terminal, b"40 120")
+    await until(job.terminal, b"/dev/pts/0 120 40\r\n")
     async with asyncio.timeout(10):
         assert (await job.wait())[:2] == (9, None)
+    job.close()
+
+
+async def test_terminal_keys(sandboxes: Sandboxes) -> None:
+    job = await sandboxes.terminal("/bin/sh", size=Size(80, 24))
+    assert job.terminal is not None
+    os.write(job.terminal, b"(echo o''n; exec sleep 60)\n")
+    await until(job.terminal, b"\non\r\n")
+    os.write(job.terminal, b"\x03echo after $?\n")
+    await until(job.terminal, b"after 130\r\n")
+    os.write(job.terminal, b"exit 4\n")
+    async with asyncio.timeout(10):
+        assert (await job.wait())[:2] == (4, None)
     job.close()
 
 

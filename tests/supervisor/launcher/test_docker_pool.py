@@ -123,7 +123,7 @@ async def test_another_directory_of_the_same_name(sandboxes: Sandboxes) -> None:
 
 async def test_a_cancelled_start_leaves_nothing(sandboxes: Sandboxes, api: Api) -> None:
     starting = asyncio.create_task(sandboxes.shell("true"))
-    await sandboxes.engine.open()
+    await asyncio.wait(sandboxes.engine._tasks)
     await asyncio.sleep(0)
     starting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -144,14 +144,15 @@ async def test_sweep(
     other = Sandboxes(state_dir, dockerd, {"base": docker_image}, gateway="other", warm=0)
     left = [await each.begin("/bin/sleep", "60") for each in (earlier, other)]
     assert len(containers(api, sandboxes)) == 1
-    await sandboxes.engine.open()
+    later = Sandboxes(state_dir, dockerd, {"base": docker_image}, gateway=sandboxes.root.name)
+    await settled(later, ready=0)
     assert containers(api, sandboxes) == []
-    assert sandboxes.log == ["1 containers of an earlier launcher were removed"]
+    assert later.log == ["1 containers of an earlier launcher were removed"]
     async with asyncio.timeout(20):
         assert (await left[0][0].wait()).signal == 9
     assert other.engine._used  # it belongs to another gateway
-    await other.engine.close()
-    await earlier.engine.close()
+    for each in (other, earlier, later):
+        await each.engine.close()
     for job, pipes in left:
         job.close()
         for descriptor in pipes:
@@ -248,7 +249,6 @@ async def listing(sandboxes: Sandboxes, directory: int) -> str:
 async def test_no_daemon(state_dir: Path) -> None:
     host = f"unix://{state_dir}/nobody.sock"
     sandboxes = Sandboxes(state_dir, host, {"base": f"sha256:{'0' * 64}"})
-    await sandboxes.engine.open()
     with pytest.raises(GatewayError, match=f"no Docker daemon answers at {host}") as refused:
         await sandboxes.shell("true")
     assert refused.value.code is ErrorCode.UNAVAILABLE
@@ -265,14 +265,6 @@ async def test_an_image_that_is_not_there(dockerd: str, state_dir: Path) -> None
         await sandboxes.shell("true")
     assert refused.value.code is ErrorCode.UNAVAILABLE
     assert image in refused.value.message
-    await sandboxes.engine.close()
-
-
-async def test_no_image(dockerd: str, state_dir: Path) -> None:
-    sandboxes = Sandboxes(state_dir, dockerd, {})
-    with pytest.raises(GatewayError, match=r"no image is named in sandbox\.docker\.images"):
-        await sandboxes.shell("true")
-    assert not (await sandboxes.engine.check()).usable
     await sandboxes.engine.close()
 
 
