@@ -77,6 +77,8 @@ class LauncherSpec(_Message, frozen=True, kw_only=True):
     """Those of the launcher, likewise."""
     stem_policy: bytes
     """Those of the process that starts sandboxes, likewise."""
+    docker_policy: str
+    """Those of sandboxes as a profile of Docker's, likewise."""
     docker_host: str
     """Where the engine listens, `unix://…`."""
     docker_runtime: str | None

@@ -25,6 +25,7 @@ def launcher_spec(
         policy=policy.compiled() if filtered else b"",
         own_policy=_of_launcher() if filtered else b"",
         stem_policy=_of_stem() if filtered else b"",
+        docker_policy=policy.docker_profile() if filtered and section.docker.images else "",
         docker_host=section.docker.host,
         docker_runtime=section.docker.runtime,
         images=section.docker.images,

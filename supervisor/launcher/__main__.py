@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> int:
     except ValueError:
         os.write(2, b"usage: python -m supervisor.launcher <link descriptor> <channel>\n")
         return EXIT_USAGE
+    os.umask(0o022)  # what it writes for sandboxes is read by their users
     for ours in (link, channel):
         ours.set_inheritable(False)
     # What the sandboxes' own first processes leave behind comes to us.

@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -22,13 +23,15 @@ from protocol.errors import ErrorCode, GatewayError
 from supervisor.caps import place
 from supervisor.caps.group import Group, Usage
 from supervisor.launcher.docker_client import Api
-from supervisor.launcher.docker_profile import Shape, configuration
+from supervisor.launcher.docker_profile import Given, Shape, configuration
 from supervisor.launcher.readable import readable
 from supervisor.zygote import linux
 
 _NOTHING: Final = Usage(0, None, 0.0, 0, 0)
 # What Docker adds to the environment of whatever is started in a container.
 _ADDED: Final = ("HOSTNAME", "PATH", "TERM")
+_EXECUTED_SECONDS: Final = 5.0
+_LOOK_SECONDS: Final = 0.002
 
 
 class Container:
@@ -103,8 +106,7 @@ def create(
     shape: Shape,
     directory: int,
     etc: Mapping[str, str],
-    labels: Mapping[str, str],
-    runtime: str | None,
+    given: Given,
 ) -> Container:
     """Make a container and start it; blocks.
 
@@ -114,8 +116,7 @@ def create(
         shape: What it is.
         directory: What is to be at /work, open.
         etc: See `configuration`.
-        labels: See `configuration`.
-        runtime: See `configuration`.
+        given: See `configuration`.
 
     Raises:
         GatewayError: CONFLICT, the directory was moved meanwhile; UNAVAILABLE, the image is not
@@ -123,7 +124,7 @@ def create(
         docker.errors.APIError: the daemon refuses.
     """
     source = str(Path(f"/proc/self/fd/{directory}").readlink())
-    wanted = configuration(shape, source, etc, labels, runtime)
+    wanted = configuration(shape, source, etc, given)
     try:
         container_id: str = api.create_container_from_config(wanted, name)["Id"]
     except docker.errors.ImageNotFound as error:
@@ -180,15 +181,29 @@ def _checked(found: dict[str, Any], directory: int, shape: Shape) -> Container:
 
 
 def _check_mount(pid: int, container_id: str, directory: int, shape: Shape) -> None:
-    # Whoever may look into a process's root is root with a capability that we gave up, or its user.
-    with linux.file_rights_of(shape.uid, shape.gid):
-        mounted = Path(f"/proc/{pid}/root{launching.WORK}").lstat()
+    mounted = _look(pid, shape)
     wanted = os.fstat(directory)
     if not _is_in(pid, container_id):
         message = f"the container's first process cannot be found as {pid} on this machine"
         raise GatewayError(ErrorCode.UNAVAILABLE, message)
     if (mounted.st_dev, mounted.st_ino) != (wanted.st_dev, wanted.st_ino):
         raise _conflict(shape)
+
+
+def _look(pid: int, shape: Shape) -> os.stat_result:
+    """Look at /work as a process sees it, with the rights of its user: root's we have given up.
+
+    Until it has executed its own program, a moment after Docker says so, nobody may.
+    """
+    deadline = time.monotonic() + _EXECUTED_SECONDS
+    while True:
+        try:
+            with linux.file_rights_of(shape.uid, shape.gid):
+                return Path(f"/proc/{pid}/root{launching.WORK}").lstat()
+        except PermissionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_LOOK_SECONDS)
 
 
 def _is_in(pid: int, container_id: str) -> bool:

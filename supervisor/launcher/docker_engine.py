@@ -17,7 +17,7 @@ from supervisor.launcher.docker_container import Container
 from supervisor.launcher.docker_etc import Etc
 from supervisor.launcher.docker_job import DockerJob
 from supervisor.launcher.docker_pool import Pool
-from supervisor.launcher.docker_profile import GATEWAY_LABEL, LAUNCHER_LABEL, Shape, shape_of
+from supervisor.launcher.docker_profile import GATEWAY_LABEL, LAUNCHER_LABEL, Given, Shape, shape_of
 from supervisor.launcher.docker_sweep import sweep
 from supervisor.launcher.engine import Job, Launch, Size
 
@@ -62,6 +62,11 @@ class DockerEngine:
         self._connecting: Final = asyncio.Lock()
         self._etc: Final = Etc(Path(spec.state_root, ETC_FOLDER))
         self._launcher: Final = secrets.token_hex(8)
+        self._given: Final = Given(
+            labels={GATEWAY_LABEL: spec.gateway, LAUNCHER_LABEL: self._launcher},
+            runtime=spec.docker_runtime,
+            policy=spec.docker_policy,
+        )
         self._started = 0
         self._pool: Final = Pool(self._make, self._throw_away, spec.warm)
         self._used: Final[set[Container]] = set()
@@ -136,18 +141,15 @@ class DockerEngine:
     async def _make(self, shape: Shape, directory: int) -> Container:
         self._started += 1
         name = f"openclaw-{self._launcher}-{self._started}"
-        labels = {GATEWAY_LABEL: self._spec.gateway, LAUNCHER_LABEL: self._launcher}
         try:
             etc = self._etc.of(shape.uid, shape.gid)
         except OSError as error:
             message = f"{error.filename} cannot be written: {error.strerror}"
             raise GatewayError(ErrorCode.UNAVAILABLE, message) from error
-        runtime = self._spec.docker_runtime
+        given = self._given
         try:
             return await self._client.call(
-                lambda api: docker_container.create(
-                    api, name, shape, directory, etc, labels, runtime
-                )
+                lambda api: docker_container.create(api, name, shape, directory, etc, given)
             )
         except GatewayError:
             self._facts = None  # the next one asks again what is there

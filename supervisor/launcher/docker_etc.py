@@ -3,6 +3,7 @@
 They are mounted from outside, a set for each uid: a container's own file system is read-only.
 """
 
+import os
 from pathlib import Path
 from typing import Final
 
@@ -54,9 +55,8 @@ class Etc:
         paths = {}
         for name, text in _contents(uid, gid).items():
             path = folder / name
-            new = path.with_suffix(".new")
-            new.write_text(text)
-            new.chmod(0o444)
-            new.replace(path)
+            path.unlink(missing_ok=True)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444), "w") as file:
+                file.write(text)
             paths[f"/etc/{name}"] = str(path)
         return paths

@@ -65,6 +65,7 @@ class DockerJob:
         self._over: Final = over
         self._loop: Final = asyncio.get_running_loop()
         self._look_now: Final = asyncio.Event()
+        self._program: Program | None = None
         self._broken_pipe = False
         self._killed = False
         self._resizing: asyncio.Task[None] | None = None
@@ -79,7 +80,7 @@ class DockerJob:
     async def wait(self) -> Outcome:
         """See `Job`."""
         try:
-            program = await self._end_of_program()
+            program = self._program = await self._end_of_program()
             self._container.kill()
             await self._container.ended()
             if self._tasks:
@@ -222,7 +223,7 @@ class DockerJob:
             first = True
             while data := await self._loop.sock_recv(self._stream, CHUNK_BYTES):
                 for stream, piece in parts.feed(data):
-                    if first and piece.startswith(_REFUSAL) and not (await self.look()).pid:
+                    if first and piece.startswith(_REFUSAL) and await self._was_refused():
                         stream, piece = STDERR, _reason(piece)  # noqa: PLW2901 - it is not the program's
                     first = False
                     await _write(pipes[stream], piece)
@@ -230,12 +231,20 @@ class DockerJob:
             # Nobody reads any more; a program outside Docker would have had the signal.
             self._broken_pipe = True
             self._container.kill()
-        except (OSError, GatewayError, KeyError):
+        except (OSError, KeyError):
             return
         finally:
             for pipe in pipes.values():
                 os.close(pipe)
             self._look_now.set()
+
+    async def _was_refused(self) -> bool:
+        """Say whether Docker could not execute the program, so that what it says is Docker's."""
+        try:
+            program: Program | None = await self.look()
+        except GatewayError:
+            program = self._program  # it has ended, and its container too
+        return program is not None and not program.pid
 
 
 def _reason(refusal: bytes) -> bytes:

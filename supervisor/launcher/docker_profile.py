@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from protocol import launching, limits
-from supervisor.launcher import policy
 from supervisor.launcher.engine import Launch
 
 HOSTNAME: Final = "sandbox"
@@ -56,6 +55,20 @@ class Shape(NamedTuple):
     cgroup: str | None
 
 
+class Given(NamedTuple):
+    """What all containers have alike.
+
+    Attributes:
+        labels: By which they are found again.
+        runtime: None for the daemon's usual one.
+        policy: Their system calls, a profile of Docker's; empty for Docker's own.
+    """
+
+    labels: Mapping[str, str]
+    runtime: str | None
+    policy: str
+
+
 def shape_of(launch: Launch, image: str, cgroup: str | None) -> Shape:
     """Give the shape of the container that a sandbox needs."""
     return Shape(
@@ -74,8 +87,7 @@ def configuration(
     shape: Shape,
     source: str,
     etc: Mapping[str, str],
-    labels: Mapping[str, str],
-    runtime: str | None,
+    given: Given,
 ) -> dict[str, Any]:
     """Give what a container is created with.
 
@@ -86,8 +98,7 @@ def configuration(
         shape: The container.
         source: Where the directory at /work is now; who starts it checks what was mounted.
         etc: The files of /etc that are the sandbox's own, and where they are outside.
-        labels: By which it is found again.
-        runtime: None for the daemon's usual one.
+        given: The rest.
     """
     return {
         "Image": shape.image,
@@ -97,17 +108,18 @@ def configuration(
         "WorkingDir": "/",
         "Hostname": HOSTNAME,
         "Env": [],
-        "Labels": {**labels, TENANT_LABEL: shape.tenant},
+        "Labels": {**given.labels, TENANT_LABEL: shape.tenant},
         "Healthcheck": {"Test": ["NONE"]},
         "NetworkDisabled": True,
-        "HostConfig": _host_configuration(shape, source, etc, runtime),
+        "HostConfig": _host_configuration(shape, source, etc, given),
     }
 
 
 def _host_configuration(
-    shape: Shape, source: str, etc: Mapping[str, str], runtime: str | None
+    shape: Shape, source: str, etc: Mapping[str, str], given: Given
 ) -> dict[str, Any]:
     caps = shape.caps
+    security = ["no-new-privileges", *([f"seccomp={given.policy}"] if given.policy else ())]
     host: dict[str, Any] = {
         "NetworkMode": "none",
         "IpcMode": "private",
@@ -116,7 +128,7 @@ def _host_configuration(
         "Init": True,
         "Privileged": False,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges", f"seccomp={policy.docker_profile()}"],
+        "SecurityOpt": security,
         "MaskedPaths": list(_MASKED),
         "ReadonlyPaths": list(_READ_ONLY),
         "ReadonlyRootfs": True,
@@ -149,8 +161,8 @@ def _host_configuration(
         host["PidsLimit"] = max(caps.pids, PIDS_MIN) + _OWN_PROCESSES
     if shape.cgroup is not None:
         host["CgroupParent"] = shape.cgroup
-    if runtime is not None:
-        host["Runtime"] = runtime
+    if given.runtime is not None:
+        host["Runtime"] = given.runtime
     return host
 
 

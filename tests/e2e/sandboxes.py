@@ -24,18 +24,20 @@ def wait_running(gateway: Gateway, token: str, count: int) -> list[dict[str, Any
 class Run(threading.Thread):
     """A program that is waited for beside the test."""
 
-    def __init__(self, gateway: Gateway, token: str, *argv: str, refused: bool = False) -> None:
+    def __init__(
+        self, gateway: Gateway, token: str, *argv: str, refused: bool = False, **given: Any
+    ) -> None:
         super().__init__(daemon=True)
         self._refused = refused
-        self._gateway, self._token, self._argv = gateway, token, list(argv)
+        self._gateway, self._token = gateway, token
+        self._params = {"argv": list(argv), "timeoutMs": 60_000, **given}
         self.result: dict[str, Any] = {}
         self.reply: Reply
         self.start()
 
     def run(self) -> None:
-        params = {"argv": self._argv, "timeoutMs": 60_000}
         try:
-            self.reply = self._gateway.rpc_reply(self._token, "sandbox.run", params)
+            self.reply = self._gateway.rpc_reply(self._token, "sandbox.run", self._params)
         except OSError:
             assert self._refused  # the gateway was ended
             return

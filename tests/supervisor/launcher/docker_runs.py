@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from protocol import launching
 from protocol.environment import BASE
+from supervisor.launcher import policy
 from supervisor.launcher.docker_engine import DockerEngine
 from supervisor.launcher.engine import Job, Launch, Outcome, Size
 
@@ -37,6 +38,7 @@ class Sandboxes:
                 "policy": b"",
                 "own_policy": b"",
                 "stem_policy": b"",
+                "docker_policy": policy.docker_profile(),
                 "docker_runtime": None,
                 "warm": 1,
                 "gateway": state_dir.name,

@@ -15,7 +15,7 @@ from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.launcher import docker_client, docker_container
 from supervisor.launcher.docker_client import Api
-from supervisor.launcher.docker_profile import GATEWAY_LABEL, TENANT_LABEL, shape_of
+from supervisor.launcher.docker_profile import GATEWAY_LABEL, TENANT_LABEL, Given, shape_of
 from tests.conftest import make_state_dir, remove_tree
 from tests.supervisor.launcher.docker_runs import Sandboxes
 
@@ -195,10 +195,10 @@ async def test_a_directory_swapped_before_it_is_mounted(
 
     launch = sandboxes.launch("true")
     shape = shape_of(launch, docker_image, None)
-    labels = {GATEWAY_LABEL: sandboxes.root.name}
+    given = Given({GATEWAY_LABEL: sandboxes.root.name}, None, "")
     with pytest.raises(GatewayError, match="sandbox/main was moved") as refused:
         docker_container.create(
-            SwappedAtStart(api, swap), "openclaw-swapped", shape, launch.directory, {}, labels, None
+            SwappedAtStart(api, swap), "openclaw-swapped", shape, launch.directory, {}, given
         )
     assert refused.value.code is ErrorCode.CONFLICT
     assert containers(api, sandboxes) == []
