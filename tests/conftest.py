@@ -70,10 +70,12 @@ def state_dir() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def dockerd() -> Iterator[str]:
+def dockerd(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a real Docker daemon; whoever asks for it is marked `docker`."""
     with daemon.available() as host:
         yield host
+        if request.session.testsfailed:
+            daemon.print_errors(host)
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ _NOTHING: Final = Usage(0, None, 0.0, 0, 0)
 # What Docker adds to the environment of whatever is started in a container.
 _ADDED: Final = ("HOSTNAME", "PATH", "TERM")
 _EXECUTED_SECONDS: Final = 5.0
+_PROGRAMS_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 0.002
 
 
@@ -41,16 +42,24 @@ class Container:
         container_id: Docker's name for it.
         pid: Its first process: when that has ended nothing runs in it.
         pidfd: The same; taken over.
+        idle: The process that its first one waits for.
         added: Variables that Docker would give what is started in it.
         group: Its cgroup; None where it cannot be read.
     """
 
     def __init__(
-        self, container_id: str, pid: int, pidfd: int, added: frozenset[str], group: Group | None
+        self,
+        container_id: str,
+        pid: int,
+        pidfd: int,
+        idle: int,
+        added: frozenset[str],
+        group: Group | None,
     ) -> None:
         self.id: Final = container_id
         self.pid: Final = pid
         self.added: Final = added
+        self._idle: Final = idle
         self._pidfd: Final = pidfd
         self._group: Final = group
         self._before: Final = self._usage()
@@ -71,6 +80,29 @@ class Container:
         self._last = self._usage()
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def end_programs(self) -> bool:
+        """End what was started in it, all of it; says whether that could be done.
+
+        What programs leave behind becomes its first process's, and so does what those leave.
+        """
+        deadline = time.monotonic() + _PROGRAMS_SECONDS
+        while left := _children(self.pid) - {self._idle}:
+            if time.monotonic() > deadline:
+                return False
+            for pid in left:
+                self._end(pid)
+            await asyncio.sleep(_LOOK_SECONDS)
+        return True
+
+    def _end(self, pid: int) -> None:
+        with contextlib.suppress(OSError):
+            pidfd = os.pidfd_open(pid)
+            try:
+                if self.holds(pid):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            finally:
+                os.close(pidfd)
 
     async def ended(self) -> None:
         """Wait until nothing runs in it; several may."""
@@ -169,8 +201,10 @@ def _checked(found: dict[str, Any], directory: int, shape: Shape) -> Container:
         raise GatewayError(ErrorCode.UNAVAILABLE, f"{message}; its image needs /bin/sleep")
     try:
         _check_mount(pid, container_id, directory, shape)
+        idle = _only_child(pid)
         given = (variable.partition("=")[0] for variable in found["Config"].get("Env") or ())
-        return Container(container_id, pid, pidfd, frozenset({*given, *_ADDED}), place.of(pid))
+        added = frozenset({*given, *_ADDED})
+        return Container(container_id, pid, pidfd, idle, added, place.of(pid))
     except OSError as error:
         os.close(pidfd)
         message = f"what is mounted in the container cannot be looked at: {error.strerror}"
@@ -204,6 +238,25 @@ def _look(pid: int, shape: Shape) -> os.stat_result:
             if time.monotonic() > deadline:
                 raise
             time.sleep(_LOOK_SECONDS)
+
+
+def _children(pid: int) -> set[int]:
+    """Give a process's children (proc_pid_task(5)); none if it has ended."""
+    try:
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except (FileNotFoundError, ProcessLookupError):
+        return set()
+
+
+def _only_child(pid: int) -> int:
+    """Wait until a container's first process has started the one it waits for; gives that."""
+    deadline = time.monotonic() + _EXECUTED_SECONDS
+    while not (found := _children(pid)):
+        if time.monotonic() > deadline:
+            message = "the container does not start; its image needs /bin/sleep"
+            raise GatewayError(ErrorCode.UNAVAILABLE, message)
+        time.sleep(_LOOK_SECONDS)
+    return found.pop()
 
 
 def _is_in(pid: int, container_id: str) -> bool:

@@ -1,7 +1,7 @@
 """A program that runs in a container of its own, and its standard streams.
 
-It ends when its first process does, as under bubblewrap: then the container's init is killed, which
-ends whatever else runs there. Docker would wait for all who hold the output open instead.
+It ends when its first process does, as under bubblewrap: then whatever else runs in the container
+is killed, where Docker would wait for all who hold the output open.
 """
 
 import asyncio
@@ -81,10 +81,11 @@ class DockerJob:
         """See `Job`."""
         try:
             program = self._program = await self._end_of_program()
+            # Of a container that has ended Docker does not pass on all that was said.
+            if await self._container.end_programs() and self._tasks:
+                await asyncio.wait([self._tasks[-1]])
             self._container.kill()
             await self._container.ended()
-            if self._tasks:
-                await asyncio.wait([self._tasks[-1]])
         finally:
             self._container.kill()
             for task in self._tasks:

@@ -127,6 +127,13 @@ async def test_much_of_both_ways(sandboxes: Sandboxes) -> None:
     assert said.out == data
 
 
+async def test_much_that_was_said_before_it_ended(sandboxes: Sandboxes) -> None:
+    script = "(setsid sleep 60; echo no) & head -c 3000000 /dev/zero; exit 6"
+    said = await sandboxes.shell(script)
+    assert said.outcome[:2] == (6, None)
+    assert len(said.out) == 3000000
+
+
 async def test_input_that_nobody_takes(sandboxes: Sandboxes) -> None:
     said = await sandboxes.run("/bin/true", stdin=bytes(1 << 20))
     assert said.outcome.exit_code == 0
