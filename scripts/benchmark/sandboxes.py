@@ -96,6 +96,7 @@ def _bare(directory: str) -> float:
         caps=launching.Caps(),
         file_bytes=resource.RLIM_INFINITY,
         cgroup=None,
+        tenant_cgroup=None,
         stem=None,
         stdio=None,
         terminal=None,

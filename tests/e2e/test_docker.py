@@ -31,6 +31,10 @@ class Moved:
     def run(self, *argv: str, **given: Any) -> Any:
         return self.gateway.rpc(self.token, "sandbox.run", argv=argv, sandbox="docker", **given)
 
+    def has_cgroups(self) -> bool:
+        status: bool = self.gateway.rpc(self.token, "sandbox.status")["cgroups"]
+        return status
+
     def containers(self) -> list[dict[str, Any]]:
         label = f"{GATEWAY_LABEL}={self.gateway.state_dir}"
         found: list[dict[str, Any]] = self.api.containers(all=True, filters={"label": label})
@@ -87,6 +91,10 @@ def test_a_run_is_ended_by_name(moved: Moved) -> None:
     run = Run(moved.gateway, moved.token, "sleep", "60", sandbox="docker")
     (found,) = wait_running(moved.gateway, moved.token, 1)
     assert found["mode"] == "docker"
+    if moved.has_cgroups():
+        (container,) = moved.containers()
+        pid = moved.api.inspect_container(container["Id"])["State"]["Pid"]
+        assert f"/tenant-acme/{container['Id']}" in Path(f"/proc/{pid}/cgroup").read_text()
     moved.gateway.rpc(moved.token, "sandbox.kill", sandboxId=found["sandboxId"])
     run.join()
     assert run.result["signal"] == signal.SIGKILL
