@@ -248,7 +248,7 @@ async def test_terminal_keys(sandboxes: Sandboxes) -> None:
     job = await sandboxes.terminal("/bin/sh", size=Size(80, 24))
     assert job.terminal is not None
     os.write(job.terminal, b"(echo o''n; exec sleep 60)\n")
-    await until(job.terminal, b"\non\r\n")
+    await until(job.terminal, b"on\r\n")
     os.write(job.terminal, b"\x03echo after $?\n")
     await until(job.terminal, b"after 130\r\n")
     os.write(job.terminal, b"exit 4\n")
