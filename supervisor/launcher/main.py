@@ -47,6 +47,9 @@ async def _serve(
     found: Found,
 ) -> int:
     log = Log()
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _loop, context: log.broken("event loop", context.get("exception") or RuntimeError())
+    )
     stem_gone = asyncio.Event()
     stem = Stem(stem_channel, stem_gone.set)
     docker = _docker(spec, log)
