@@ -1,6 +1,5 @@
 """`sandbox.list|kill|status|explain`, choice and the tool `exec`, with a launcher that launches."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,28 +8,9 @@ import pytest
 
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
-from tests.e2e.sandboxes import Run, running, wait_running
+from tests.e2e.sandboxes import Run, check_explained, running, wait_running
 
 KEY = "agent:main:main"
-# What it sees of itself, as JSON.
-LOOK = """
-import json, os
-mounts = {}
-for line in open("/proc/self/mountinfo"):
-    _, _, _, _, path, options, *_ = line.split()
-    mounts[path] = options.split(",")[0] == "rw"
-status = dict(line.split(":\\t", 1) for line in open("/proc/self/status"))
-print(json.dumps({
-    "mounts": mounts,
-    "environment": dict(os.environ),
-    "uid": os.getuid(),
-    "cwd": os.getcwd(),
-    "capabilities": int(status["CapBnd"], 16) | int(status["CapEff"], 16),
-    "newPrivileges": int(status["NoNewPrivs"]) == 0,
-    "seccomp": int(status["Seccomp"]),
-    "interfaces": os.listdir("/sys/class/net") if os.path.exists("/sys/class/net") else [],
-}))
-"""
 
 
 class Two:
@@ -74,36 +54,7 @@ def test_a_sandbox_is_seen_and_ended_by_its_tenant_alone(two: Two) -> None:
 
 
 def test_what_is_explained_is_what_a_program_finds(two: Two) -> None:
-    asked = {"env": {"GREETING": "hi"}, "name": "lab", "cwd": "/tmp"}
-    explained = two.gateway.rpc(two.acme, "sandbox.explain", **asked)
-    ran = two.gateway.rpc(two.acme, "sandbox.run", argv=["python3", "-c", LOOK], **asked)
-    assert ran["exitCode"] == 0, ran
-    found = json.loads(ran["stdout"])
-    profile = {name: each["value"] for name, each in explained["profile"].items()}
-    assert profile["mode"] == ran["mode"]
-    environment = {name: each["value"] for name, each in explained["environment"].items()}
-    assert environment.items() <= found["environment"].items()
-    # What the C library and Python add by themselves.
-    assert found["environment"].keys() - environment.keys() <= {"PWD", "LC_CTYPE"}
-    assert explained["environment"]["GREETING"]["source"] == "call"
-    assert (found["uid"], found["cwd"]) == (profile["uid"], profile["cwd"])
-    assert (found["capabilities"], profile["capabilities"]) == (0, "none")
-    assert found["newPrivileges"] is profile["newPrivileges"] is False
-    assert (found["seccomp"], profile["seccomp"]) == (2, "allow-list")
-    assert (found["interfaces"], profile["network"]) == ([], "none")
-    told = {mount["path"]: mount.get("writable", False) for mount in explained["mounts"]}
-    for path, writable in found["mounts"].items():
-        # Each is one that is told of, or within one.
-        above = max((each for each in told if is_in(path, each)), key=len)
-        assert above != "/" or path == "/", path
-        if path == above and path not in ("/proc", "/dev"):  # there names cannot be made
-            assert writable is told[path], path
-    assert {path for path, writable in told.items() if writable} <= found["mounts"].keys()
-    assert told["/work"] is explained["usable"] is True
-
-
-def is_in(path: str, above: str) -> bool:
-    return path == above or path.startswith(above.rstrip("/") + "/")
+    check_explained(two.gateway, two.acme, "bubblewrap")
 
 
 def test_each_value_says_who_said_it(two: Two) -> None:

@@ -26,7 +26,11 @@ _SYSTEM: Final[Mapping[Mode, tuple[Mount, ...]]] = {
         Mount(path="/usr", holds="the machine's programs and libraries"),
         Mount(path="/etc", holds="what programs look up: users, certificates, names of libraries"),
     ),
-    "docker": (Mount(path="/", holds="the image"),),
+    "docker": (
+        Mount(path="/", holds="the image"),
+        Mount(path="/etc", holds="the image's, with users and names of the sandbox's own"),
+        Mount(path="/sys", holds="the machine's devices, as far as they are shown"),
+    ),
 }
 _OWN: Final = (
     Mount(path="/proc", holds="the sandbox's own processes"),
