@@ -8,6 +8,7 @@ import msgspec
 
 from supervisor.caps import report as caps_report
 from supervisor.isolation import Report
+from supervisor.launcher import bwrap
 from supervisor.registry import sqlite_is_sound
 from supervisor.zygote import jail
 
@@ -87,7 +88,7 @@ def caps(report: caps_report.Report) -> Check:
 
 def surroundings(report: Report) -> list[Check]:
     """Say what holds beside the jail."""
-    sqlite = sqlite_is_sound()
+    sqlite, found = sqlite_is_sound(), bwrap.find()
     return [
         Check(
             name="minimum",
@@ -102,6 +103,13 @@ def surroundings(report: Report) -> list[Check]:
             what="SQLite has no known corruption.",
             detail=apsw.sqlite_lib_version(),
             without="databases can be corrupted when a log is reset",
+        ),
+        Check(
+            name="bubblewrap",
+            holds=not found.lacking,
+            what="Tenants' programs can be run in sandboxes of the mode bubblewrap.",
+            detail=found.lacking or found.path,
+            without="sandboxes of that mode are refused; they are never made another way",
         ),
         Check(
             name="caller",

@@ -300,7 +300,7 @@ def test_nothing_names_the_machine_it_was_written_on() -> None:
 STARTS_PROGRAMS = {
     "supervisor.child": {"os.posix_spawn"},
     "supervisor.launcher.stem": {"os.fork", "os.execve"},
-    "supervisor.launcher.bubblewrap": {"subprocess"},
+    "supervisor.launcher.bwrap": {"subprocess"},
     "supervisor.launcher.docker_image": {"subprocess"},
 }
 _STARTING = re.compile(r"os\.(?:fork|forkpty|exec\w+|spawn\w+|posix_spawnp?|system|popen)\Z")

@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from protocol import environment, launching
 from scripts.benchmark import fleet
-from supervisor.launcher import bubblewrap, policy
+from supervisor.launcher import bubblewrap, bwrap, policy
 from supervisor.launcher.engine import Launch
 from supervisor.launcher.stem import memory_file
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
 
-BWRAP: Final = bubblewrap.find().path
+BWRAP: Final = bwrap.find().path
 ARGV: Final = ("/bin/true",)
 WARM_UP: Final = 10
 SAMPLES_AT_ONCE: Final = 20

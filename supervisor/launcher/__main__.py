@@ -57,10 +57,10 @@ def main(arguments: list[str]) -> int:
 
     stem = fork_stem(_adopt, leave)
     # Only now what is big, and what starts threads.
-    from supervisor.launcher import bubblewrap  # noqa: PLC0415
+    from supervisor.launcher import bwrap  # noqa: PLC0415
     from supervisor.launcher import main as launcher  # noqa: PLC0415
 
-    found = bubblewrap.find()
+    found = bwrap.find()
     confine_launcher(spec.own_policy)
     return launcher.run(spec, link, channel, stem, found)
 

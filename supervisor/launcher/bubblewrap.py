@@ -10,28 +10,19 @@ import contextlib
 import functools
 import os
 import resource
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from protocol import launching, limits
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.launcher.bubblewrap_job import BwrapJob, resize
+from supervisor.launcher.bwrap import Found
 from supervisor.launcher.engine import Job, Launch, Outcome
 from supervisor.launcher.stem import Start, Stem
 from supervisor.zygote import linux
 
 HOSTNAME: Final = "sandbox"
 USER: Final = "sandbox"
-FEATURES: Final = (
-    "--bind-fd",
-    "--block-fd",
-    "--disable-userns",
-    "--json-status-fd",
-    "--clearenv",
-    "--size",
-)
 UNFILTERED: Final = "its system calls cannot be filtered; install libseccomp"
 OPEN_FILES: Final = 1024
 _SCRATCH_BYTES: Final = 64 * limits.MIB
@@ -49,7 +40,6 @@ _DIRECTORY: Final = 4
 _BARRIER: Final = 5
 # Beside those of a sandbox: what else may run under the uid of a tenant, the worker's threads.
 _PROCESSES_BESIDE: Final = 512
-_PROBE_SECONDS: Final = 10.0
 
 
 @functools.cache
@@ -153,7 +143,7 @@ class Bubblewrap:
     mode: Final[launching.Mode] = "bubblewrap"
     makes_cgroups: Final = False
 
-    def __init__(self, stem: Stem, policy: bytes, found: "Found") -> None:
+    def __init__(self, stem: Stem, policy: bytes, found: Found) -> None:
         self._stem: Final = stem
         self._policy: Final = policy
         self._found: Final = found
@@ -248,27 +238,3 @@ class Bubblewrap:
     async def close(self) -> None:
         """See `Engine`."""
         self._stem.close()
-
-
-class Found(NamedTuple):
-    """bwrap on this machine: its path, and what keeps it from being used, if anything does."""
-
-    path: str
-    lacking: str
-
-
-def find() -> Found:
-    """Look for bwrap and what it can; runs it, so before that is forbidden."""
-    path = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
-    if path is None:
-        return Found("", "there is no bwrap; install bubblewrap")
-    try:
-        shown = subprocess.run(
-            [path, "--help"], capture_output=True, timeout=_PROBE_SECONDS, check=False, env={}
-        )
-    except (OSError, subprocess.SubprocessError) as error:
-        return Found(path, f"{path} cannot be run: {error}")
-    known = (shown.stdout + shown.stderr).decode(errors="replace")
-    missing = [feature for feature in FEATURES if feature not in known]
-    lacking = f"{path} has no {', '.join(missing)}; install a newer bubblewrap" if missing else ""
-    return Found(path, lacking)

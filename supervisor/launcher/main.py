@@ -16,7 +16,8 @@ import uvloop
 
 from protocol import aio, launching
 from supervisor.front.log import Log
-from supervisor.launcher.bubblewrap import Bubblewrap, Found
+from supervisor.launcher.bubblewrap import Bubblewrap
+from supervisor.launcher.bwrap import Found
 from supervisor.launcher.engine import Absent, Engine
 from supervisor.launcher.nurseries import Nurseries
 from supervisor.launcher.service import FROM_SUPERVISOR, Launcher, SupervisorLink
