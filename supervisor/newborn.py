@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from protocol import descriptors
@@ -67,10 +67,10 @@ class Newborn:
         self._child = Child(pid, self._ended)
         self._loop.add_reader(self.channel, self._on_channel)
 
-    def tell(self, order: bytes) -> bool:
-        """Send it its order; False if it is gone."""
+    def tell(self, order: bytes, entrances: Sequence[int] = ()) -> bool:
+        """Send it its order, and by what it enters its cgroup; False if it is gone."""
         try:
-            descriptors.send(self.channel, order)
+            descriptors.send(self.channel, order, entrances)
         except OSError:
             return False
         return True

@@ -6,7 +6,7 @@ there is none that answers, one is made for the request.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from protocol import limits
@@ -42,14 +42,16 @@ class Spares:
         self.wanted = 0
         """How many wait for a process now."""
 
-    async def take(self, shape: JailSpec, order: bytes) -> Newborn | None:
+    async def take(
+        self, shape: JailSpec, order: bytes, entrances: Sequence[int] = ()
+    ) -> Newborn | None:
         """Give one that has read its order; None if there is none of this shape that does."""
         while shape == self._shape and self.waiting:
             spare = self.waiting.pop(0)
             hangs = False
             try:
                 async with asyncio.timeout(limits.SPARE_ANSWER_SECONDS):
-                    if spare.tell(order) and await spare.told():
+                    if spare.tell(order, entrances) and await spare.told():
                         return spare
             except TimeoutError:
                 self._log.error("a spare hangs", pid=spare.child.pid)

@@ -6,7 +6,6 @@ Processes at a time: the present generation, a next one that starts beside it, a
 
 import asyncio
 import contextlib
-import functools
 import signal
 from collections.abc import Coroutine
 from typing import Any, Final
@@ -283,8 +282,9 @@ class TenantWorker:
     async def _start(self, process: WorkerProcess) -> None:
         try:
             jail = await self._around.jail_of(self.tenant)
-            admit = functools.partial(self._around.groups.admit, self.tenant)
-            await process.start(await self._around.zygote(), jail, admit)
+            zygote = await self._around.zygote()
+            async with self._around.groups.admission(self.tenant) as admission:
+                await process.start(zygote, jail, admission)
         except (SpawnError, GatewayError, OSError) as error:
             if isinstance(error, OSError):
                 # The gateway's own want (descriptors, say), which no waiting for this tenant ends.

@@ -8,7 +8,7 @@ import select
 import signal
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import msgspec
@@ -18,6 +18,7 @@ from protocol.errors import RemoteProtocolError
 from protocol.launching import LAUNCHER
 from protocol.meters import Histogram
 from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, WorkerSettings, WorkerSpec
+from supervisor.caps.tenants import Admission
 from supervisor.child import Child, Exit
 from supervisor.launcher_process import LauncherProcess
 from supervisor.lifecycle import EXIT_CONFIGURATION, Death
@@ -105,25 +106,25 @@ class WorkerProcess:
         self,
         zygote: ZygoteProcess,
         jail: JailSpec,
-        admit: Callable[[int], Awaitable[None]] | None = None,
+        admission: Admission | None = None,
     ) -> None:
         """Have it forked.
 
         Args:
             zygote: By whom.
             jail: How it is jailed.
-            admit: Takes its process id, and puts it under its tenant's caps or raises OSError. That
-                it is ready is not heard before.
+            admission: Puts it under its tenant's caps; that it is ready is not heard before.
 
         Raises:
             SpawnError: the zygote could not.
             OSError: there are no descriptors left.
         """
-        newborn = await zygote.spawn(jail, msgspec.msgpack.encode(self.spec))
+        entrances = () if admission is None else admission.entrances
+        newborn = await zygote.spawn(jail, msgspec.msgpack.encode(self.spec), entrances)
         LogPump(newborn.stderr, self._log)
-        if admit is not None:
+        if admission is not None:
             try:
-                await admit(newborn.child.pid)
+                await admission.admit(newborn.child.pid)
             except OSError as error:
                 self.signal(signal.SIGKILL, f"it cannot be put into its cgroup: {error}")
         self._newborn = newborn

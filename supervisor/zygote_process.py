@@ -103,12 +103,13 @@ class ZygoteProcess:
             raise
         self.spares.refill()
 
-    async def spawn(self, jail: JailSpec, entry: bytes) -> Newborn:
+    async def spawn(self, jail: JailSpec, entry: bytes, entrances: Sequence[int] = ()) -> Newborn:
         """Give a process that is a child of this one and has been told whose worker it is.
 
         Args:
             jail: How it is jailed.
             entry: What it is told, opaque to the zygote.
+            entrances: Files by which it enters its cgroup; the caller's to close.
 
         Raises:
             SpawnError: the zygote refused, is gone, or did not answer in time.
@@ -119,10 +120,10 @@ class ZygoteProcess:
         )
         self.spares.wanted += 1
         try:
-            found = await self.spares.take(jail.shape, order)
+            found = await self.spares.take(jail.shape, order, entrances)
             if found is None:
                 found = await self._make(jail.shape)
-                found.tell(order)  # if it has ended already, its status says why
+                found.tell(order, entrances)  # if it has ended already, its status says why
             self.spares.started(found)
             return found
         finally:

@@ -42,6 +42,14 @@ class Group(Protocol):
     def adopt(self, pid: int) -> None:
         """Move a process into it; its children are born there."""
 
+    def entrances(self) -> list[int]:
+        """Open the files by which a single thread goes in itself, if this version has such.
+
+        Writing "0" to each moves the thread that writes, whatever it may otherwise do, and costs
+        nearly nothing: unlike `adopt` it need not wait for every processor. Whoever is given them
+        can move nobody but what it could already signal. The caller's to close.
+        """
+
     def usage(self) -> Usage:
         """Give what it uses."""
 

@@ -1,7 +1,10 @@
 """The cgroups of all tenants: made when a worker wakes, removed when nothing of it runs."""
 
-from collections.abc import Callable
-from typing import Final
+import contextlib
+import functools
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Final, NamedTuple
 
 from protocol.launching import Caps
 from supervisor.caps.group import Group, Usage
@@ -11,6 +14,27 @@ from supervisor.disk import Disk
 WORKER: Final = "worker"
 WORKER_WEIGHT: Final = 1000
 """Against 100 of each of its sandboxes: it answers for them, also while they use what they can."""
+
+
+class Admission(NamedTuple):
+    """A way into a tenant's cgroup.
+
+    Attributes:
+        entrances: Files by which the process itself goes in, before it does anything else.
+        by_pid: Moves it, by its process id; raises OSError. None where there is nothing to do.
+    """
+
+    entrances: Sequence[int] = ()
+    by_pid: Callable[[int], Awaitable[None]] | None = None
+
+    async def admit(self, pid: int) -> None:
+        """Have a process in the tenant's cgroup when this returns, if it still lives.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        if not self.entrances and self.by_pid is not None:
+            await self.by_pid(pid)
 
 
 class _Tenant:
@@ -45,17 +69,26 @@ class TenantGroups:
         """Give what `supervisor.caps.place.reopen` opens a tenant's cgroup by."""
         return None if self._claimed is None else self._claimed.path_of(tenant)
 
-    async def admit(self, tenant: str, pid: int) -> None:
-        """Move a worker into its tenant's cgroup, made if it is not there, with its caps set.
+    @contextlib.asynccontextmanager
+    async def admission(self, tenant: str) -> AsyncIterator[Admission]:
+        """Give the way into a tenant's cgroup, made if it is not there, with its caps set.
 
         Raises:
-            OSError: the system refuses; the process may do nothing for the tenant then.
+            OSError: the system refuses; no process may do anything for the tenant then.
         """
-        if self._claimed is not None:
-            self._leaving.pop(tenant, None)
-            await self._thread(self._admit, self._claimed, tenant, pid)
+        if self._claimed is None:
+            yield Admission()
+            return
+        self._leaving.pop(tenant, None)
+        worker = await self._thread(self._open, self._claimed, tenant)
+        entrances = worker.entrances()
+        try:
+            yield Admission(entrances, functools.partial(self._admit, worker))
+        finally:
+            for entrance in entrances:
+                os.close(entrance)
 
-    def _admit(self, claimed: Claimed, tenant: str, pid: int) -> None:
+    def _open(self, claimed: Claimed, tenant: str) -> Group:
         try:
             known = self._tenants.get(tenant)
             if known is None:
@@ -65,12 +98,15 @@ class TenantGroups:
             known.worker = worker = known.group.child(WORKER)
             worker.weigh(WORKER_WEIGHT)
             known.oom_kills = min(known.oom_kills, worker.oom_kills())
-            worker.adopt(pid)
-        except ProcessLookupError:
-            pass  # it has ended already, which is told elsewhere
-        except OSError:
+        except OSError as error:
             self._tenants.pop(tenant, None)  # perhaps it was removed behind our back
-            raise
+            msg = f"it cannot be put into its cgroup: {error.strerror}"
+            raise OSError(error.errno, msg) from error
+        return worker
+
+    async def _admit(self, worker: Group, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):  # it has ended, which is told elsewhere
+            await self._thread(worker.adopt, pid)
 
     async def limit(self, *tenants: str) -> dict[str, str]:
         """Have the caps of these tenants be what they are now; gives what could not be, by tenant.

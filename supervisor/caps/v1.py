@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -108,6 +109,16 @@ class Cgroup1:
         """See `Group`."""
         for directory in self.directories:
             files.write(directory / "cgroup.procs", pid)
+
+    def entrances(self) -> list[int]:
+        """See `Group`."""
+        with contextlib.ExitStack() as undo:
+            opened = []
+            for directory in self.directories:
+                opened.append(os.open(directory / "tasks", os.O_WRONLY | os.O_CLOEXEC))
+                undo.callback(os.close, opened[-1])
+            undo.pop_all()
+        return opened
 
     def usage(self) -> Usage:
         """See `Group`."""

@@ -24,6 +24,8 @@ from protocol import descriptors
 from protocol.descriptors import WorkerDescriptors
 from supervisor.zygote import jail, linux, roots, seccomp
 from supervisor.zygote.spec import (
+    ENTRANCES_MAX,
+    MYSELF,
     SPAWN_DESCRIPTORS,
     TOLD,
     WAITING,
@@ -218,12 +220,24 @@ def _wait_for_order(program: Program) -> Order:
         program.rehearse()
     try:
         descriptors.send(channel, WAITING)
-        payload, _ = descriptors.receive(channel, descriptors_max=0)
+        payload, entrances = descriptors.receive(channel, ENTRANCES_MAX)
         descriptors.send(channel, TOLD)
     except (EOFError, ConnectionError):
         _exit(0)  # nobody needs it
     channel.detach()
+    _join(entrances)
     return _order_decoder.decode(payload)
+
+
+def _join(entrances: list[int]) -> None:
+    """Go into the cgroups that these files belong to, and close them.
+
+    Raises:
+        OSError: the kernel refuses; nothing may be done for the tenant.
+    """
+    for entrance in entrances:
+        os.write(entrance, MYSELF)
+        os.close(entrance)
 
 
 def _exit(code: int) -> NoReturn:

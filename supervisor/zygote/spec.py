@@ -110,6 +110,10 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     entry: bytes
 
 
+ENTRANCES_MAX: Final = 8
+"""How many files an order may come with, each of which the process writes `MYSELF` to."""
+MYSELF: Final = b"0"
+"""By which a cgroup of version 1 knows the thread that writes it to `tasks`."""
 WAITING: Final = b"waiting"
 """What a newborn sends on its descriptor channel before it waits for its order."""
 TOLD: Final = b"told"
