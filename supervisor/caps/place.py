@@ -17,8 +17,10 @@ from supervisor.caps.v1 import Cgroup1
 from supervisor.caps.v2 import Cgroup2
 
 GATEWAY: Final = "gateway"
-GATEWAY_WEIGHT: Final = 10_000
+GATEWAY_WEIGHT: Final = 1000
 """What all tenants need goes before what any of them does."""
+WEIGHT_BESIDE_PROCESSES: Final = 1000
+"""Of all together, where every single process beside them weighs 100."""
 Cgroup = Cgroup1 | Cgroup2
 _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
@@ -66,6 +68,8 @@ class Base(NamedTuple):
             self.group.share()
             root.share()
             leaf.weigh(GATEWAY_WEIGHT)
+            if root.VERSION == 1:
+                root.weigh(WEIGHT_BESIDE_PROCESSES)
         except BaseException:
             with contextlib.suppress(OSError):
                 claimed.leave()
