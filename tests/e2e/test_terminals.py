@@ -143,6 +143,7 @@ def test_a_shell_on_the_command_line(gateway: Shells) -> None:
         child.expect("31 97\r\n")
         child.sendline("trap 'echo size is $(stty size)' WINCH; echo trap''ped")
         child.expect("trapped\r\n")
+        child.expect_exact(PROMPT)  # until then bash may put back the size that it has just read
         child.setwinsize(43, 132)
         child.expect("size is 43 132\r\n")
         child.sendline("exit 7")
