@@ -25,7 +25,7 @@ def command(as_json: bool) -> None:
     try:
         report, caps_report = isolation.look(config.isolation), caps.look(config.caps.cgroup)
         surroundings = [*checkup.surroundings(report), checkup.caps(caps_report)]
-        checks = [*surroundings, *checkup.steps(report)]
+        checks = [*surroundings, *checkup.docker(config.sandbox), *checkup.steps(report)]
     except OSError as error:
         fail(f"cannot be examined: {error}", ExitCode.CONFIGURATION)
     if as_json:

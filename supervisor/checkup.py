@@ -7,6 +7,7 @@ import apsw
 import msgspec
 
 from supervisor.caps import report as caps_report
+from supervisor.config import SandboxSection
 from supervisor.isolation import Report
 from supervisor.launcher import bwrap
 from supervisor.registry import sqlite_is_sound
@@ -84,6 +85,27 @@ def caps(report: caps_report.Report) -> Check:
         detail=report.refusal or report.summary().removeprefix("caps: "),
         without="one tenant's sandboxes can use up memory, processors and process ids of all",
     )
+
+
+def docker(section: SandboxSection) -> list[Check]:
+    """Say whether sandboxes can be had of Docker; nothing where it is not set up."""
+    asked = section.docker
+    if "docker" not in section.allowed or not (asked.images or section.mode == "docker"):
+        return []
+    from supervisor.launcher import docker_client  # noqa: PLC0415 - few configurations have it
+
+    holds, detail = docker_client.look(asked.host, asked.runtime, asked.images)
+    if not asked.images:
+        holds, detail = False, "no image is named in sandbox.docker.images"
+    return [
+        Check(
+            name="docker",
+            holds=holds,
+            what="Tenants' programs can be run in sandboxes of the mode docker.",
+            detail=detail,
+            without="sandboxes of that mode are refused; they are never made another way",
+        )
+    ]
 
 
 def surroundings(report: Report) -> list[Check]:

@@ -137,7 +137,7 @@ class Bubblewrap:
     Args:
         stem: What forks.
         policy: The system calls of sandboxes.
-        found: What `find` gave.
+        found: What `bwrap.find` gave.
     """
 
     mode: Final[launching.Mode] = "bubblewrap"

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -84,6 +84,57 @@ def connect(host: str) -> Api:
         return docker.APIClient(base_url=host, version="auto", timeout=SECONDS_MAX)
 
 
+def _facts(api: Api) -> Facts:
+    info: dict[str, Any] = api.info()
+    return Facts(
+        version=info.get("ServerVersion", ""),
+        api=api.api_version,
+        cgroup_driver=info.get("CgroupDriver", "none"),
+        runtimes=frozenset(info.get("Runtimes") or ()),
+        security=tuple(info.get("SecurityOptions") or ()),
+    )
+
+
+def lacking(facts: Facts, runtime: str | None) -> str:
+    """Say what keeps a daemon from being used; empty if nothing does."""
+    if runtime is not None and runtime not in facts.runtimes:
+        known = ", ".join(sorted(facts.runtimes))
+        return f"it has no runtime {runtime} (sandbox.docker.runtime), only {known}"
+    if any("name=rootless" in option for option in facts.security):
+        return "it is a rootless one, in which a tenant's uid is another"
+    if not any("name=seccomp" in option for option in facts.security):
+        return "it cannot restrict system calls"
+    if facts.cgroup_driver == "none":
+        return "it cannot limit what containers use"
+    return ""
+
+
+def _has(api: Api, image: str) -> bool:
+    try:
+        api.inspect_image(image)
+    except docker.errors.ImageNotFound:
+        return False
+    return True
+
+
+def look(host: str, runtime: str | None, images: Mapping[str, str]) -> tuple[bool, str]:
+    """Say whether sandboxes could be had of a daemon now, and what it is or lacks; blocks."""
+    try:
+        api = connect(host)
+        try:
+            with explained(host):
+                facts = _facts(api)
+                missing = [name for name, image in images.items() if not _has(api, image)]
+        finally:
+            api.close()
+    except GatewayError as error:
+        return False, error.message
+    reason = lacking(facts, runtime)
+    if missing:
+        reason = f"it has no image {', '.join(missing)}; openclaw sandbox image build makes one"
+    return not reason, reason or f"Docker {facts.version}"
+
+
 class Client:
     """A daemon.
 
@@ -119,15 +170,7 @@ class Client:
         Raises:
             GatewayError: UNAVAILABLE, it cannot be reached.
         """
-        info: dict[str, Any] = await self.call(lambda api: api.info())
-        assert self._api is not None
-        return Facts(
-            version=info.get("ServerVersion", ""),
-            api=self._api.api_version,
-            cgroup_driver=info.get("CgroupDriver", "none"),
-            runtimes=frozenset(info.get("Runtimes") or ()),
-            security=tuple(info.get("SecurityOptions") or ()),
-        )
+        return await self.call(_facts)
 
     def close(self) -> None:
         """Let go of the daemon; what is being asked is not waited for."""

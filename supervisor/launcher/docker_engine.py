@@ -12,7 +12,7 @@ from protocol import launching
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.caps import place
 from supervisor.launcher import docker_container, docker_stream
-from supervisor.launcher.docker_client import Client, Facts
+from supervisor.launcher.docker_client import Client, Facts, lacking
 from supervisor.launcher.docker_container import Container
 from supervisor.launcher.docker_etc import Etc
 from supervisor.launcher.docker_job import DockerJob
@@ -27,20 +27,6 @@ DEFAULT_IMAGE: Final = "default"
 # Pressed for hours to leave a terminal: there is no way to have none, and the usual keys are used.
 _DETACH_KEYS: Final = ",".join(["ctrl-@"] * 24)
 _LOOK_SECONDS: Final = 0.02
-
-
-def lacking(facts: Facts, runtime: str | None) -> str:
-    """Say what keeps a daemon from being used; empty if nothing does."""
-    if runtime is not None and runtime not in facts.runtimes:
-        known = ", ".join(sorted(facts.runtimes))
-        return f"it has no runtime {runtime} (sandbox.docker.runtime), only {known}"
-    if any("name=rootless" in option for option in facts.security):
-        return "it is a rootless one, in which a tenant's uid is another"
-    if not any("name=seccomp" in option for option in facts.security):
-        return "it cannot restrict system calls"
-    if facts.cgroup_driver == "none":
-        return "it cannot limit what containers use"
-    return ""
 
 
 class DockerEngine:

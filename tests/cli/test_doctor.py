@@ -76,3 +76,43 @@ def test_a_machine_below_the_minimum(state_dir: Path) -> None:
 def test_isolation_none_is_no_failure(state_dir: Path) -> None:
     (state_dir / "config.yaml").write_text("isolation: {mode: none}\n")
     assert doctor(state_dir, "namespaces", "landlock_create_ruleset").returncode == 0
+
+
+def test_docker_is_looked_at_where_it_is_set_up(state_dir: Path) -> None:
+    assert "docker" not in {check["name"] for check in json.loads(doctor(state_dir).stdout)}
+    host = f"unix://{state_dir}/nobody.sock"
+    (state_dir / "config.yaml").write_text(
+        f"sandbox: {{docker: {{host: '{host}', images: {{base: 'sha256:{'0' * 64}'}}}}}}\n"
+    )
+    done = doctor(state_dir)
+    assert done.returncode == 0  # bubblewrap serves on
+    (found,) = [check for check in json.loads(done.stdout) if check["name"] == "docker"]
+    assert not found["holds"]
+    assert f"no Docker daemon answers at {host}" in found["detail"]
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(
+    ("runtime", "image", "detail"),
+    [
+        (None, None, "Docker "),
+        ("runsc", None, "it has no runtime runsc"),
+        (None, f"sha256:{'0' * 64}", "it has no image base"),
+    ],
+    ids=["good", "runtime", "image"],
+)
+def test_docker(
+    state_dir: Path,
+    dockerd: str,
+    docker_image: str,
+    runtime: str | None,
+    image: str | None,
+    detail: str,
+) -> None:
+    docker = {"host": dockerd, "images": {"base": image or docker_image}, "runtime": runtime}
+    (state_dir / "config.yaml").write_text(json.dumps({"sandbox": {"docker": docker}}))
+    (found,) = [
+        check for check in json.loads(doctor(state_dir).stdout) if check["name"] == "docker"
+    ]
+    assert found["holds"] is (runtime is None and image is None)
+    assert found["detail"].startswith(detail)
