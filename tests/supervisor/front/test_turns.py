@@ -42,6 +42,19 @@ async def test_one_of_each_payer_has_its_turn() -> None:
     assert rounds == [["a1", "b1", "n1"], ["a2"], ["a3"]]
 
 
+async def test_a_turn_of_the_loop_has_few_tenants_turns_and_each_comes() -> None:
+    turns = Turns()
+    served: list[int] = []
+    tenants = 3 * limits.TURNS_AT_ONCE
+    for tenant in [*range(tenants)] * 2:
+        turns.wait(tenant, partial(served.append, tenant))
+    for _ in range(6):
+        before = len(served)
+        await asyncio.sleep(0)
+        assert len(served) - before == limits.TURNS_AT_ONCE
+    assert served == [*range(tenants)] * 2
+
+
 async def test_a_small_read_waits_for_nothing_and_a_big_one_for_its_turn() -> None:
     socket = Socket()
     reading = Reading(socket, Turns())
