@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import resource
@@ -79,10 +78,13 @@ class BwrapJob:
                 return  # it has ended, and `wait` says why
             self._report += data
         inner, _ = _read_status(self._report)
+        if inner is None:
+            message = "the sandbox's limits cannot be set: bwrap does not say where it is"
+            raise GatewayError(ErrorCode.UNAVAILABLE, message)
         try:
-            if inner is None:
-                raise ProcessLookupError(errno.ESRCH, "bwrap does not say where it is")
             resource.prlimit(inner, resource.RLIMIT_NPROC, (most, most))
+        except ProcessLookupError:
+            return  # bwrap could not make it, and `wait` says why
         except OSError as error:
             message = f"the sandbox's limits cannot be set: {error.strerror}"
             raise GatewayError(ErrorCode.UNAVAILABLE, message) from error
