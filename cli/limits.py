@@ -190,7 +190,7 @@ def _camel(field: str) -> str:
 def _text(field: str, value: Given) -> str:
     if isinstance(value, int) and field.endswith("_bytes"):
         return size_text(value)
-    return str(value) if isinstance(value, str) else f"{value:g}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @click.command("limits")

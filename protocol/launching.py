@@ -15,6 +15,7 @@ import msgspec
 from protocol import limits
 from protocol.errors import RemoteProtocolError
 from protocol.names import ACCOUNT_ID_PATTERN
+from protocol.spawn import StorageRefusal
 
 Mode = Literal["bubblewrap", "docker"]
 """How a sandbox is made; one surface."""
@@ -102,6 +103,16 @@ class Place(_Message, frozen=True, kw_only=True):
     gid: int
     ceilings: Ceilings
     cgroup: str | None = None
+
+
+class Hold(_Message, frozen=True, kw_only=True):
+    """Body of the event `hold`, sent to the launcher: why a tenant may run nothing, None if it may.
+
+    What runs ends at once, and what is asked for is refused.
+    """
+
+    tenant: str
+    refusal: StorageRefusal | None
 
 
 LAUNCHER: Final = b"launcher"

@@ -1,10 +1,11 @@
 """What the supervisor tells a process at its start, and asks the front later."""
 
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 
 from protocol import limits
+from protocol.errors import ErrorCode, GatewayError
 
 EXIT_OUT_OF_MEMORY: Final = 12
 """How a worker ends that has reached its memory limit; the number is that of ENOMEM."""
@@ -24,6 +25,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """After how long without work it says so (event `idle`), to be parked; 0 is never."""
     supersedes: bool = False
     """Whether another generation serves, and goes on if this one does not start."""
+    storage: "StorageRefusal | None" = None
+    """Why it may not write, if it may not; the event `storage` says when that changes."""
 
 
 class Idle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +65,21 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True):
     """How the front is confined; its meaning is the privileged side's."""
     supervised: frozenset[str] = frozenset()
     """The methods of tenants that are not for their workers; asked as `tenant.request`."""
+
+
+class StorageRefusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of the event `storage`, sent to a worker: why it may not write; `null` when it may.
+
+    What makes less of what there is goes on, so that a tenant can get below its limit again.
+    """
+
+    code: Literal["QUOTA_EXCEEDED", "UNAVAILABLE"]
+    message: str
+    details: dict[str, int | str] = {}
+
+    def error(self) -> GatewayError:
+        """Give the refusal of a call."""
+        return GatewayError(ErrorCode[self.code], self.message, **self.details)
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from protocol.control.shapes import (
     CreatedToken,
     CreateTenant,
     CreateToken,
+    EffectiveLimits,
     Reloaded,
     RotateToken,
     TenantStatus,
@@ -32,12 +33,15 @@ from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.meters import FrontMeters
 from protocol.spawn import TenantAccess, TenantLoad, TenantsUpdate, TokenGrant
 from supervisor.caps.effective import shown
+from supervisor.caps.group import Usage
+from supervisor.caps.tenants import TenantGroups
 from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess, parts
 from supervisor.logs import Log
 from supervisor.meters import Meters, Snapshot
 from supervisor.reconcile import Wanted
 from supervisor.registry import Tenant
+from supervisor.storage import Storage
 from supervisor.tenants import TenantDesk
 from supervisor.workers import Workers
 
@@ -64,6 +68,14 @@ class Around(Protocol):
     @property
     def meters(self) -> Meters:
         """What has been counted."""
+
+    @property
+    def groups(self) -> TenantGroups:
+        """The tenants' cgroups."""
+
+    @property
+    def storage(self) -> Storage:
+        """Who may write."""
 
     @property
     def pids(self) -> dict[str, int]:
@@ -266,17 +278,30 @@ class Actions:
         status = self._workers.status(
             tenant, view.state, load.get(tenant, TenantLoad()), history=True
         )
-        return msgspec.structs.replace(status, limits=view.effective_limits)
+        return (await self._with_use([status], {tenant: view.effective_limits}))[0]
 
     async def status(self, after: str, limit: int) -> list[TenantStatus]:
         """See `TenantActions`."""
         load = await self._load()
         wanted = heapq.nsmallest(limit, (name for name in self.rows if name > after))
-        return [self._row_status(self.rows[name], load.get(name, TenantLoad())) for name in wanted]
+        rows = [self.rows[name] for name in wanted]
+        statuses = [
+            self._workers.status(row.id, row.state, load.get(row.id, TenantLoad()), history=False)
+            for row in rows
+        ]
+        effective = {row.id: shown(row.limits, self._desk.caps) for row in rows}
+        return await self._with_use(statuses, effective)
 
-    def _row_status(self, row: Tenant, load: TenantLoad) -> TenantStatus:
-        status = self._workers.status(row.id, row.state, load, history=False)
-        return msgspec.structs.replace(status, limits=shown(row.limits, self._desk.caps))
+    async def _with_use(
+        self, statuses: list[TenantStatus], effective: dict[str, EffectiveLimits]
+    ) -> list[TenantStatus]:
+        """Add what these use, and what they may."""
+        names = [status.tenant_id for status in statuses]
+        used = await self._reading(self._around.groups.usages, names)
+        return [
+            _used(status, effective[status.tenant_id], used.get(status.tenant_id), self._around)
+            for status in statuses
+        ]
 
     async def reload(self, *, actor: str) -> Reloaded:
         """See `TenantActions`."""
@@ -291,6 +316,8 @@ class Actions:
         snapshot = Snapshot(
             counted=copy.deepcopy(self._around.meters),
             front=await self._front_meters(),
+            stopped=self._around.storage.stopped,
+            disk=self._desk.tenants_directory,
             states=self._workers.states({row.id: row.state for row in self.rows.values()}),
             pids=self._around.pids,
         )
@@ -352,6 +379,23 @@ class Actions:
 def _access(row: Tenant, tokens: dict[str, dict[str, TokenGrant]]) -> TenantAccess:
     return TenantAccess(
         tenant=row.id, enabled=row.state == "enabled", tokens=tokens.get(row.id, {})
+    )
+
+
+def _used(
+    status: TenantStatus, limits: EffectiveLimits, used: Usage | None, around: Around
+) -> TenantStatus:
+    counted = around.storage.counted(status.tenant_id)
+    refusal = around.storage.refusal(status.tenant_id)
+    return msgspec.structs.replace(
+        status,
+        memory_bytes=used.memory_bytes if used else status.memory_bytes,
+        cpu_seconds=round(used.cpu_seconds, 3) if used else status.cpu_seconds,
+        pids=used.pids if used else None,
+        disk_bytes=counted.bytes if counted else None,
+        disk_inodes=counted.inodes if counted else None,
+        stopped=refusal.message if refusal else None,
+        limits=limits,
     )
 
 

@@ -53,6 +53,11 @@ class Report(NamedTuple):
         """The front's uid: as root the first of the range, else the gateway's own (None)."""
         return self.section.uid_first if self.found.root else None
 
+    @property
+    def disk_uid(self) -> int:
+        """Of the process that counts: as root the one after the front's, else the gateway's own."""
+        return self.section.uid_first + 1 if self.found.root else os.geteuid()
+
     def front_jail(self, state_root: Path, *readable: Path) -> JailSpec:
         """Give the jail of the front, which may read `readable` beside the libraries."""
         return self._jail("front", state_root, self.front_uid, FRONT_LIMITS, readable)

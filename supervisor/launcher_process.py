@@ -109,6 +109,12 @@ class LauncherProcess:
         except (GatewayError, TimeoutError) as error:
             self._log.error("sandboxes still end", tenant=tenant, error=str(error))
 
+    def hold(self, hold: launching.Hold) -> None:
+        """Have a tenant run nothing, or again."""
+        if not self._end.closed:
+            self._end.link.send(frames.Event("hold", msgspec.json.encode(hold)))
+            self._end.flush()
+
     def check_alive(self) -> None:
         """Ping it; one that has missed three is killed and will be replaced."""
         if not self._end.closed:

@@ -71,7 +71,7 @@ class Event(enum.Enum):
     SUSPEND = "suspend"
     """An operator takes the tenant out of service."""
     RESUME = "resume"
-    """An operator takes it back."""
+    """An operator takes it back; or what it was held back for is over."""
     EXITED = "exited"
     """The process ended, and nothing says that it would fail again."""
     FAILED = "failed"
@@ -159,6 +159,7 @@ TABLE: Final[dict[tuple[State, Event], tuple[State, Action]]] = {
     (_S.FAILED, _E.RESTART): (_S.STARTING, _A.SPAWN),
     (_S.FAILED, _E.STOP): (_S.ABSENT, _A.NOTHING),
     (_S.FAILED, _E.SUSPEND): (_S.SUSPENDED, _A.NOTHING),
+    (_S.FAILED, _E.RESUME): (_S.ABSENT, _A.NOTHING),
     (_S.SUSPENDED, _E.WANTED): (_S.SUSPENDED, _A.REFUSE),
     (_S.SUSPENDED, _E.RESTART): (_S.SUSPENDED, _A.REFUSE),
     (_S.SUSPENDED, _E.SUSPEND): (_S.SUSPENDED, _A.NOTHING),
@@ -220,6 +221,8 @@ class Death(NamedTuple):
     generation: int = 0
     out_of_memory: bool = False
     """Whether it ended for want of memory: at its limit or, as it looks, by the kernel."""
+    outlawed: bool = False
+    """Whether it was ended for what another one must not go on with."""
 
 
 class Lifecycle:
@@ -274,7 +277,7 @@ class Lifecycle:
             return self.on(Event.EXITED, death.at)
         self.deaths.append(death)
         self.reason = death.cause
-        if death.exit_code in (EXIT_WOULD_FAIL_AGAIN, EXIT_CONFIGURATION):
+        if death.outlawed or death.exit_code in (EXIT_WOULD_FAIL_AGAIN, EXIT_CONFIGURATION):
             return self.on(Event.FAILED, death.at)
         served = self._service(death.at)
         if self._restarts and served - self._restarts[-1] >= CLEAN_SECONDS:

@@ -16,9 +16,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from protocol import launching, limits
-from protocol.control.shapes import NO_LIMITS, Reloaded
+from protocol.control.shapes import Reloaded
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
-from protocol.launching import Caps
 from protocol.methods import answered_by
 from protocol.spawn import (
     FrontSettings,
@@ -29,25 +28,26 @@ from protocol.spawn import (
 from supervisor import isolation, sandboxes
 from supervisor.actions import Actions
 from supervisor.alerts import Alert, AlertCommand
-from supervisor.caps.effective import effective
 from supervisor.caps.report import Report
-from supervisor.caps.tenants import TenantGroups
 from supervisor.child import FIRST_DESCRIPTOR
 from supervisor.config import Config
 from supervisor.control.plane import ControlPlane
 from supervisor.disk import Disk
+from supervisor.disk_process import DiskProcess
 from supervisor.front_process import FrontProcess
 from supervisor.front_requests import FrontRequests
 from supervisor.keeper import Keeper
 from supervisor.launcher_process import LauncherProcess
+from supervisor.limiting import Limiting
 from supervisor.logs import Log
 from supervisor.meters import Meters, watch_loop
 from supervisor.moments import unix_ms
 from supervisor.notify import Notifier
 from supervisor.reception import front_settings, listen, stage_certificate, url_of
 from supervisor.reconcile import Wanted
+from supervisor.registry import Tenant
 from supervisor.reload import Reloader
-from supervisor.state import StateError, StateLock, StateRoot
+from supervisor.state import StateLock, StateRoot, check_uids
 from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import SHARED_UIDS, TenantDesk
 from supervisor.terminal_audit import TerminalAudit
@@ -111,20 +111,25 @@ class Supervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._generation = self._desk.registry.next_epoch() * GENERATIONS_PER_EPOCH
-        self.groups: Final = TenantGroups(reports.caps.claimed, self._caps_of)
+        floor_bytes = config.caps.disk_floor_bytes
+        self._limiting: Final = Limiting(reports.caps.claimed, floor_bytes, self, log)
+        self.groups: Final = self._limiting.groups
         """See `supervisor.surroundings.Surroundings`."""
-        self._workers: Final = Workers(self, log)
+        self.storage: Final = self._limiting.storage
+        """See `supervisor.surroundings.Surroundings`."""
+        self.workers: Final = Workers(self, log)
         read = functools.partial(self._disk, read_config)
         self._reloader: Final = Reloader(config, read, self, log, self._notifier)
-        self._actions: Final = Actions(self._desk, self._disk, self, self._workers, log)
+        self._actions: Final = Actions(self._desk, self._disk, self, self.workers, log)
         self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
         self._terminals: Final = TerminalAudit(self._desk, self._disk, self._spawn_task)
         tenant_requests = TenantRequests(self._actions, time.monotonic)
-        self._requests: Final = FrontRequests(self._workers, self._control, tenant_requests)
-        kept = (self._workers.reconcile, self._spawn_task, log, self.meters.respawns)
+        self._requests: Final = FrontRequests(self.workers, self._control, tenant_requests)
+        kept = (self.workers.reconcile, self._spawn_task, log, self.meters.respawns)
         self._fronts: Final = Keeper("front", self._start_front, *kept)
         self._zygotes: Final = Keeper("zygote", self._start_zygote, *kept)
         self._launchers: Final = Keeper("launcher", self._start_launcher, *kept)
+        self._disks: Final = Keeper("disk", self._start_disk, *kept)
         self._listener: socket.socket
 
     # Start and stop
@@ -144,10 +149,10 @@ class Supervisor:
             SpawnError: the zygote does not start; the log says why.
         """
         set_title("openclaw: supervisor")
-        stage_certificate(self._config.gateway, self._tls, self._isolation.front_uid)
+        stage_certificate(self.config.gateway, self._tls, self._isolation.front_uid)
         if self._desk.audit.repaired_bytes:
             self._log.warning("audit repaired", bytes_cut=self._desk.audit.repaired_bytes)
-        self._listener = listen(self._config.gateway.host, self._config.gateway.port)
+        self._listener = listen(self.config.gateway.host, self.config.gateway.port)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
@@ -158,12 +163,13 @@ class Supervisor:
             self._check_owner()
             await self._fronts.start()
             await self._launchers.start()
+            await self._disks.start()
             await zygote
             self._spawn_task(self._actions.finish_deletions())
-            self._spawn_task(self._workers.watch())
+            self._spawn_task(self.workers.watch())
             self._spawn_task(self._watch_shared())
             self._spawn_task(watch_loop(self.meters.loop_lag))
-            url = url_of(self._listener, secure=self._config.gateway.tls is not None)
+            url = url_of(self._listener, secure=self.config.gateway.tls is not None)
             self._lock.announce(url)
             held = {"isolation": self._isolation.summary(), "caps": self._caps.summary()}
             self._log.info("gateway ready", url=url, **held)
@@ -180,26 +186,16 @@ class Supervisor:
             raise self._failure
 
     def _check_owner(self) -> None:
-        strangers = [row.id for row in self._actions.rows.values() if row.uid is None]
-        if os.geteuid() == 0 and strangers:
-            msg = (
-                f"{self._root} was made by an ordinary user ({strangers[0]} has no uid of its "
-                "own); run the gateway as that user, or use another state directory"
-            )
-            raise StateError(msg)
-        given = self._desk.registry.uids_given()
-        first = self._config.isolation.uid_first
-        if os.geteuid() == 0 and first < given.stop and given.start < first + SHARED_UIDS:
-            msg = (
-                f"isolation.uid_first: the gateway's own processes would get uids from {first}, "
-                f"which tenants have had; name one from {given.stop} on"
-            )
-            raise StateError(msg)
+        if os.geteuid() == 0:
+            strangers = [row.id for row in self._actions.rows.values() if row.uid is None]
+            first = self.config.isolation.uid_first
+            shared = range(first, first + SHARED_UIDS)
+            check_uids(self._root, strangers, self._desk.registry.uids_given(), shared)
 
     def _on_stop_signal(self) -> None:
         if self._stop_asked.is_set():
-            self._workers.kill_all()
-            for shared in (self.front, self.launcher):
+            self.workers.kill_all()
+            for shared in (self.front, self.launcher, self._disks.present):
                 if shared is not None:
                     shared.kill()
         self._stop_asked.set()
@@ -210,7 +206,7 @@ class Supervisor:
                 await self._actions.reload(actor="signal")
 
     async def _stop(self) -> None:
-        for keeper in (self._fronts, self._zygotes, self._launchers):
+        for keeper in (self._fronts, self._zygotes, self._launchers, self._disks):
             keeper.close()
         self._notifier.say("STOPPING=1")
         with contextlib.suppress(OSError):  # who asks for the URL finds nobody there
@@ -219,8 +215,8 @@ class Supervisor:
         async with self._front_lock:
             if self.front is not None:
                 await self.front.drain(FRONT_DRAIN_SECONDS)
-        await self._workers.stop_all(WORKER_DRAIN_SECONDS)
-        for shared in (self._zygotes.present, self._launchers.present):
+        await self.workers.stop_all(WORKER_DRAIN_SECONDS)
+        for shared in (self._zygotes.present, self._launchers.present, self._disks.present):
             if shared is not None:
                 await shared.stop()
         for task in self._tasks:
@@ -255,7 +251,12 @@ class Supervisor:
     @property
     def pids(self) -> dict[str, int]:
         """See `supervisor.actions.Around`."""
-        shared = {"front": self.front, "zygote": self._zygotes.present, "launcher": self.launcher}
+        shared = {
+            "front": self.front,
+            "zygote": self._zygotes.present,
+            "launcher": self.launcher,
+            "disk": self._disks.present,
+        }
         pids = {name: process.pid for name, process in shared.items() if process is not None}
         return {"supervisor": os.getpid(), **pids}
 
@@ -291,7 +292,7 @@ class Supervisor:
                 self._front_spec(),
                 self._listener,
                 lambda end, call: self._spawn_task(self._requests.answer(end, call)),
-                self._workers.link_lost,
+                self.workers.link_lost,
                 self._terminals.on_attached,
                 self._fronts.ended,
                 self._log.bind(source="front"),
@@ -302,25 +303,38 @@ class Supervisor:
     async def _start_launcher(self) -> LauncherProcess:
         launcher = LauncherProcess(
             sandboxes.launcher_spec(
-                self._config.sandbox, self._root, filtered=not self._isolation.found.seccomp
+                self.config.sandbox, self._root, filtered=not self._isolation.found.seccomp
             ),
-            self._workers.launcher_lost_link,
+            self.workers.launcher_lost_link,
             self._terminals.on_event,
             self._launchers.ended,
             self._log.bind(source="launcher"),
         )
         await launcher.start()
+        self._limiting.tell_launcher(launcher)
         return launcher
+
+    async def _start_disk(self) -> DiskProcess:
+        process = DiskProcess(
+            self._root / self._state.tenants.name,
+            self._isolation.disk_uid,
+            self.storage.told,
+            self._disks.ended,
+            self._log.bind(source="disk"),
+        )
+        await process.start()
+        self.storage.use(process)
+        return process
 
     async def _watch_shared(self) -> None:
         while True:
             await asyncio.sleep(limits.PING_INTERVAL_SECONDS)
-            for shared in (self.front, self.launcher):
+            for shared in (self.front, self.launcher, self._disks.present):
                 if shared is not None:
                     shared.check_alive()
 
     def _front_spec(self) -> FrontSpec:
-        settings = front_settings(self._config.gateway, self._tls)
+        settings = front_settings(self.config.gateway, self._tls)
         readable = (self._tls,) if settings.tls_directory else ()
         return FrontSpec(
             settings=settings,
@@ -341,6 +355,17 @@ class Supervisor:
                     # It has ended, or was killed for not answering: its successor knows all.
                     self._log.warning("front was not told")
 
+    # supervisor.limiting.Limited
+
+    @property
+    def config(self) -> Config:
+        """See `Limited`."""
+        return self._reloader.config
+
+    def row(self, tenant: str) -> Tenant | None:
+        """See `Limited`."""
+        return self._actions.rows.get(tenant)
+
     # supervisor.surroundings.Surroundings
 
     def wanted(self, tenant: str) -> Wanted:
@@ -358,7 +383,7 @@ class Supervisor:
         return self._worker_jail(tenant, row.uid)
 
     def _worker_jail(self, tenant: str, uid: int | None) -> JailSpec:
-        memory = self._config.worker.memory_bytes
+        memory = self.config.worker.memory_bytes
         return self._isolation.worker_jail(self._root, tenant, uid, memory)
 
     async def reload(self) -> Reloaded:
@@ -367,30 +392,19 @@ class Supervisor:
 
     # supervisor.reload.Reloadable
 
-    @property
-    def _config(self) -> Config:
-        return self._reloader.config
-
     async def apply(self, config: Config) -> None:
         """See `Reloadable`."""
         await self._disk(stage_certificate, config.gateway, self._tls, self._isolation.front_uid)
         await self.tell_front(front_settings(config.gateway, self._tls))
         self._alerts.command = config.alerts.command
         self._desk.caps = config.caps
+        self.storage.change_floor(config.caps.disk_floor_bytes)
         await self.apply_limits(*self._actions.rows)
-        self._workers.change_settings(WorkerSettings(idle_seconds=config.worker.idle_seconds))
+        self.workers.change_settings(WorkerSettings(idle_seconds=config.worker.idle_seconds))
 
     async def apply_limits(self, *tenants: str) -> tuple[str, ...]:
         """See `supervisor.actions.Around`."""
-        refused = await self.groups.limit(*tenants)
-        for tenant, reason in refused.items():
-            self._log.error("caps refused", tenant=tenant, reason=reason)
-        return tuple(refused.values())
-
-    def _caps_of(self, tenant: str) -> Caps:
-        row = self._actions.rows.get(tenant)
-        own = NO_LIMITS if row is None else row.limits
-        return effective(own, self._config.caps).caps
+        return await self._limiting.apply(*tenants)
 
     async def renew_zygote(self) -> int:
         """See `Reloadable`."""
@@ -402,13 +416,13 @@ class Supervisor:
     async def reread_registry(self) -> None:
         """See `Reloadable`."""
         await self._actions.reread()
-        self._workers.reconcile()
+        self.workers.reconcile()
 
     def place_of(self, tenant: str, generation: int) -> launching.Place:
         """See `supervisor.surroundings.Surroundings`."""
         row = self._actions.rows.get(tenant)
         uid = None if row is None else row.uid
-        place = sandboxes.place(self._config.sandbox, tenant, generation, uid)
+        place = sandboxes.place(self.config.sandbox, tenant, generation, uid)
         return msgspec.structs.replace(place, cgroup=self.groups.path_of(tenant))
 
     def next_generation(self) -> int:
@@ -419,7 +433,7 @@ class Supervisor:
     @property
     def idle_seconds(self) -> float:
         """See `supervisor.surroundings.Surroundings`."""
-        return self._config.worker.idle_seconds
+        return self.config.worker.idle_seconds
 
     def unix_ms(self) -> int:
         """See `supervisor.surroundings.Surroundings`."""

@@ -33,7 +33,9 @@ class Meters(msgspec.Struct, kw_only=True):
     """As a tenant's status counts them, by what ended them; `start` could not be started."""
     restarts: Counter[str] = msgspec.field(default_factory=lambda: _counter(OK, "unavailable"))
     """What operators asked for, by how it ended."""
-    respawns: Counter[str] = msgspec.field(default_factory=lambda: _counter("front", "zygote"))
+    respawns: Counter[str] = msgspec.field(
+        default_factory=lambda: _counter("front", "zygote", "launcher", "disk")
+    )
     """Shared processes that were replaced because they had died, by their name."""
     loop_lag: Histogram = msgspec.field(default_factory=meters.lag)
     worker_lag: Histogram = msgspec.field(default_factory=meters.lag)
@@ -53,11 +55,14 @@ class Snapshot(msgspec.Struct, kw_only=True):
     """What is told at one scrape.
 
     `front` is None while it is being replaced, `states` are tenants by the state of their worker,
-    `pids` those of the shared processes by name.
+    `pids` those of the shared processes by name; `stopped` is how many tenants may not write,
+    `disk` a directory on what they write to.
     """
 
     counted: Meters
     front: FrontMeters | None
+    stopped: int
+    disk: str
     states: Mapping[str, int]
     pids: Mapping[str, int]
 

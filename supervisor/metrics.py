@@ -5,6 +5,7 @@ Names follow https://prometheus.io/docs/practices/naming/. No series carries a t
 number would be the callers' to choose. `openclaw top` and `/v1/status` tell of each tenant.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -38,6 +39,7 @@ class _Collector:
     def collect(self) -> Iterable[Metric]:
         """Give every metric family."""
         yield from self._workers()
+        yield from self._disk()
         yield from self._processes()
         if self._snapshot.front is not None:
             yield from _front(self._snapshot.front)
@@ -53,6 +55,13 @@ class _Collector:
         yield _counter(
             "openclaw_worker_restarts", "Operators' restarts.", "outcome", counted.restarts
         )
+
+    def _disk(self) -> Iterator[Metric]:
+        stopped = {"": self._snapshot.stopped}
+        yield _gauge("openclaw_tenants_stopped", "Tenants that may not write.", "", stopped)
+        status = os.statvfs(self._snapshot.disk)
+        free = {"": status.f_bavail * status.f_frsize}
+        yield _gauge("openclaw_disk_free_bytes", "What tenants can still write.", "", free)
 
     def _processes(self) -> Iterator[Metric]:
         counted, front = self._snapshot.counted, self._snapshot.front

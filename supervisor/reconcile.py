@@ -8,7 +8,7 @@ in here, and time is an argument; `supervisor.workers` runs the passes and does 
 import enum
 from typing import Final, NamedTuple
 
-from supervisor.lifecycle import ENDING, State
+from supervisor.lifecycle import ENDING, SERVING, State
 
 
 class Wanted(enum.Enum):
@@ -34,6 +34,31 @@ class Actual(NamedTuple):
     state: State
     processes: int = 0
     due_at: float | None = None
+
+
+def due(
+    state: State,
+    link: float | None,
+    retry: float,
+    wake: float | None,
+    end: float | None,
+) -> float | None:
+    """Give when what a state waits for is due, if it waits for something.
+
+    Args:
+        state: Which.
+        link: When the front is to get its next link.
+        retry: When a start is to be tried again.
+        wake: When it asked to be woken.
+        end: By when its processes must have ended; None if it has none.
+    """
+    if state in SERVING:
+        return link
+    if state is State.BACKOFF:
+        return retry
+    if state is State.PARKED:
+        return wake
+    return None if state is State.STARTING else end
 
 
 class Step(enum.Enum):

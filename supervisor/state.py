@@ -11,6 +11,7 @@ import re
 import secrets
 import stat
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -228,3 +229,29 @@ class StateLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+def check_uids(root: Path, strangers: Sequence[str], given: range, shared: range) -> None:
+    """Refuse, as root, a state root whose uids do not fit this gateway.
+
+    Args:
+        root: Which.
+        strangers: Tenants in it that have no uid of their own.
+        given: What tenants have had.
+        shared: What the gateway's own processes are to have.
+
+    Raises:
+        StateError: it is an ordinary user's, or a uid would be somebody else's too.
+    """
+    if strangers:
+        msg = (
+            f"{root} was made by an ordinary user ({strangers[0]} has no uid of its own); "
+            "run the gateway as that user, or use another state directory"
+        )
+        raise StateError(msg)
+    if shared.start < given.stop and given.start < shared.stop:
+        msg = (
+            f"isolation.uid_first: the gateway's own processes would get uids from {shared.start}, "
+            f"which tenants have had; name one from {given.stop} on"
+        )
+        raise StateError(msg)

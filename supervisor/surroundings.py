@@ -8,6 +8,7 @@ from supervisor.front_process import FrontProcess
 from supervisor.launcher_process import LauncherProcess
 from supervisor.meters import Meters
 from supervisor.reconcile import Wanted
+from supervisor.storage import Storage
 from supervisor.zygote.spec import JailSpec
 from supervisor.zygote_process import ZygoteProcess
 
@@ -30,6 +31,10 @@ class Surroundings(Protocol):
     @property
     def groups(self) -> TenantGroups:
         """Their cgroups."""
+
+    @property
+    def storage(self) -> Storage:
+        """Who may write; it is told who has processes."""
 
     @property
     def idle_seconds(self) -> float:

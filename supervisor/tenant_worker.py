@@ -12,13 +12,13 @@ from typing import Any, Final
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
-from protocol.spawn import WorkerSettings, WorkerSpec
+from protocol.spawn import WorkerSpec
 from supervisor.child import Exit
 from supervisor.front_link import FrontLink
 from supervisor.lifecycle import ENDING, SERVING, Action, Death, Event, Lifecycle, State
 from supervisor.logs import Log
 from supervisor.memory import Memory
-from supervisor.reconcile import Actual, Step, Wanted, step
+from supervisor.reconcile import Actual, Step, Wanted, due, step
 from supervisor.surroundings import Surroundings
 from supervisor.waiting import Waiting
 from supervisor.worker_process import HUNG, OVERDUE, WorkerProcess
@@ -49,6 +49,7 @@ class TenantWorker:
         self._next: WorkerProcess | None = None
         self._retiring: list[WorkerProcess] = []
         self._over = False
+        self._outlawed = False
         self._around: Final = around
         self._memory: Final = memory
         self._log: Final = log.bind(tenant=tenant)
@@ -107,13 +108,15 @@ class TenantWorker:
 
     async def ended(self) -> None:
         """Wait until every process that it has now has ended."""
-        ending = self._processes()
-        while any(process in ending for process in self._processes()):
+        ending = self.processes()
+        while any(process in ending for process in self.processes()):
             await self._next_change()
 
-    def kill(self, reason: str) -> None:
-        """End all its processes at once."""
-        for process in self._processes():
+    def kill(self, reason: str, *, outlaw: bool = False) -> None:
+        """End all its processes at once; if `outlaw`, no other one starts before `release`."""
+        self._outlawed = self._outlawed or outlaw
+        for process in self.processes():
+            process.is_outlawed = outlaw
             process.signal(signal.SIGKILL, reason)
 
     # What it should be, against what it is.
@@ -121,23 +124,18 @@ class TenantWorker:
     @property
     def actual(self) -> Actual:
         """How it is, for `supervisor.reconcile`."""
-        processes, state = len(self._processes()), self.life.state
-        due_at: float | None = None
-        if state in SERVING:
-            due_at = self._link.due_at
-        elif state is State.BACKOFF:
-            due_at = self._retry_at
-        elif state is State.PARKED:
-            if self.wake_at_ms is not None:
-                # By the time of day, which may be set meanwhile.
-                due_at = self._loop.time() + (self.wake_at_ms - self._around.unix_ms()) / 1000
-        elif processes and state is not State.STARTING:
-            due_at = self._ends_by
+        processes, state = len(self.processes()), self.life.state
+        wake_at = None
+        if self.wake_at_ms is not None:
+            # By the time of day, which may be set meanwhile.
+            wake_at = self._loop.time() + (self.wake_at_ms - self._around.unix_ms()) / 1000
+        ends_by = self._ends_by if processes else None
+        due_at = due(state, self._link.due_at, self._retry_at, wake_at, ends_by)
         return Actual(state, processes, due_at)
 
     def reconcile(self) -> Step:
         """Take the step that brings it nearer to what is wanted; gives it."""
-        for process in self._processes():
+        for process in self.processes():
             self._place(process)
         taken = step(self._around.wanted(self.tenant), self.actual, self._loop.time())
         match taken:
@@ -181,14 +179,15 @@ class TenantWorker:
 
     # What its processes are seen to do.
 
-    def change_settings(self, settings: WorkerSettings) -> None:
-        """Give every process of it other settings."""
-        for process in self._processes():
-            process.change_settings(settings)
+    def release(self) -> None:
+        """Let it start again, if it was outlawed."""
+        if self._outlawed and self.life.state is State.FAILED:
+            self._take(Event.RESUME)
+        self._outlawed = False
 
     def check_alive(self) -> None:
         """Ping every process that has said it is ready; act on three misses."""
-        for process in self._processes():
+        for process in self.processes():
             if (
                 not process.is_ready
                 or process.exit_reason
@@ -202,7 +201,7 @@ class TenantWorker:
 
     def front_lost_link(self, generation: int, reason: str | None) -> None:
         """Take note that the front's link to a generation has ended."""
-        for process in self._processes():
+        for process in self.processes():
             if process.spec.generation == generation and self.life.state not in ENDING:
                 if reason is not None:
                     self.on_broken(process, f"link to the front: {reason}")
@@ -216,7 +215,7 @@ class TenantWorker:
 
     def broke_link(self, generation: int, reason: str) -> None:
         """Take note that a generation has said to the launcher what it must not."""
-        for process in self._processes():
+        for process in self.processes():
             if process.spec.generation == generation:
                 self.on_broken(process, reason)
 
@@ -270,10 +269,12 @@ class TenantWorker:
         spec = WorkerSpec(
             tenant=self.tenant,
             generation=self._around.next_generation(),
-            living=tuple(process.spec.generation for process in self._processes()),
+            living=tuple(process.spec.generation for process in self.processes()),
             idle_seconds=self._around.idle_seconds,
             supersedes=supersedes,
+            storage=self._around.storage.refusal(self.tenant),
         )
+        self._around.storage.awake(self.tenant)
         log, lag = self._log.bind(source="worker"), self._around.meters.worker_lag
         process = WorkerProcess(spec, self, log, lag)
         self._run(self._start(process))
@@ -369,6 +370,8 @@ class TenantWorker:
             cause = f"{cause}; {starved}"
         death = process.death(status, cause, starved=bool(starved))
         action = self._judge(process, death)
+        if not self.processes():
+            self._around.storage.asleep(self.tenant)
         if self.life.deaths and self.life.deaths[-1] is death:
             self._around.meters.died(status)
             self._log.warning(
@@ -384,7 +387,7 @@ class TenantWorker:
             self._around.alert(self.tenant, self.life.reason)
         elif action is Action.WAIT:
             self._refuse_restarts("the worker did not start", "; it will be tried again")
-        if not self._processes():
+        if not self.processes():
             wanted = self._around.wanted(self.tenant)
             self._run(self._around.groups.release(self.tenant, ended=wanted is not Wanted.ENABLED))
         self._changed.set()
@@ -426,7 +429,8 @@ class TenantWorker:
 
     # Inside.
 
-    def _processes(self) -> list[WorkerProcess]:
+    def processes(self) -> list[WorkerProcess]:
+        """Give all that it has now."""
         others = (process for process in (self.current, self._next) if process is not None)
         return [*others, *self._retiring]
 

@@ -110,6 +110,11 @@ class TenantDesk:
             raise
         self.tokens: Final = TokenDesk(self.registry, self.change, self.record, self._row, now_ms)
 
+    @property
+    def tenants_directory(self) -> str:
+        """Where the tenants' directories are."""
+        return str(self._state.tenants)
+
     def close(self) -> None:
         """Close registry and audit."""
         try:

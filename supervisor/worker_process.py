@@ -17,7 +17,7 @@ from protocol import aio, descriptors, frames, launching, limits
 from protocol.errors import RemoteProtocolError
 from protocol.launching import LAUNCHER
 from protocol.meters import Histogram
-from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, WorkerSettings, WorkerSpec
+from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, StorageRefusal, WorkerSettings, WorkerSpec
 from supervisor.caps.tenants import Admission
 from supervisor.child import Child, Exit
 from supervisor.launcher_process import LauncherProcess
@@ -90,6 +90,10 @@ class WorkerProcess:
         self._ends_at_birth = False
         self._idle_seconds_min = spec.idle_seconds
         self._links_lost: deque[float] = deque(maxlen=LINKS_LOST_MAX)
+        self.storage = spec.storage
+        """Why it may not write, if it may not."""
+        self.is_outlawed = False
+        """Whether it was ended for what another one must not go on with."""
         self.is_ready = False
         """Whether its readiness byte has come."""
         self.launcher: LauncherProcess | None = None
@@ -140,6 +144,8 @@ class WorkerProcess:
         os.set_blocking(self._ready_reader, False)
         asyncio.get_running_loop().add_reader(self._ready_reader, self._on_ready_pipe)
         self._end = await aio.attach(newborn.link, ACCEPTS, self)
+        if self.storage != self.spec.storage:  # it has changed meanwhile
+            self.tell_storage(self.storage)
 
     def new_front_link(self) -> socket.socket:
         """Make a link between the worker and a front; gives the front's end, to be closed.
@@ -199,7 +205,8 @@ class WorkerProcess:
         code, number = status or (None, None)
         uptime = now - self.started_at
         out_of_memory = starved or code == EXIT_OUT_OF_MEMORY
-        return Death(now, code, number, cause, uptime, self.spec.generation, out_of_memory)
+        generation, outlawed = self.spec.generation, self.is_outlawed
+        return Death(now, code, number, cause, uptime, generation, out_of_memory, outlawed)
 
     def ping(self) -> int:
         """Ask for a sign of life; gives how many earlier ones were not answered."""
@@ -218,6 +225,13 @@ class WorkerProcess:
             # What it says now may still be by the old one.
             self._idle_seconds_min = min((seconds for seconds in told if seconds > 0), default=0.0)
             self._end.link.send(frames.Event("settings", msgspec.json.encode(settings)))
+            self._end.flush()
+
+    def tell_storage(self, refusal: StorageRefusal | None) -> None:
+        """Have it write no more, or again."""
+        self.storage = refusal
+        if self._end is not None and not self._end.closed:
+            self._end.link.send(frames.Event("storage", msgspec.json.encode(refusal)))
             self._end.flush()
 
     def drain(self, seconds: float) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from protocol import limits
 from protocol.control.shapes import TenantStatus
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
-from protocol.spawn import LinkLost, TenantLoad, WorkerSettings
+from protocol.spawn import LinkLost, StorageRefusal, TenantLoad, WorkerSettings
 from supervisor.lifecycle import Event, State
 from supervisor.logs import Log
 from supervisor.memory import Memory
@@ -66,6 +66,7 @@ class Workers:
     def _reconcile(self, worker: TenantWorker) -> None:
         if worker.reconcile() is Step.FORGET:
             self._tenants.pop(worker.tenant, None)
+            self._around.storage.forget(worker.tenant)
 
     async def settle(self, tenant: str) -> None:
         """Bring a tenant's worker to what the registry wants; what has to end has ended then."""
@@ -103,7 +104,23 @@ class Workers:
     def change_settings(self, settings: WorkerSettings) -> None:
         """Give all workers other settings."""
         for worker in self._tenants.values():
-            worker.change_settings(settings)
+            for process in worker.processes():
+                process.change_settings(settings)
+
+    def tell_storage(self, tenant: str, refusal: StorageRefusal | None) -> None:
+        """Have a tenant's worker write no more, or again."""
+        worker = self._tenants.get(tenant)
+        if worker is not None:
+            for process in worker.processes():
+                process.tell_storage(refusal)
+            if refusal is None:
+                worker.release()
+
+    def hold_back(self, tenant: str, reason: str) -> None:
+        """End a tenant's worker, and start no other one before it may write again."""
+        worker = self._tenants.get(tenant)
+        if worker is not None:
+            worker.kill(reason, outlaw=True)
 
     def link_lost(self, lost: LinkLost) -> None:
         """Take note of the front's word that a link has ended."""

@@ -15,6 +15,7 @@ def answer(call: CallContext, params: health.HealthParams) -> health.HealthResul
     if params.probe or services.sessions.is_open:
         counts = reads.counts(services.sessions.read())
     ended = services.clock.monotonic()
+    refusal = services.gate.reason or services.sessions.refusal
     return health.HealthResult(
         ok=True,
         tenant=services.spec.tenant,
@@ -26,7 +27,5 @@ def answer(call: CallContext, params: health.HealthParams) -> health.HealthResul
         sessions=health.HealthSessions(
             count=counts.sessions, turns_running=counts.running, turns_queued=counts.queued
         ),
-        storage=health.HealthStorage(
-            writable=services.sessions.refusal is None, reason=services.sessions.refusal
-        ),
+        storage=health.HealthStorage(writable=refusal is None, reason=refusal),
     )

@@ -48,6 +48,7 @@ from worker.store import pragmas
 from worker.store.database import Database
 from worker.store.errors import StoreConfigurationError, StoreDamagedError
 from worker.store.files import Directory, UnsafePathError
+from worker.store.gate import Gate
 
 EXIT_DRAINED: Final = 0
 IDLE_CHECK_SECONDS_MIN: Final = 0.05
@@ -101,6 +102,8 @@ class SupervisorLink:
                 self._worker.start_draining(seconds)
             case frames.Event("settings", body):
                 self._worker.change_settings(_settings_decoder.decode(body))
+            case frames.Event("storage", body):
+                self._worker.services.gate.hear(body)
 
     def on_closed(self, end: LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`."""
@@ -120,8 +123,9 @@ class Worker:
         self._loop: Final = asyncio.get_running_loop()
         self._stopped: Final[asyncio.Future[int]] = self._loop.create_future()
         self._directory: Final = Directory()
-        self._sessions: Final = Database(schema.PATH, schema.MIGRATIONS, self._directory)
-        self._overlay: Final = OverlayFile(self._directory)
+        gate = Gate(spec.storage)
+        self._sessions: Final = Database(schema.PATH, schema.MIGRATIONS, self._directory, gate)
+        self._overlay: Final = OverlayFile(self._directory, gate)
         events = Events(clock, spec.generation)
         launcher = LauncherLink()
         sandboxes = Sandboxes(launcher, self._overlay)
@@ -148,6 +152,7 @@ class Worker:
             launcher,
             sandboxes,
             Watchers(),
+            gate,
             clock.monotonic(),
         )
         self._idle_seconds = spec.idle_seconds

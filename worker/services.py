@@ -15,6 +15,7 @@ from worker.sessions.pages import Pages
 from worker.sessions.purging import Purging
 from worker.sessions.turns import Turns
 from worker.store.database import Database
+from worker.store.gate import Gate
 
 
 class Services(NamedTuple):
@@ -33,4 +34,5 @@ class Services(NamedTuple):
     launcher: LauncherLink
     sandboxes: Sandboxes
     terminals: Watchers
+    gate: Gate
     started_at: float

@@ -62,6 +62,8 @@ class TenantGroups:
         self._caps_of: Final = caps_of
         self._thread: Final = Disk("caps")
         self._tenants: Final[dict[str, _Tenant]] = {}
+        self._refused: Final[set[str]] = set()
+        # Whose caps are not what they should be.
         self._leaving: Final[dict[str, bool]] = {}
         # Whether what runs there is to be killed, by tenant.
 
@@ -111,7 +113,7 @@ class TenantGroups:
     async def limit(self, *tenants: str) -> dict[str, str]:
         """Have the caps of these tenants be what they are now; gives what could not be, by tenant.
 
-        A cap that is refused stays as it was.
+        A cap that is refused stays as it was until `tidy` can have it be in force.
         """
         if self._claimed is None:
             return {}
@@ -120,6 +122,7 @@ class TenantGroups:
     def _limit(self, tenants: tuple[str, ...]) -> dict[str, str]:
         refused = {}
         for tenant in tenants:
+            self._refused.discard(tenant)
             known = self._tenants.get(tenant)
             if known is None:
                 continue  # its next worker gets them
@@ -127,6 +130,7 @@ class TenantGroups:
                 known.group.limit(self._caps_of(tenant))
             except OSError as error:
                 refused[tenant] = error.strerror or str(error)
+                self._refused.add(tenant)
         return refused
 
     def usage(self, tenant: str) -> Usage | None:
@@ -136,6 +140,11 @@ class TenantGroups:
             return None if known is None else known.group.usage()
         except OSError:  # it is being removed
             return None
+
+    def usages(self, tenants: Sequence[str]) -> dict[str, Usage]:
+        """Give what these use; on any thread."""
+        found = ((tenant, self.usage(tenant)) for tenant in tenants)
+        return {tenant: used for tenant, used in found if used is not None}
 
     def starved(self, tenant: str) -> str | None:
         """Say of a worker that was killed whether that was for want of memory, and whose.
@@ -168,9 +177,11 @@ class TenantGroups:
             await self._thread(self._release, tenant)
 
     async def tidy(self) -> None:
-        """Remove what was in use when it was released; called again and again."""
+        """Do what could not be done yet, because something was in use; called again and again."""
         for tenant in list(self._leaving):
             await self._thread(self._release, tenant)
+        if self._refused:
+            await self.limit(*self._refused)
 
     def _release(self, tenant: str) -> None:
         # A worker that came meanwhile has taken it off the list; what comes from now on waits for

@@ -62,10 +62,11 @@ class Cgroup1:
 
     def limit(self, caps: Caps) -> None:
         """See `Group`."""
-        self._limit_memory(UNLIMITED if caps.memory_bytes is None else caps.memory_bytes)
         files.write(self._pids / "pids.max", "max" if caps.pids is None else caps.pids)
         if self._cpu is not None:
             _limit_cpu(self._cpu, UNLIMITED if caps.cpus is None else files.quota(caps.cpus))
+        # Last: it is refused while more is in use, which keeps nobody from the others.
+        self._limit_memory(UNLIMITED if caps.memory_bytes is None else caps.memory_bytes)
 
     def _limit_memory(self, most: int) -> None:
         # With swap it may never be less than without: the order depends on the direction.

@@ -59,9 +59,9 @@ async def _serve(
         "docker": docker,
     }
     handler = SupervisorLink()
-    end = await aio.attach(link, FROM_SUPERVISOR, handler)
-    launcher = Launcher(spec, channel, engines, Nurseries(stem), log)
-    launcher.supervisor, handler.launcher = end, launcher
+    # First: what it has to know comes at once.
+    handler.launcher = launcher = Launcher(spec, channel, engines, Nurseries(stem), log)
+    launcher.supervisor = await aio.attach(link, FROM_SUPERVISOR, handler)
     log.info("start")
     waits = [asyncio.create_task(event.wait()) for event in (handler.closed, stem_gone)]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

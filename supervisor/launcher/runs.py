@@ -98,8 +98,10 @@ class Runs:
             hand: Gets the outer ends of its pipes when it starts.
 
         Raises:
-            GatewayError: it cannot be had; nothing was started.
+            GatewayError: it cannot be had and nothing was started; or it was ended because the
+                tenant may run nothing any more.
         """
+        tenant.check()
         clamp(tenant.place.ceilings, asked)  # what is refused need not wait
         async with tenant.turn():
             began = time.monotonic()
@@ -107,6 +109,9 @@ class Runs:
             started = await self.start(tenant, spec, _pipes(tenant.place, asked.stdio, hand))
             with listed(tenant, generation, "run", spec, started):
                 outcome, timed_out = await _until_end(started.job, spec.wall_seconds)
+            stopped = tenant.stopped.pop(started.sandbox_id, None)
+        if stopped is not None:
+            raise stopped
         return launching.Ran(
             sandbox_id=started.sandbox_id,
             mode=spec.mode,
@@ -161,6 +166,7 @@ class Runs:
         with contextlib.ExitStack() as at_error, contextlib.ExitStack() as ours:
             for descriptor in stdio or ():
                 at_error.callback(os.close, descriptor)
+            tenant.check()
             engine = self._engines[spec.mode]
             directory = tenant.directories.open(spec.name)
             ours.callback(os.close, directory)

@@ -14,7 +14,7 @@ from protocol import aio, descriptors, frames, launching, limits
 from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from protocol.link import LIVENESS, REQUESTS
 from protocol.pace import Pace
-from protocol.spawn import LinkLost
+from protocol.spawn import LinkLost, StorageRefusal
 from supervisor.front.log import Log
 from supervisor.launcher.directory import Directories
 from supervisor.launcher.engine import Engine
@@ -23,7 +23,7 @@ from supervisor.launcher.runs import Runs
 from supervisor.launcher.tenant import Tenant
 from supervisor.launcher.terminal_calls import TerminalCalls
 
-FROM_SUPERVISOR: Final = LIVENESS | REQUESTS
+FROM_SUPERVISOR: Final = LIVENESS | REQUESTS | {frames.Event}
 FROM_WORKER: Final = REQUESTS
 REASON_CHARS_MAX: Final = 512
 LOOK_SECONDS: Final = 1.0
@@ -61,6 +61,8 @@ class SupervisorLink:
 
     def on_notice(self, end: aio.LinkEnd, frame: object) -> None:
         """See `LinkHandler`."""
+        if isinstance(frame, frames.Event) and frame.topic == "hold" and self.launcher is not None:
+            self.launcher.hold(msgspec.json.decode(frame.body, type=launching.Hold))
 
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`."""
@@ -230,6 +232,7 @@ class Launcher:
         self._channel: Final = channel
         self._loop: Final = asyncio.get_running_loop()
         self._tenants: Final[dict[str, Tenant]] = {}
+        self._holds: Final[dict[str, StorageRefusal]] = {}
         self._attaching: Final[set[asyncio.Task[None]]] = set()
         self._loop.add_reader(channel, self._receive)
         self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
@@ -284,6 +287,7 @@ class Launcher:
             found = Directories(self._spec.state_root, place.tenant, place.uid, place.gid)
             tenant = self._tenants[place.tenant] = Tenant(place, found, self._report)
             self.runs.welcome(tenant)
+            tenant.hold(self._holds.get(place.tenant))
         tenant.place = place
         return tenant
 
@@ -296,6 +300,16 @@ class Launcher:
             self.runs.forget(tenant)
             for engine in self.engines.values():
                 engine.forget(name)
+
+    def hold(self, told: launching.Hold) -> None:
+        """Have a tenant run nothing, or again; also one whose worker is yet to come."""
+        if told.refusal is None:
+            self._holds.pop(told.tenant, None)
+        else:
+            self._holds[told.tenant] = told.refusal
+        tenant = self._tenants.get(told.tenant)
+        if tenant is not None:
+            tenant.hold(told.refusal)
 
     async def end_tenant(self, name: str) -> None:
         """End everything that runs for a tenant; nothing of it does when this returns."""

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from protocol import launching
 from protocol.errors import ErrorCode, GatewayError
+from protocol.spawn import StorageRefusal
 from supervisor.launcher.directory import Directories
 from supervisor.launcher.terminals import Terminals
 
@@ -44,6 +45,10 @@ class Tenant:
             place.tenant, lambda: self.place.ceilings, time.monotonic, _unix_ms, report
         )
         self.running: Final[dict[str, Sandbox]] = {}
+        self.refusal: StorageRefusal | None = None
+        """Why it may run nothing, if it may not."""
+        self.stopped: Final[dict[str, GatewayError]] = {}
+        """Sandboxes that were ended for that, until those who wait for them know."""
         self.links = 0
         """How many generations have one."""
         self._turns = 0
@@ -68,6 +73,8 @@ class Tenant:
     def listed(self, sandbox: Sandbox) -> Iterator[None]:
         """Have a sandbox be among those that run."""
         self.running[sandbox.shown.sandbox_id] = sandbox
+        if self.refusal is not None:  # since it was let pass
+            self._stop(sandbox, self.refusal)
         try:
             yield
         finally:
@@ -78,6 +85,27 @@ class Tenant:
     def queued(self) -> int:
         """How many runs wait for their turn."""
         return len(self._waiting)
+
+    def check(self) -> None:
+        """Let pass what is to be started.
+
+        Raises:
+            GatewayError: the tenant may run nothing now, with the reason.
+        """
+        if self.refusal is not None:
+            raise self.refusal.error()
+
+    def hold(self, refusal: StorageRefusal | None) -> None:
+        """Have it run nothing, if there is a reason, until there is none."""
+        self.refusal = refusal
+        if refusal is not None:
+            for sandbox in tuple(self.running.values()):
+                self._stop(sandbox, refusal)
+
+    def _stop(self, sandbox: Sandbox, refusal: StorageRefusal) -> None:
+        if sandbox.shown.kind == "run":
+            self.stopped.setdefault(sandbox.shown.sandbox_id, refusal.error())
+        sandbox.kill()
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

@@ -45,6 +45,8 @@ def refused(gateway: Crowd, token: str) -> None:
 @pytest.mark.root
 def test_a_full_disk(small_disk: Path) -> None:
     acks = []
+    # What the disk itself refuses, with nothing that is kept free before it.
+    (small_disk / "config.yaml").write_text("caps: {disk_floor_bytes: 0}\n")
     with Crowd(small_disk) as gateway:
         token = gateway.create("acme")
         acks.append(Ack("created", "me", "acme", token=token))

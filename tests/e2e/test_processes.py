@@ -17,6 +17,7 @@ def test_every_process_has_its_name_and_place(gateway: Gateway) -> None:
     assert psutil.Process(gateway.pid).cmdline()[0].strip() == "openclaw: supervisor"
     found = gateway.processes()
     assert sorted(found) == [
+        "openclaw: disk",
         "openclaw: front",
         "openclaw: launcher",
         "openclaw: stem",
@@ -95,7 +96,7 @@ def test_a_killed_supervisor_leaves_no_process(gateway: Gateway) -> None:
     for tenant in ("acme", "globex"):
         gateway.inbound(gateway.create(tenant), "hello")
     processes = gateway.processes()
-    assert len(processes) == 6
+    assert len(processes) == 7
     with ends(*processes.values(), *gateway.spares()):
         gateway.stop(signal.SIGKILL)
 

@@ -32,6 +32,7 @@ from supervisor.reconcile import Wanted
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk
 from supervisor.workers import Workers
+from tests.supervisor.storing import storage
 
 ROUNDS = 10
 
@@ -48,6 +49,7 @@ class Around:
         self.listens.set()
         self.meters = Meters()
         self.pids = {"supervisor": os.getpid()}
+        self.storage = storage()
         self.limited: list[str] = []
         self.groups = TenantGroups(None, lambda _: Caps())
 

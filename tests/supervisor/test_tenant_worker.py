@@ -15,6 +15,7 @@ from supervisor.reconcile import Step, Wanted
 from supervisor.tenant_worker import TenantWorker
 from supervisor.zygote.spec import JailSpec
 from supervisor.zygote_process import SpawnError, ZygoteProcess
+from tests.supervisor.storing import storage
 
 
 class Nowhere:
@@ -30,6 +31,7 @@ class Nowhere:
         self.alerts: list[str] = []
         self.meters = Meters()
         self.groups = TenantGroups(None, lambda _: Caps())
+        self.storage = storage()
 
     async def zygote(self) -> ZygoteProcess:
         raise SpawnError

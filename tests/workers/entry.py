@@ -11,7 +11,7 @@ import msgspec
 
 from protocol.descriptors import WorkerDescriptors
 from protocol.spawn import WorkerSpec
-from tests.workers import breaches, faults, greed, hangs, poison, slow, starts
+from tests.workers import breaches, faults, fill, greed, hangs, poison, slow, starts
 from tests.workers.puppet import Program
 from worker import main as worker
 
@@ -21,6 +21,7 @@ MENDED = "mended"
 BEHAVIOURS: dict[str, Program] = {
     **starts.PROGRAMS,
     **hangs.PROGRAMS,
+    **fill.PROGRAMS,
     **greed.PROGRAMS,
     **breaches.PROGRAMS,
     **slow.PROGRAMS,

@@ -15,6 +15,7 @@ from protocol import documents, limits, params
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods.config import Overlay
 from worker.store.files import Directory, NotAFileError, UnsafePathError
+from worker.store.gate import Gate
 from worker.store.lane import Lane
 
 PATH: Final = "config.yaml"
@@ -53,10 +54,12 @@ class OverlayFile:
 
     Args:
         directory: The tenant's directory.
+        gate: Says whether the tenant may write.
     """
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, gate: Gate | None = None) -> None:
         self._directory: Final = directory
+        self._gate: Final = gate or Gate()
         self._lane: Final = Lane("config")
         self._known: tuple[_Identity | None, Loaded] | None = None
 
@@ -112,6 +115,7 @@ class OverlayFile:
                 written. And what `change` raises.
         """
         try:
+            self._gate.check()
             return await self._lane.run(lambda: self._write(change, base_hash))
         except OSError as error:
             raise _unreadable() from error

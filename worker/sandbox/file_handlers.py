@@ -81,6 +81,7 @@ async def put(call: CallContext, params: sandbox_files.PutParams) -> sandbox_fil
 
     # Before a sandbox is made for it.
     data = _decoded(params)
+    call.services.gate.check()
     return await call.services.files.run(params.name, work, make=offset is None)
 
 

@@ -35,7 +35,8 @@ async def _change(
     now = services.clock.now_ms()
     request = requests.of_call(method, params, call.idempotency_key, now)
     outcome = await services.sessions.write(
-        partial(requests.once, request=request, act=lambda connection: act(connection, now))
+        partial(requests.once, request=request, act=lambda connection: act(connection, now)),
+        grows=method is session_changes.PATCH,
     )
     services.turns.end_aborted(getattr(outcome.fresh, "run_ids", ()))
     if outcome.fresh is not None:

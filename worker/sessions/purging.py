@@ -44,12 +44,13 @@ class Purging:
             while self._again:
                 self._again = False
                 while True:
-                    purged = await self._database.write(transcripts.purge)
+                    purged = await self._database.write(transcripts.purge, grows=False)
                     if not purged.more:
                         break
                 if purged.blocked:
                     self._again = True
                     await asyncio.sleep(LATER_SECONDS)
+            await self._database.shrink()
         except (GatewayError, apsw.Error) as error:
             log.failure("cannot remove what was deleted", error)
         finally:

@@ -162,7 +162,7 @@ async def _abort(
     services = call.services
     now = services.clock.now_ms()
     run_ids = await services.sessions.write(
-        partial(aborts.abort, key=key, run_id=run_id, now=now, key_field=key_field)
+        partial(aborts.abort, key=key, run_id=run_id, now=now, key_field=key_field), grows=False
     )
     services.turns.end_aborted(run_ids)
     return chat.AbortResult(ok=True, aborted=bool(run_ids), run_ids=run_ids)

@@ -103,7 +103,8 @@ class Turns:
         now = self._clock.now_ms()
         if reads.has_orphans(self._database.read(), self._living):
             count = await self._database.write(
-                lambda connection: writes.interrupt_orphans(connection, self._living, now)
+                lambda connection: writes.interrupt_orphans(connection, self._living, now),
+                grows=False,
             )
             log.write("warning", "turns interrupted", count=count)
         self._orphans_left = False
@@ -138,7 +139,7 @@ class Turns:
         reader, now = self._database.read(), self._clock.now_ms()
         if reads.has_expired(reader, self._generation, now):
             self._database.submit(
-                partial(writes.interrupt_expired, mine=self._generation, now=now)
+                partial(writes.interrupt_expired, mine=self._generation, now=now), grows=False
             ).add_done_callback(_log_failure)
         queued = reads.queued_sessions(reader, SESSIONS_WAITING_MAX)
         self._waiting_cut = len(queued) == SESSIONS_WAITING_MAX
@@ -296,7 +297,7 @@ class Turns:
     async def _end(self, run: writes.ClaimedRun, ending: writes.Ending) -> tuple[TurnResult, bool]:
         now = self._clock.now_ms()
         operation = partial(writes.end, run=run, owner=self._generation, ending=ending, now=now)
-        ended = await self._database.write(operation)
+        ended = await self._database.write(operation, grows=False)
         if ended is None:
             return TurnResult("interrupted", error=TAKEN_AWAY), True
         reply = None
@@ -333,7 +334,7 @@ class Turns:
             return
         ours = frozenset(self._running)
         try:
-            future = self._database.submit(partial(writes.renew, lease=self._lease()))
+            future = self._database.submit(partial(writes.renew, lease=self._lease()), grows=False)
         except GatewayError as error:
             log.failure("cannot renew leases", error)
         else:

@@ -24,6 +24,7 @@ from worker import log
 from worker.store import pragmas
 from worker.store.errors import StoreDamagedError, is_damage, is_refusal, storage_error
 from worker.store.files import Directory
+from worker.store.gate import Gate
 from worker.store.lane import Lane
 from worker.store.migrations import migrate
 
@@ -32,6 +33,7 @@ GROUP_MAX: Final = 256
 CHECKPOINT_MILLISECONDS: Final = 1000
 LOG_PAGES_MAX: Final = 1000
 """A log of so many pages is moved into the file; SQLite's own number."""
+PAGES_FREED: Final = 512
 SLOW_READ_SECONDS: Final = 5.0
 STEPS_BETWEEN_LOOKS: Final = 20_000
 
@@ -64,12 +66,20 @@ class Database:
         path: Relative to the working directory, which `directory` is open on.
         migrations: See `worker.store.migrations`.
         directory: The tenant's directory.
+        gate: Says whether the tenant may write.
     """
 
-    def __init__(self, path: str, migrations: Sequence[str], directory: Directory) -> None:
+    def __init__(
+        self,
+        path: str,
+        migrations: Sequence[str],
+        directory: Directory,
+        gate: Gate | None = None,
+    ) -> None:
         self._path: Final = path
         self._migrations: Final = migrations
         self._directory: Final = directory
+        self._gate: Final = gate or Gate()
         self._reader: apsw.Connection | None = None
         self._writer: apsw.Connection | None = None
         self._slow_reader: apsw.Connection | None = None
@@ -80,6 +90,7 @@ class Database:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._waiting = 0
         self._log_pages = 0
+        self._fold_due = False
         self._closed = False
         self.refusal: str | None = None
         """Why the newest write was refused by the disk; None: it takes writes. Reads go on."""
@@ -161,16 +172,23 @@ class Database:
         connection.set_progress_handler(is_over, STEPS_BETWEEN_LOOKS)
         return operation(connection)
 
-    def submit(self, operation: Operation[T]) -> asyncio.Future[T]:
+    def submit(self, operation: Operation[T], *, grows: bool = True) -> asyncio.Future[T]:
         """Have an operation run and committed; its future is done when it is on disk.
 
         An operation that was submitted is run, whether or not anybody still waits for it.
 
+        Args:
+            operation: What is done.
+            grows: False for what removes something, or must be written down to end something: that
+                goes on when the tenant may not write.
+
         Raises (also through the future):
-            GatewayError: the storage refused, or too much waits for it.
+            GatewayError: the storage refused, the tenant may not write, or too much waits for it.
         """
         if self._closed:
             raise GatewayError(ErrorCode.UNAVAILABLE, "storage is being closed; try again")
+        if grows:
+            self._gate.check()
         if self._waiting >= OPERATIONS_WAITING_MAX:
             raise GatewayError(ErrorCode.UNAVAILABLE, "storage is busy; try again")
         if self._reader is None:
@@ -182,9 +200,16 @@ class Database:
         self._queue.put(_Waiting(operation, future))
         return future
 
-    async def write(self, operation: Operation[T]) -> T:
-        """Have an operation run and committed, and give its result. Raises as `submit`."""
-        return await self.submit(operation)
+    async def write(self, operation: Operation[T], *, grows: bool = True) -> T:
+        """Have an operation run and committed, and give its result. Arguments as of `submit`."""
+        return await self.submit(operation, grows=grows)
+
+    async def shrink(self) -> None:
+        """Give the disk back what is free in the file, a piece at a time. Raises as `submit`."""
+        while await self.write(_free_pages, grows=False):
+            pass
+        self._fold_due = True
+        await self.write(_free_pages, grows=False)
 
     async def close(self) -> None:
         """Finish what was submitted, move the log into the file, close it."""
@@ -196,7 +221,7 @@ class Database:
         self._slow_lane.close()
         if self._slow_reader is not None:
             self._slow_reader.close()
-        done = self.submit(_checkpoint)
+        done = self.submit(_checkpoint, grows=False)
         self._closed = True
         try:
             with suppress(GatewayError):
@@ -256,8 +281,8 @@ class Database:
 
     def _shorten_log(self) -> None:
         """Move a long log into the file: nobody waits for it, and no write fails with it."""
-        if self._log_pages >= LOG_PAGES_MAX:
-            self._log_pages = 0
+        if self._log_pages >= LOG_PAGES_MAX or self._fold_due:
+            self._log_pages, self._fold_due = 0, False
             assert self._writer is not None
             with suppress(apsw.Error):  # as in `_checkpoint`
                 self._writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
@@ -313,6 +338,15 @@ def _checkpoint(connection: apsw.Connection) -> None:
     # Nothing is lost without it: whoever opens the file next reads the log, or does this.
     with suppress(apsw.Error):
         connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+
+def _free_pages(connection: apsw.Connection) -> bool:
+    """Take some free pages off the end of the file; says whether there are more."""
+    before = int(connection.pragma("freelist_count"))
+    if before:
+        # Each step of the statement frees a page.
+        connection.execute(f"PRAGMA incremental_vacuum({PAGES_FREED})").fetchall()
+    return 0 < int(connection.pragma("freelist_count")) < before
 
 
 def _commit(connection: apsw.Connection, group: list[_Waiting]) -> list[_Outcome]:

@@ -42,6 +42,12 @@ def hardly_wait(connection: apsw.Connection) -> None:
     connection.set_busy_timeout(READER_BUSY_MILLISECONDS)
 
 
+def give_back_free_pages(connection: apsw.Connection) -> None:
+    """What is deleted can leave the file (`Database.shrink`); only a new file learns it."""
+    if not int(connection.pragma("page_count")):
+        connection.pragma("auto_vacuum", "incremental")
+
+
 def use_write_ahead_log(connection: apsw.Connection) -> None:
     """Readers and the writer do not wait for each other, and a commit is one append."""
     mode = connection.pragma("journal_mode", "wal")
@@ -110,6 +116,7 @@ _BOTH: Final[tuple[Setting, ...]] = (
 )
 WRITER: Final[tuple[Setting, ...]] = (
     wait_for_other_generation,
+    give_back_free_pages,
     use_write_ahead_log,
     sync_fully,
     give_back_log_space,
