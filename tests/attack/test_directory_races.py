@@ -80,7 +80,9 @@ class Scene:
             counts.append(int(out))
 
 
-@pytest.fixture(scope="module", params=["bubblewrap"])
+@pytest.fixture(
+    scope="module", params=["bubblewrap", pytest.param("docker", marks=pytest.mark.docker)]
+)
 def scene(request: pytest.FixtureRequest) -> Iterator[Scene]:
     path = make_state_dir()
     if request.param == "docker":

@@ -15,7 +15,7 @@ from supervisor.launcher.docker_client import Api
 from supervisor.launcher.docker_profile import GATEWAY_LABEL
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import REQUEST_SECONDS, Gateway, ends
-from tests.e2e.sandboxes import Run, wait_running
+from tests.e2e.sandboxes import Run, check_explained, wait_running
 
 pytestmark = pytest.mark.docker
 
@@ -123,3 +123,7 @@ def test_nothing_is_left_when_the_launcher_is_killed(moved: Moved) -> None:
     assert reply.json["result"]["stdout"] == "on\n"
     while moved.containers():
         assert time.monotonic() < deadline
+
+
+def test_what_is_explained_is_what_a_program_finds(moved: Moved) -> None:
+    check_explained(moved.gateway, moved.token, "docker")
