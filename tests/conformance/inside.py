@@ -114,7 +114,7 @@ PLACES = (
 )
 AWAY = (
     *("/etc/shadow", "/etc/ssh", "/var/lib", "/var/run/docker.sock", "/run/docker.sock"),
-    *("/run/systemd", "/run/dbus", "/boot", "/lost+found"),
+    *("/run/systemd", "/run/dbus", "/boot", "/lost+found", "/sys/fs/cgroup", "/sys/kernel"),
 )
 
 

@@ -329,7 +329,7 @@ def test_nobody_reads_input(box: Box) -> None:
 def test_timeouts(box: Box) -> None:
     """Whoever ignores signals, and whatever it left behind, ends too."""
     script = f"trap '' TERM INT HUP; ({box.nap} &) ; (setsid {box.nap} &) ; echo on; {box.nap}"
-    ran = box.shell(script, timeoutMs=1000)
+    ran = box.shell(script, timeoutMs=3000)
     assert (ran["timedOut"], ran["exitCode"], ran["signal"]) == (True, None, signal.SIGKILL)
     assert ran["stdout"] == "on\n"
     assert box.naps() == 0
