@@ -1,39 +1,34 @@
-"""Every number of the system call table under both modes' filter: what passes is what is written.
+"""Every number of the system call table in sandboxes of a real gateway: what passes is written.
 
 No call is made: see `marking`.
 """
 
-import io
 import json
 import platform
-import shutil
 import signal
-import subprocess
-import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 
-from supervisor.launcher import policy
-from tests import dockerd as daemon
 from tests.attack import calls, marking
 from tests.bpf import number
+from tests.conformance.box import running
 
-HERE = Path(__file__).parent
+PROGRAMS = [Path(__file__).with_name(name) for name in ("marking.py", "sandbox_walker.py")]
 TRIES = [each for each in calls.tries(marking.ARGUMENTS) if number(each[0]) >= 0]
-INPUT = json.dumps([(number(call), arguments) for call, arguments in TRIES]).encode()
+INPUT = json.dumps([(number(call), arguments) for call, arguments in TRIES])
 
 
-def walker(folder: Path) -> Path:
-    """What runs in a sandbox, in a directory for it."""
-    inside = folder / "tests" / "attack"
-    inside.mkdir(parents=True)
-    for name in ("marking.py", "sandbox_walker.py"):
-        shutil.copy(HERE / name, inside)
-    return inside / "sandbox_walker.py"
+@pytest.mark.parametrize("mode", ["bubblewrap"])
+def test_what_passes_is_what_is_written(mode: str, request: pytest.FixtureRequest) -> None:
+    docker = request.getfixturevalue("dockerd") if mode == "docker" else None
+    with running(mode, docker, marked=True) as box:
+        for path in PROGRAMS:
+            box.call("sandbox.files.put", path=f"tests/attack/{path.name}", data=path.read_text())
+        ran = box.run("python3", "/work/tests/attack/sandbox_walker.py", stdin=INPUT)
+    assert (ran["exitCode"], ran["stderr"], ran["truncated"]) == (0, "", False)
+    check(json.loads(ran["stdout"]))
 
 
 def check(answer: Any) -> None:
@@ -53,66 +48,3 @@ def check(answer: Any) -> None:
         assert verdict == ("passes" if passes else "EPERM"), (call, arguments)
     if platform.machine() == "x86_64":
         assert answer["x32"] == answer["i386"] == [-signal.SIGSYS]
-
-
-def test_under_bubblewrap(state_dir: Path) -> None:
-    program = state_dir / "policy"
-    program.write_bytes(policy.compiled())
-    script = walker(state_dir)
-    with program.open("rb") as file:
-        walk = subprocess.run(
-            [
-                *(sys.executable, "-I", str(HERE / "marking.py")),
-                *("bwrap", "--unshare-all", "--ro-bind", "/", "/", "--seccomp", str(file.fileno())),
-                *("/usr/bin/python3", str(script)),
-            ],
-            input=INPUT,
-            stdout=subprocess.PIPE,
-            pass_fds=[file.fileno()],
-            check=True,
-        )
-    check(json.loads(walk.stdout))
-
-
-@pytest.mark.docker
-def test_under_docker(dockerd: str, state_dir: Path) -> None:
-    walker(state_dir)
-    (state_dir / "input").write_bytes(INPUT)
-    state_dir.chmod(0o777)  # a log of the engine's may break a long line in two
-    client = docker.DockerClient(base_url=dockerd)
-    try:
-        image = empty_image(client)
-        client.containers.run(
-            image,
-            [
-                "/bin/sh",
-                "-c",
-                "python3 /work/tests/attack/sandbox_walker.py < /work/input > /work/answer",
-            ],
-            runtime=daemon.MARKED,
-            security_opt=["no-new-privileges", f"seccomp={policy.docker_profile()}"],
-            cap_drop=["ALL"],
-            user="12345:12345",
-            network_mode="none",
-            volumes=[f"{state_dir}:/work", "/usr:/usr:ro"],
-            remove=True,
-        )
-    finally:
-        client.close()
-    check(json.loads((state_dir / "answer").read_bytes()))
-
-
-def empty_image(client: Any) -> str:
-    """An image of the places where this machine's /usr is seen."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name in ("usr", "proc", "sys", "dev", "tmp", "work"):
-            folder = tarfile.TarInfo(name)
-            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-            tar.addfile(folder)
-        for name in ("bin", "lib", "lib64"):
-            link = tarfile.TarInfo(name)
-            link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
-            tar.addfile(link)
-    answer = client.api.import_image_from_data(buffer.getvalue(), repository="walk")
-    return str(json.loads(answer.splitlines()[-1])["status"])

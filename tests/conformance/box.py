@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,13 @@ import psutil
 
 from tests import dockerd as daemon
 from tests.conftest import make_state_dir, remove_tree
-from tests.e2e.gateway import Gateway
+from tests.e2e.gateway import OPENCLAW, Gateway
 
 CANARY = "canary-of-the-machine-7d1f"
+MARKED_GATEWAY = (
+    *(sys.executable, "-I", str(daemon.MARKING)),
+    *(OPENCLAW, "gateway", "--port", "0"),
+)
 DEADLINE_SECONDS = 15.0
 FILE_BYTES = 4 * 2**20
 
@@ -67,19 +72,23 @@ class Box:
 
 
 @contextlib.contextmanager
-def running(mode: str, docker_host: str | None) -> Iterator[Box]:
-    """Start a gateway on a machine with secrets, and a tenant."""
+def running(mode: str, docker_host: str | None, *, marked: bool = False) -> Iterator[Box]:
+    """Start a gateway on a machine with secrets, and a tenant.
+
+    If `marked`, marked system calls in its sandboxes are answered: see tests/attack/marking.py.
+    """
     section: dict[str, Any] = {"file_bytes": FILE_BYTES, "pids": 64}
     if docker_host is not None:
         images = {"base": daemon.load_image(docker_host)}
         section["docker"] = {"host": docker_host, "images": images}
+        section["docker"]["runtime"] = daemon.MARKED if marked else None
     state = make_state_dir()
     variable = CANARY.replace("-", "_")
     try:
         (state / "config.yaml").write_text(json.dumps({"sandbox": section}))
         (state / CANARY).write_text(CANARY)
         os.environ[variable] = CANARY
-        with Gateway(state) as gateway:
+        with Gateway(state, command=MARKED_GATEWAY if marked else ()) as gateway:
             yield Box(gateway, mode)
     finally:
         os.environ.pop(variable, None)
