@@ -13,14 +13,14 @@ import pytest
 
 from tests.attack import calls, marking
 from tests.bpf import number
-from tests.conformance.box import running
+from tests.conformance.box import MODES, running
 
 PROGRAMS = [Path(__file__).with_name(name) for name in ("marking.py", "sandbox_walker.py")]
 TRIES = [each for each in calls.tries(marking.ARGUMENTS) if number(each[0]) >= 0]
 INPUT = json.dumps([(number(call), arguments) for call, arguments in TRIES])
 
 
-@pytest.mark.parametrize("mode", ["bubblewrap"])
+@pytest.mark.parametrize("mode", MODES)
 def test_what_passes_is_what_is_written(mode: str, request: pytest.FixtureRequest) -> None:
     docker = request.getfixturevalue("dockerd") if mode == "docker" else None
     with running(mode, docker, marked=True) as box:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import psutil
+import pytest
 
 from tests import dockerd as daemon
 from tests.conftest import make_state_dir, remove_tree
@@ -22,6 +23,7 @@ MARKED_GATEWAY = (
     *(sys.executable, "-I", str(daemon.MARKING)),
     *(OPENCLAW, "gateway", "--port", "0"),
 )
+MODES = ("bubblewrap", pytest.param("docker", marks=pytest.mark.docker))
 DEADLINE_SECONDS = 15.0
 FILE_BYTES = 4 * 2**20
 
