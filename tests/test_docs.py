@@ -51,3 +51,8 @@ def test_every_decision_has_a_number_of_its_own() -> None:
     assert numbers == [f"{number:04}" for number in range(1, len(paths) + 1)]
     for path, number in zip(paths, numbers, strict=True):
         assert path.read_text().startswith(f"# {number} · ")
+
+
+def test_promises_are_numbered_one_after_the_other() -> None:
+    found = re.findall(r"^\| (\d+) \|", (ROOT / "docs/SPECIFICATION.md").read_text(), re.MULTILINE)
+    assert found == [str(number) for number in range(1, len(found) + 1)]
