@@ -193,16 +193,20 @@ class DockerEngine:
         return job
 
     async def _size(self, job: DockerJob, size: Size) -> None:
-        """Give a terminal its first size, which Docker takes when its program has started."""
+        """Give a terminal its first size, which Docker takes when its program has started.
+
+        What is typed comes after it: nothing is until this returns.
+        """
         try:
             program = await job.look()
             while not program.pid and program.exit_code is None:
                 await asyncio.sleep(_LOOK_SECONDS)
                 program = await job.look()
+            job.resize(size)
+            await job.resized()
         except BaseException:
             job.close()
             raise
-        job.resize(size)
 
     # All of them
 

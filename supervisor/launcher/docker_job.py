@@ -123,6 +123,11 @@ class DockerJob:
         before = self._resizing
         self._resizing = self._loop.create_task(self._resize(size, before))
 
+    async def resized(self) -> None:
+        """Wait until the size that was last asked for holds, or the program has ended."""
+        if self._resizing is not None:
+            await self._resizing
+
     async def _resize(self, size: Size, before: "asyncio.Task[None] | None") -> None:
         if before is not None:
             await before
