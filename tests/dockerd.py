@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from supervisor import child
 from supervisor.launcher import docker_client, docker_image
 
 MARKING: Final = Path(__file__).parent / "attack" / "marking.py"
@@ -78,6 +79,8 @@ def running(folder: Path, owner: int = 0) -> Iterator[str]:
         process = subprocess.Popen(
             command(folder), stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
+    # The supervisor's own code, tried in this process, ends the children that nobody waits for.
+    child._watched.add(process.pid)
     try:
         deadline = time.monotonic() + START_SECONDS
         while not answers(path):
@@ -94,6 +97,8 @@ def running(folder: Path, owner: int = 0) -> Iterator[str]:
             process.kill()
             process.wait()
             raise
+        finally:
+            child._watched.discard(process.pid)
 
 
 def print_errors(host: str) -> None:
