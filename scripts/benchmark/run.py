@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--registered", type=int, default=10_000, help="tenants at a start")
     parser.add_argument("--awake", type=int, default=200, help="tenants that are served in turn")
     parser.add_argument("--sockets", type=int, default=5000, help="WebSockets that stay idle")
+    parser.add_argument("--docker", type=int, default=20, help="runs under Docker, likewise")
     parser.add_argument("--sandboxes", type=int, default=100, help="runs one after another")
     options = parser.parse_args()
     state_dir = make_state_dir()
@@ -61,6 +62,7 @@ def main() -> None:
     figures["neighbours"] = neighbours.windows(options.rounds, options.seconds / 2)
     figures["round_robin"] = fleet.round_robin(options.awake, options.rounds, options.seconds)
     figures["sandboxes"] = sandboxes.figures(options.sandboxes)
+    figures["sandboxes_under_docker"] = sandboxes.docker_figures(options.docker)
     table(figures)
     print(json.dumps(figures, indent=2))
 

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import statistics
+import subprocess
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from scripts.benchmark import fleet
 from supervisor.launcher import bubblewrap, bwrap, policy
 from supervisor.launcher.engine import Launch
 from supervisor.launcher.stem import memory_file
+from tests import dockerd
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
 
@@ -25,6 +27,7 @@ SAMPLES_AT_ONCE: Final = 20
 AT_ONCE: Final = 10
 TENANTS: Final = 10
 MANY: Final = 100
+REFILL_SECONDS: Final = 2.0
 
 
 def figures(samples: int) -> dict[str, Any]:
@@ -42,13 +45,50 @@ def figures(samples: int) -> dict[str, Any]:
         remove_tree(state_dir)
 
 
+def docker_figures(samples: int) -> dict[str, Any]:
+    """Measure under Docker, with a container ready, against a bare `docker run --rm` in turn."""
+    if not dockerd.can_be_had():
+        return {"skipped": "a Docker daemon is started by root alone"}
+    state_dir = make_state_dir()
+    try:
+        with dockerd.available() as host:
+            image = dockerd.load_image(host)
+            docker = {"host": host, "images": {"base": image}, "warm": 1}
+            (state_dir / "config.yaml").write_text(json.dumps({"sandbox": {"docker": docker}}))
+            with Gateway(state_dir) as gateway:
+                return _under_docker(gateway, host, image, samples)
+    finally:
+        remove_tree(state_dir)
+
+
+def _under_docker(gateway: Gateway, host: str, image: str, samples: int) -> dict[str, Any]:
+    caller = _Caller(gateway, gateway.create("docker"), sandbox="docker")
+    command = ["docker", "--host", host, "run", "--rm", "--network=none", image, *ARGV]
+    cold = caller.run()
+    ours, bare = [], []
+    for _ in range(samples):
+        time.sleep(REFILL_SECONDS)  # the next container is made ready meanwhile
+        ours.append(caller.run())
+        time.sleep(REFILL_SECONDS)
+        started = time.perf_counter()
+        subprocess.run(command, check=True)
+        bare.append(time.perf_counter() - started)
+    return {
+        "cold_ms": round(cold * 1000, 1),
+        "warm": fleet.quantiles_ms(ours),
+        "bare_docker_run": fleet.quantiles_ms(bare),
+        "p50_ratio": round(statistics.median(ours) / statistics.median(bare), 3),
+    }
+
+
 class _Caller:
     """One kept connection."""
 
-    def __init__(self, gateway: Gateway, token: str) -> None:
+    def __init__(self, gateway: Gateway, token: str, **params: str) -> None:
         self._connection = HTTPConnection(gateway.address)
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        call = {"jsonrpc": "2.0", "id": 1, "method": "sandbox.run", "params": {"argv": ARGV}}
+        asked = {"argv": ARGV, **params}
+        call = {"jsonrpc": "2.0", "id": 1, "method": "sandbox.run", "params": asked}
         self._body = json.dumps(call)
 
     def run(self) -> float:
