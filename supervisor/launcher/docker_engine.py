@@ -175,11 +175,11 @@ class DockerEngine:
         made = await self._client.call(
             lambda api: api.exec_create(
                 container.id,
-                list(launch.argv),
+                _argv(launch),
                 stdin=True,
                 tty=tty,
                 environment=environment,
-                workdir=launch.cwd,
+                workdir=launching.WORK,
                 user=f"{launch.uid}:{launch.gid}",
                 detach_keys=_DETACH_KEYS,
             )
@@ -222,6 +222,18 @@ class DockerEngine:
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._client.close()
+
+
+def _argv(launch: Launch) -> list[str]:
+    """Give what starts a program in its directory.
+
+    That a tenant can make a link of, and a runtime that follows it while it still holds something
+    of the machine's leads out (CVE-2024-21626). So a shell inside goes there.
+    """
+    if launch.cwd == launching.WORK:
+        return list(launch.argv)
+    enter = 'cd -- "$0" || exit 127; unset PWD OLDPWD; exec "$@"'
+    return ["/bin/sh", "-c", enter, launch.cwd, *launch.argv]
 
 
 def _cgroup_parent(launch: Launch, facts: Facts) -> str | None:

@@ -164,6 +164,24 @@ async def test_who_it_is(sandboxes: Sandboxes) -> None:
     assert said.out.decode().split() == [*map(str, (UID, GID, GID)), "sandbox", "sandbox", "/tmp"]
 
 
+async def test_a_directory_to_start_in(sandboxes: Sandboxes) -> None:
+    inside = sandboxes.directory() / "a b"
+    inside.mkdir()
+    os.chown(inside, UID, GID)
+    look = "import os, sys; print(os.getcwd(), sys.argv[1:], 'OLDPWD' in os.environ)"
+    said = await sandboxes.run("python3", "-c", look, "", "x y", cwd="/work/a b")
+    assert said.out.decode() == "/work/a b ['', 'x y'] False\n"
+
+
+async def test_no_link_leads_what_starts_it_out(sandboxes: Sandboxes) -> None:
+    for number in range(3, 12):
+        (sandboxes.directory() / f"fd{number}").symlink_to(f"/proc/self/fd/{number}")
+    for number in range(3, 12):
+        said = await sandboxes.shell("pwd -P; ls ../..", cwd=f"/work/fd{number}")
+        assert said.outcome[:2] == (127, None), said
+        assert said.out == b""
+
+
 async def test_what_it_may(sandboxes: Sandboxes) -> None:
     said = await sandboxes.shell("cat /proc/self/status")
     status = dict(line.split(":\t", 1) for line in said.out.decode().splitlines() if ":\t" in line)
