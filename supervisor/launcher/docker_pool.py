@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from protocol import limits
+from protocol.errors import GatewayError
 from supervisor.launcher.docker_container import Container
 from supervisor.launcher.docker_profile import Shape
 
@@ -74,9 +75,15 @@ class Pool:
             self._throw_away(container)
         wanted: asyncio.Future[Container] = asyncio.get_running_loop().create_future()
         shelf.waiting.append(wanted)
+        is_new = shelf.making < len(shelf.waiting)
         self._stock(shelf, len(shelf.waiting))
         try:
             return await wanted
+        except GatewayError:
+            if is_new:
+                raise
+            # It was begun before this was asked for, and may have failed for a reason that has gone.
+            return await self.take(shape, directory)
         except asyncio.CancelledError:
             if wanted.done() and not wanted.cancelled() and wanted.exception() is None:
                 self._put(shelf, wanted.result())
