@@ -82,7 +82,7 @@ class Pool:
         except GatewayError:
             if is_new:
                 raise
-            # It was begun before this was asked for, and may have failed for a reason that has gone.
+            # Begun before this was asked for, it may have failed for a reason that has gone.
             return await self.take(shape, directory)
         except asyncio.CancelledError:
             if wanted.done() and not wanted.cancelled() and wanted.exception() is None:
