@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol import launching
+from protocol import launching, limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods.config import Overlay
 from tests.worker.harness import running_worker
@@ -181,11 +181,13 @@ async def test_a_configuration_that_is_not_allowed_is_not_written(tenant_dir: Pa
     assert [spec.mode for spec in launcher.asked] == ["bubblewrap"]
 
 
-async def test_what_runs_is_told(tenant_dir: Path) -> None:
+async def test_what_runs_is_told(tenant_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_worker() as rig:
-        for method in ("list", "status", "explain"):
-            error = await rig.front.refused(f"sandbox.{method}")
-            assert error.code is ErrorCode.UNAVAILABLE
+        with monkeypatch.context() as impatient:
+            impatient.setattr(limits, "LAUNCHER_WAIT_SECONDS", 0.01)  # none will come
+            for method in ("list", "status", "explain"):
+                error = await rig.front.refused(f"sandbox.{method}")
+                assert error.code is ErrorCode.UNAVAILABLE
         await LauncherEnd().meet(rig.links.channel)
         listed = await rig.front.call("sandbox.list")
         status = await rig.front.call("sandbox.status")
