@@ -16,7 +16,8 @@ PARTS: Final = image.ROOT / ".machine"
 PACKAGES: Final = {**boot.PACKAGES, "bwrap": "bubblewrap"}
 GUEST: Final = Path(__file__).with_name("cgroup2_guest.py")
 TESTS: Final = (
-    "tests/supervisor/caps",
+    "tests/supervisor/caps/test_groups.py",
+    "tests/supervisor/caps/test_place.py",
     "tests/e2e/test_caps.py",
     "tests/attack/test_worker_jail.py",
 )
