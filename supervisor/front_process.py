@@ -1,15 +1,13 @@
 """The supervisor's side of the front: start it, tell it the tenants, hand it links, replace it."""
 
 import asyncio
-import os
-import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
 
-from protocol import aio, descriptors, frames, limits
+from protocol import aio, frames
 from protocol.link import ANSWERS, LIVENESS, REQUESTS
 from protocol.meters import FrontMeters
 from protocol.spawn import (
@@ -25,19 +23,12 @@ from protocol.spawn import (
     TerminalAttached,
     WorkerLink,
 )
-from supervisor.child import FIRST_DESCRIPTOR, Child, Exit, start_python
-from supervisor.logs import Log, LogPump
+from supervisor.child import Exit
+from supervisor.logs import Log
+from supervisor.shared_process import EXIT_SECONDS, Greeting, SharedProcess, Told
 
 ACCEPTS: Final = REQUESTS | ANSWERS | LIVENESS | {frames.Drained, frames.Event}
 UPDATE_SECONDS: Final = 10.0
-EXIT_SECONDS: Final = 5.0
-COMMAND: Final = (
-    "-I",
-    "-m",
-    "supervisor.front",
-    str(FIRST_DESCRIPTOR),
-    str(FIRST_DESCRIPTOR + 1),
-)
 
 
 def parts(tenants: Iterable[TenantAccess]) -> Iterator[list[TenantAccess]]:
@@ -54,7 +45,7 @@ def parts(tenants: Iterable[TenantAccess]) -> Iterator[list[TenantAccess]]:
         yield part
 
 
-class FrontProcess:
+class FrontProcess(SharedProcess):
     """One front process, from its start to its end.
 
     Args:
@@ -77,26 +68,14 @@ class FrontProcess:
         on_exit: Callable[["FrontProcess", Exit], None],
         log: Log,
     ) -> None:
+        events = {
+            "worker.link_lost": Told(LinkLost, on_link_lost),
+            "terminal.attached": Told(TerminalAttached, on_attached),
+        }
+        super().__init__("front", events, lambda status: on_exit(self, status), log)
         self._spec: Final = spec
         self._listener: Final = listener
         self._on_call: Final = on_call
-        self._on_link_lost: Final = on_link_lost
-        self._on_attached: Final = on_attached
-        self._on_exit: Final = on_exit
-        self._log: Final = log
-        self._end: aio.LinkEnd
-        self._channel: socket.socket
-        self._child: Child
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._child.pid
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has ended."""
-        return self._child.ended
 
     async def start(self, tenants: Iterable[TenantAccess]) -> None:
         """Start the process and tell it the tenants; it serves when this returns.
@@ -106,19 +85,8 @@ class FrontProcess:
             LinkClosedError: it ended at once; the log says why.
             TimeoutError: it did not answer.
         """
-        ours, theirs = socket.socketpair()
-        self._channel, their_channel = descriptors.pair()
-        reader, writer = os.pipe()
-        with theirs, their_channel:
-            pid = start_python(COMMAND, (theirs.fileno(), their_channel.fileno()), writer)
-        os.close(writer)
-        LogPump(reader, self._log)
-        self._child = Child(pid, lambda status: self._on_exit(self, status))
-        self._channel.setblocking(False)
-        descriptors.send(
-            self._channel, msgspec.msgpack.encode(self._spec), [self._listener.fileno()]
-        )
-        self._end = await aio.attach(ours, ACCEPTS, self)
+        greeting = Greeting(self._spec, [self._listener.fileno()])
+        await self._begin("supervisor.front", ACCEPTS, greeting=greeting)
         for part in parts(tenants):
             await self.tell(TenantsUpdate(known=part))
         await self.tell(TenantsUpdate(complete=True))
@@ -171,61 +139,22 @@ class FrontProcess:
 
     def give_link(self, link: WorkerLink, sock: socket.socket) -> None:
         """Hand it the front's end of a link to a ready worker."""
-        try:
-            descriptors.send(self._channel, msgspec.msgpack.encode(link), [sock.fileno()])
-        except OSError as error:
-            # Its queue is full or it is gone: in both cases a new front gets all links again.
-            self._log.warning("front takes no link", tenant=link.tenant, error=str(error))
-            self.kill()
-
-    def check_alive(self) -> None:
-        """Ping it; one that has missed three is killed and will be replaced."""
-        if not self._end.closed:
-            missed = self._end.link.ping()
-            self._end.flush()
-            if missed >= limits.PING_MISSES_MAX:
-                self._log.error("front hangs")
-                self.kill()
+        self._hand(link, [sock.fileno()], "link", link.tenant)
 
     async def drain(self, seconds: float) -> None:
         """Let it finish what clients wait for, and end it."""
         if not self._end.closed:
             self._end.link.send(frames.Drain(seconds))
             self._end.flush()
-        try:
-            async with asyncio.timeout(seconds + EXIT_SECONDS):
-                await self._child.wait()
-        except TimeoutError:
-            self.kill()
-            await self._child.wait()
+        await self._end_within(seconds + EXIT_SECONDS)
 
-    def kill(self) -> None:
-        """End it at once."""
-        self._child.signal(signal.SIGKILL)
-
-    # protocol.aio.LinkHandler
+    # protocol.aio.LinkHandler; `Drained` is followed by its exit, which is what counts.
 
     def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
         """See `LinkHandler`."""
         self._on_call(end, call)
 
-    def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
-        """See `LinkHandler`. What the front asks for is short and is not cut off."""
-
-    def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
-        """See `LinkHandler`. Nothing is streamed to the front."""
-
-    def on_notice(self, end: aio.LinkEnd, frame: frames.Frame) -> None:
-        """See `LinkHandler`. `Drained` is followed by its exit, which is what counts."""
-        match frame:
-            case frames.Event("worker.link_lost", body):
-                self._on_link_lost(msgspec.json.decode(body, type=LinkLost))
-            case frames.Event("terminal.attached", body):
-                self._on_attached(msgspec.json.decode(body, type=TerminalAttached))
-
     def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
         """See `LinkHandler`. A front without its link is of no use."""
-        self._channel.close()
-        if reason is not None:
-            self._log.error("front broke its link", reason=str(reason))
+        super().on_closed(end, reason)
         self.kill()
