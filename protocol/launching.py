@@ -8,6 +8,7 @@ own, before the call is answered: each message there is a number that the worker
 with the descriptors. A worker hands over none.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -28,6 +29,8 @@ DEFAULT_NAME: Final = "main"
 WORK: Final = "/work"
 Profile = Annotated[str, msgspec.Meta(pattern=ACCOUNT_ID_PATTERN)]
 """What an operator calls an image; a tenant never names engine options."""
+DEFAULT_IMAGE: Final = "base"
+"""Of those an operator names, the one for whoever asks for none; else the first by name."""
 Argument = Annotated[str, msgspec.Meta(max_length=limits.SANDBOX_ARGUMENT_BYTES_MAX)]
 Columns = Annotated[int, msgspec.Meta(ge=1, le=limits.TERMINAL_COLUMNS_MAX)]
 Rows = Annotated[int, msgspec.Meta(ge=1, le=limits.TERMINAL_ROWS_MAX)]
@@ -334,3 +337,8 @@ def read_terminal_chunk(chunk: bytes) -> tuple[int, bytes]:
         reason = "a chunk of a terminal without output"
         raise RemoteProtocolError(reason)
     return int.from_bytes(chunk[:_NUMBER], "little"), chunk[_NUMBER:]
+
+
+def default_image(images: Collection[str]) -> str | None:
+    """Give the image for whoever asks for none; None if there is none at all."""
+    return DEFAULT_IMAGE if DEFAULT_IMAGE in images else min(images, default=None)

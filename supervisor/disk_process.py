@@ -12,6 +12,7 @@ from supervisor.logs import Log
 from supervisor.shared_process import SharedProcess, Told
 
 ACCEPTS: Final = LIVENESS | {frames.Event}
+COMMAND: Final = ("-I", "-m", "supervisor.caps.disk")
 
 
 class DiskProcess(SharedProcess):
@@ -43,7 +44,7 @@ class DiskProcess(SharedProcess):
         Raises:
             OSError: it cannot be started.
         """
-        await self._begin("supervisor.caps.disk", ACCEPTS, *self._arguments)
+        await self._begin(COMMAND, ACCEPTS, *self._arguments)
 
     def watch(self, watched: Watched) -> None:
         """Have a tenant counted whenever it could have come over its bounds."""

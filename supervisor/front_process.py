@@ -29,6 +29,7 @@ from supervisor.shared_process import EXIT_SECONDS, Greeting, SharedProcess, Tol
 
 ACCEPTS: Final = REQUESTS | ANSWERS | LIVENESS | {frames.Drained, frames.Event}
 UPDATE_SECONDS: Final = 10.0
+COMMAND: Final = ("-I", "-m", "supervisor.front")
 
 
 def parts(tenants: Iterable[TenantAccess]) -> Iterator[list[TenantAccess]]:
@@ -86,7 +87,7 @@ class FrontProcess(SharedProcess):
             TimeoutError: it did not answer.
         """
         greeting = Greeting(self._spec, [self._listener.fileno()])
-        await self._begin("supervisor.front", ACCEPTS, greeting=greeting)
+        await self._begin(COMMAND, ACCEPTS, greeting=greeting)
         for part in parts(tenants):
             await self.tell(TenantsUpdate(known=part))
         await self.tell(TenantsUpdate(complete=True))

@@ -15,6 +15,7 @@ from supervisor.shared_process import Greeting, SharedProcess, Told
 
 ACCEPTS: Final = ANSWERS | LIVENESS | {frames.Event}
 END_SECONDS: Final = 10.0
+COMMAND: Final = ("-I", "-m", "supervisor.launcher")
 
 
 class LauncherProcess(SharedProcess):
@@ -49,7 +50,7 @@ class LauncherProcess(SharedProcess):
         Raises:
             OSError: it cannot be started.
         """
-        await self._begin("supervisor.launcher", ACCEPTS, greeting=Greeting(self._spec))
+        await self._begin(COMMAND, ACCEPTS, greeting=Greeting(self._spec))
 
     def place(self, place: launching.Place, link: socket.socket, channel: socket.socket) -> None:
         """Hand it a worker: its end of the data link and of the descriptor channel."""

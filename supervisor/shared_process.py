@@ -64,7 +64,7 @@ class SharedProcess:
 
     async def _begin(
         self,
-        module: str,
+        program: Sequence[str],
         accepts: frozenset[type],
         *arguments: str,
         greeting: Greeting | None = None,
@@ -72,7 +72,8 @@ class SharedProcess:
         """Start the process; what it is told from here on waits until it reads.
 
         Args:
-            module: What is run; its first arguments are the numbers of its descriptors.
+            program: What the interpreter runs; its first arguments are the numbers of its
+                descriptors.
             accepts: The frames that it may send.
             arguments: Its others.
             greeting: With it there is a descriptor channel beside the link, which begins with it.
@@ -88,8 +89,9 @@ class SharedProcess:
                 self._channel, channel = descriptors.pair()
                 given.append(theirs.enter_context(channel))
             numbers = [str(FIRST_DESCRIPTOR + place) for place in range(len(given))]
-            command = ("-I", "-m", module, *numbers, *arguments)
-            pid = start_python(command, [sock.fileno() for sock in given], writer)
+            pid = start_python(
+                (*program, *numbers, *arguments), [sock.fileno() for sock in given], writer
+            )
         os.close(writer)
         LogPump(reader, self._log)
         self._child = Child(pid, self._on_exit)

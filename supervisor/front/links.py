@@ -1,14 +1,14 @@
 """The front's ends of its links: to the supervisor, and to every worker that runs."""
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Final, NoReturn
 
 import msgspec
 
-from protocol import aio, descriptors, frames, limits
+from protocol import aio, frames, limits
 from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from protocol.link import ANSWERS, LIVENESS, REQUESTS
 from protocol.pace import Pace
@@ -16,6 +16,7 @@ from protocol.spawn import LinkLost, WorkerLink
 from supervisor.front.service import Front
 from supervisor.front.subscription import Event
 from supervisor.front.tenants import Tenant
+from supervisor.handed import Handed
 
 FROM_SUPERVISOR: Final = REQUESTS | ANSWERS | LIVENESS | {frames.Drain, frames.Event}
 FROM_WORKER: Final = ANSWERS | {frames.Event}
@@ -126,60 +127,18 @@ class TenantLink:
         raise TypeError(type(what).__name__)
 
 
-class WorkerLinks:
-    """Takes the links that come on the descriptor channel.
+def take_links(front: Front, channel: socket.socket) -> Handed[WorkerLink]:
+    """Have the links to workers that come on the descriptor channel be those of the tenants."""
+    return Handed(channel, WorkerLink, 1, partial(_attach, front), front.log)
 
-    Args:
-        front: Whose tenants they are for.
-        channel: The channel, non-blocking.
-    """
 
-    def __init__(self, front: Front, channel: socket.socket) -> None:
-        self._front: Final = front
-        self._channel: Final = channel
-        self._loop: Final = asyncio.get_running_loop()
-        self._attaching: set[asyncio.Task[None]] = set()
-        self._loop.add_reader(channel, self._receive)
-
-    def close(self) -> None:
-        """Take no more."""
-        self._loop.remove_reader(self._channel)
-        self._channel.close()
-
-    def _receive(self) -> None:
-        while True:
-            try:
-                payload, received = descriptors.receive(self._channel, 1)
-            except BlockingIOError:
-                return
-            except (EOFError, OSError):
-                # The data link says the same, and is what counts.
-                self._loop.remove_reader(self._channel)
-                return
-            except descriptors.DescriptorMessageError as error:
-                self._front.log.broken("descriptor channel", error)
-                continue
-            self._take(payload, received)
-
-    def _take(self, payload: bytes, received: list[int]) -> None:
-        try:
-            link = msgspec.msgpack.decode(payload, type=WorkerLink)
-            (descriptor,) = received
-        except (msgspec.DecodeError, ValueError) as error:
-            for descriptor in received:
-                os.close(descriptor)
-            self._front.log.broken("descriptor channel", error)
-            return
-        task = self._loop.create_task(self._attach(link, socket.socket(fileno=descriptor)))
-        self._attaching.add(task)
-        task.add_done_callback(self._attaching.discard)
-
-    async def _attach(self, link: WorkerLink, sock: socket.socket) -> None:
-        tenant = self._front.tenant(link.tenant)
-        handler = TenantLink(self._front, tenant, link.generation)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.LINK_SEND_BYTES)
-        end = await aio.attach(sock, FROM_WORKER, handler)
-        if end.closed:
-            tenant.link_down(end)
-        else:
-            tenant.link_up(end, link.generation)
+async def _attach(front: Front, link: WorkerLink, ends: list[socket.socket]) -> None:
+    (sock,) = ends
+    tenant = front.tenant(link.tenant)
+    handler = TenantLink(front, tenant, link.generation)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.LINK_SEND_BYTES)
+    end = await aio.attach(sock, FROM_WORKER, handler)
+    if end.closed:
+        tenant.link_down(end)
+    else:
+        tenant.link_up(end, link.generation)

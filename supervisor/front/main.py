@@ -24,7 +24,7 @@ from protocol import aio, descriptors, frames, limits
 from protocol.spawn import FrontSpec
 from supervisor.front.connection import Connection
 from supervisor.front.handshake import TlsReception
-from supervisor.front.links import FROM_SUPERVISOR, SupervisorLink, WorkerLinks
+from supervisor.front.links import FROM_SUPERVISOR, SupervisorLink, take_links
 from supervisor.front.log import Log
 from supervisor.front.service import Front
 from supervisor.zygote import linux
@@ -90,7 +90,7 @@ async def serve(
     front = Front(spec, log)
     handler = SupervisorLink(front)
     front.supervisor = end = await aio.attach(link, FROM_SUPERVISOR, handler)
-    links = WorkerLinks(front, channel)
+    links = take_links(front, channel)
     log.info("start", version=spec.version)
     # Clients wait in the listening socket's queue meanwhile; should loading take too long, they
     # are better served with an error.

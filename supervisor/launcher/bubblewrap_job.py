@@ -1,6 +1,5 @@
 """A bwrap that runs: its limits, its end and what it used."""
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -15,6 +14,7 @@ import msgspec
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.launcher.engine import Outcome, Size, outcome_of_code
+from supervisor.launcher.readable import readable
 
 _STATUS_BYTES_MAX: Final = 4096
 _NOT_EXECUTED: Final = 127
@@ -72,7 +72,7 @@ class BwrapJob:
             GatewayError: the system refuses; it must be ended.
         """
         while b"\n" not in self._report:
-            await _readable(self._status)
+            await readable(self._status)
             data = os.read(self._status, _STATUS_BYTES_MAX)
             if not data:
                 return  # it has ended, and `wait` says why
@@ -92,7 +92,7 @@ class BwrapJob:
     async def wait(self) -> Outcome:
         """See `Job`."""
         try:
-            await _readable(self._pidfd)
+            await readable(self._pidfd)
             ended, _ = self._collect(self._pid)
             report = self._report + os.read(self._status, _STATUS_BYTES_MAX)
         finally:
@@ -125,7 +125,7 @@ class BwrapJob:
                 pidfd = os.pidfd_open(pid)
                 try:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    await _readable(pidfd)
+                    await readable(pidfd)
                 finally:
                     os.close(pidfd)
             return self._collect(pid)[1]
@@ -150,16 +150,6 @@ def _read_status(report: bytes) -> tuple[int | None, int | None]:
             child = child if status.child_pid is None else status.child_pid
             code = code if status.exit_code is None else status.exit_code
     return child, code
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = asyncio.Event()
-    loop.add_reader(descriptor, ready.set)
-    try:
-        await ready.wait()
-    finally:
-        loop.remove_reader(descriptor)
 
 
 def resize(terminal: int, size: Size) -> None:

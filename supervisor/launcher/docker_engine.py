@@ -22,8 +22,6 @@ from supervisor.launcher.docker_sweep import sweep
 from supervisor.launcher.engine import Job, Launch, Size
 
 ETC_FOLDER: Final = "docker-etc"
-DEFAULT_IMAGE: Final = "default"
-"""Of those an operator names, the one for whoever asks for none; else the first by name."""
 # Pressed for hours to leave a terminal: there is no way to have none, and the usual keys are used.
 _DETACH_KEYS: Final = ",".join(["ctrl-@"] * 24)
 _LOOK_SECONDS: Final = 0.02
@@ -95,9 +93,8 @@ class DockerEngine:
 
     def _image(self, profile: str | None) -> str:
         images = self._spec.images
-        if profile is None:
-            return images.get(DEFAULT_IMAGE) or images[min(images)]
-        if profile not in images:
+        profile = profile or launching.default_image(images)
+        if profile is None or profile not in images:
             message = f"image: {profile} is not among {', '.join(images)}"
             raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="image")
         return images[profile]

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, TypeVar
 
+import msgspec
+
 from protocol import environment, launching, limits
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.launcher.capped import Capped
@@ -15,6 +17,7 @@ from supervisor.launcher.engine import Engine, Job, Launch, Outcome, Size
 from supervisor.launcher.nurseries import Nurseries
 from supervisor.launcher.tenant import Sandbox, Tenant
 from supervisor.launcher.terminals import Opened, Started
+from supervisor.moments import unix_ms
 from supervisor.zygote import linux
 
 _ID_BYTES: Final = 8
@@ -45,16 +48,11 @@ def clamp(ceilings: launching.Ceilings, spec: launching.Spec) -> launching.Spec:
         raise _refusal(
             "argv", f"{size} bytes with env, more than {limits.SANDBOX_ARGV_BYTES_MAX}; use a file"
         )
-    return launching.Spec(
-        argv=spec.argv,
+    return msgspec.structs.replace(
+        spec,
         env=env,
-        cwd=spec.cwd,
-        name=spec.name,
-        mode=spec.mode,
-        image=spec.image,
         wall_seconds=min(spec.wall_seconds, ceilings.wall_seconds),
         caps=_at_most(spec.caps, ceilings.sandbox),
-        stdio=spec.stdio,
     )
 
 
@@ -231,7 +229,7 @@ def listed(
         name=spec.name,
         mode=spec.mode,
         argv=spec.argv,
-        started_at_ms=time.time_ns() // 1_000_000,
+        started_at_ms=unix_ms(),
         generation=generation,
         caps=spec.caps,
     )

@@ -1,7 +1,6 @@
 """What the launcher is asked: by the supervisor to know a worker, by workers to run something."""
 
 import asyncio
-import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,6 +15,7 @@ from protocol.link import LIVENESS, REQUESTS
 from protocol.pace import Pace
 from protocol.spawn import LinkLost, StorageRefusal
 from supervisor.front.log import Log
+from supervisor.handed import Handed
 from supervisor.launcher.directory import Directories
 from supervisor.launcher.engine import Engine
 from supervisor.launcher.nurseries import Nurseries
@@ -229,47 +229,19 @@ class Launcher:
         self.log: Final = log
         self.supervisor: aio.LinkEnd | None = None
         self._spec: Final = spec
-        self._channel: Final = channel
         self._loop: Final = asyncio.get_running_loop()
         self._tenants: Final[dict[str, Tenant]] = {}
         self._holds: Final[dict[str, StorageRefusal]] = {}
-        self._attaching: Final[set[asyncio.Task[None]]] = set()
-        self._loop.add_reader(channel, self._receive)
+        self._handed: Final = Handed(channel, launching.Place, 2, self._attach, log)
         self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def close(self) -> None:
         """Take no more workers."""
         self._looking.cancel()
-        self._loop.remove_reader(self._channel)
-        self._channel.close()
+        self._handed.close()
 
-    def _receive(self) -> None:
-        while True:
-            try:
-                payload, received = descriptors.receive(self._channel, 2)
-            except BlockingIOError:
-                return
-            except (EOFError, OSError):
-                # The data link says the same, and is what counts.
-                self._loop.remove_reader(self._channel)
-                return
-            except descriptors.DescriptorMessageError as error:
-                self.log.broken("descriptor channel", error)
-                continue
-            try:
-                place = msgspec.msgpack.decode(payload, type=launching.Place)
-                link, channel = received
-            except (msgspec.DecodeError, ValueError) as error:
-                for descriptor in received:
-                    os.close(descriptor)
-                self.log.broken("descriptor channel", error)
-                continue
-            task = self._loop.create_task(self._attach(place, link, channel))
-            self._attaching.add(task)
-            task.add_done_callback(self._attaching.discard)
-
-    async def _attach(self, place: launching.Place, link: int, channel: int) -> None:
-        sock, ours = socket.socket(fileno=link), socket.socket(fileno=channel)
+    async def _attach(self, place: launching.Place, ends: list[socket.socket]) -> None:
+        sock, ours = ends
         ours.setblocking(False)
         try:
             tenant = self._tenant(place)

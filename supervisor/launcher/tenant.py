@@ -12,6 +12,7 @@ from protocol.errors import ErrorCode, GatewayError
 from protocol.spawn import StorageRefusal
 from supervisor.launcher.directory import Directories
 from supervisor.launcher.terminals import Terminals
+from supervisor.moments import unix_ms
 
 RETRY_AFTER_MS: Final = 1000
 
@@ -42,7 +43,7 @@ class Tenant:
         """The newest word of the supervisor."""
         self.directories: Final = directories
         self.terminals: Final = Terminals(
-            place.tenant, lambda: self.place.ceilings, time.monotonic, _unix_ms, report
+            place.tenant, lambda: self.place.ceilings, time.monotonic, unix_ms, report
         )
         self.running: Final[dict[str, Sandbox]] = {}
         self.refusal: StorageRefusal | None = None
@@ -151,7 +152,3 @@ class Tenant:
             if not due.done():
                 self._turns += 1
                 due.set_result(None)
-
-
-def _unix_ms() -> int:
-    return time.time_ns() // 1_000_000

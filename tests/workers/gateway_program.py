@@ -48,7 +48,7 @@ def main() -> None:
     setattr(  # noqa: B010 - it is final for everybody else
         front_process,
         "COMMAND",
-        ("-I", str(HERE / "front_program.py"), own_limits, *front_process.COMMAND[-2:]),
+        ("-I", str(HERE / "front_program.py"), own_limits),
     )
     zygote = ["-I", str(HERE / "zygote_program.py"), *command(FIRST_DESCRIPTOR)[3:]]
 

@@ -12,7 +12,7 @@ import msgspec
 
 from protocol import launching, limits
 from protocol.errors import ErrorCode, GatewayError
-from protocol.launching import Ceilings, Mode, Profile
+from protocol.launching import Ceilings, Mode, Profile, default_image
 from protocol.methods.config import Overlay
 from protocol.methods.sandbox import RunParams
 from protocol.methods.sandbox_state import ExplainParams, Source
@@ -22,7 +22,6 @@ N = TypeVar("N", int, float)
 
 MODE_KEY: Final = "sandbox.mode"
 IMAGE_KEY: Final = "sandbox.image"
-DEFAULT_IMAGE: Final = "base"
 
 
 class Said(NamedTuple, Generic[T]):
@@ -168,8 +167,7 @@ def _image(
             raise _refusal("image", "", f"a sandbox of the mode {mode.value} has no image")
         return Said(None, mode.by)
     known = ceilings.images
-    default = DEFAULT_IMAGE if DEFAULT_IMAGE in known else next(iter(known), None)
-    said: Said[Profile | None] = Said(default, "gateway")
+    said: Said[Profile | None] = Said(default_image(known), "gateway")
     key = ""
     if (tenants := _image_of_tenant(overlay)) is not None:
         said, key = Said(tenants, "tenant"), IMAGE_KEY
