@@ -24,7 +24,6 @@ from supervisor.launcher.engine import Job, Launch, Size
 ETC_FOLDER: Final = "docker-etc"
 # Pressed for hours to leave a terminal: there is no way to have none, and the usual keys are used.
 _DETACH_KEYS: Final = ",".join(["ctrl-@"] * 24)
-_LOOK_SECONDS: Final = 0.02
 
 
 class DockerEngine:
@@ -195,10 +194,7 @@ class DockerEngine:
         What is typed comes after it: nothing is until this returns.
         """
         try:
-            program = await job.look()
-            while not program.pid and program.exit_code is None:
-                await asyncio.sleep(_LOOK_SECONDS)
-                program = await job.look()
+            await job.begun()
             job.resize(size)
             await job.resized()
         except BaseException:

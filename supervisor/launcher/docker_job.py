@@ -24,6 +24,7 @@ _REFUSAL: Final = b"OCI runtime exec failed: "
 """How the output begins of a program that could not be executed, instead of its own."""
 # Most programs end before Docker is asked for the first time: the end of the output tells.
 _FIRST_LOOK_SECONDS: Final = 0.1
+_BEGUN_SECONDS: Final = 0.02
 _LOOK_SECONDS_MAX: Final = 1.0
 # What a program has written and nobody has read when it is killed.
 _LEFT_SECONDS: Final = 1.0
@@ -151,6 +152,18 @@ class DockerJob:
         found: dict[str, Any] = await self._client.call(lambda api: api.exec_inspect(self._exec_id))
         return Program(found["Pid"], None if found["Running"] else found["ExitCode"])
 
+    async def begun(self) -> Program:
+        """Wait until Docker says that the program runs, or what became of it. Bound it outside.
+
+        Raises:
+            GatewayError: as `look`.
+        """
+        program = await self.look()
+        while not program.pid and program.exit_code is None:
+            await asyncio.sleep(_BEGUN_SECONDS)
+            program = await self.look()
+        return program
+
     async def _end_of_program(self) -> Program:
         """Wait until it has ended, or its container has.
 
@@ -247,7 +260,7 @@ class DockerJob:
     async def _was_refused(self) -> bool:
         """Say whether Docker could not execute the program, so that what it says is Docker's."""
         try:
-            program: Program | None = await self.look()
+            program: Program | None = await self.begun()
         except GatewayError:
             program = self._program  # it has ended, and its container too
         return program is not None and not program.pid
