@@ -283,9 +283,9 @@ class TenantWorker:
     async def _start(self, process: WorkerProcess) -> None:
         try:
             jail = await self._around.jail_of(self.tenant)
-            zygote = await self._around.zygote()
             async with self._around.groups.admission(self.tenant) as admission:
-                await process.start(zygote, jail, admission)
+                # Last: who waits for something else may be left with one that is retired by then.
+                await process.start(await self._around.zygote(), jail, admission)
         except (SpawnError, GatewayError, OSError) as error:
             if isinstance(error, OSError):
                 # The gateway's own want (descriptors, say), which no waiting for this tenant ends.

@@ -120,48 +120,52 @@ class ZygoteProcess:
         )
         self.spares.wanted += 1
         try:
-            found = await self.spares.take(jail.shape, order, entrances)
-            if found is None:
-                found = await self._make(jail.shape)
-                found.tell(order, entrances)  # if it has ended already, its status says why
-            self.spares.started(found)
-            return found
+            async with self._slots:  # from here on `retire` waits for it
+                found = await self.spares.take(jail.shape, order, entrances)
+                if found is None:
+                    found = await self._ask_for(jail.shape)
+                    found.tell(order, entrances)  # if it has ended already, its status says why
+                self.spares.started(found)
+                return found
         finally:
             self.spares.wanted -= 1
             self.spares.refill()
 
     async def _make(self, shape: JailSpec) -> Newborn:
         async with self._slots:
-            newborn = Newborn()
-            self._last_request += 1
-            request = self._last_request
-            loop = asyncio.get_running_loop()
-            answer: asyncio.Future[int] = loop.create_future()
-            asked_at = loop.time()
-            self._waiting[request] = answer
+            return await self._ask_for(shape)
+
+    async def _ask_for(self, shape: JailSpec) -> Newborn:
+        newborn = Newborn()
+        self._last_request += 1
+        request = self._last_request
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[int] = loop.create_future()
+        asked_at = loop.time()
+        self._waiting[request] = answer
+        try:
+            message = msgspec.msgpack.encode(Spawn(request=request, jail=shape))
             try:
-                message = msgspec.msgpack.encode(Spawn(request=request, jail=shape))
-                try:
-                    descriptors.send(self._channel, message, newborn.theirs)
-                finally:
-                    newborn.close_theirs()
-                async with asyncio.timeout(SPAWN_SECONDS):
-                    newborn.runs(await answer, lambda _: self.spares.lose(newborn))
-                self._seconds.observe(loop.time() - asked_at)
-            except BaseException as error:
-                newborn.close()
-                if isinstance(error, TimeoutError):
-                    self.kill()  # it hangs; the next one will not
-                    msg = "the zygote does not answer"
-                    raise SpawnError(msg) from error
-                if isinstance(error, OSError):
-                    msg = f"the zygote cannot be asked: {error}"
-                    raise SpawnError(msg) from error
-                raise
-            else:
-                return newborn
+                descriptors.send(self._channel, message, newborn.theirs)
             finally:
-                del self._waiting[request]
+                newborn.close_theirs()
+            async with asyncio.timeout(SPAWN_SECONDS):
+                newborn.runs(await answer, lambda _: self.spares.lose(newborn))
+            self._seconds.observe(loop.time() - asked_at)
+        except BaseException as error:
+            newborn.close()
+            if isinstance(error, TimeoutError):
+                self.kill()  # it hangs; the next one will not
+                msg = "the zygote does not answer"
+                raise SpawnError(msg) from error
+            if isinstance(error, OSError):
+                msg = f"the zygote cannot be asked: {error}"
+                raise SpawnError(msg) from error
+            raise
+        else:
+            return newborn
+        finally:
+            del self._waiting[request]
 
     def _on_message(self) -> bool:
         """Take a message; says whether there may be another."""

@@ -7,6 +7,7 @@ a watcher that takes nothing for `TERMINAL_STALL_SECONDS` sees by the numbers wh
 """
 
 import asyncio
+import contextlib
 import os
 from collections import OrderedDict
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import msgspec
 from protocol import launching, limits
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.launcher.engine import Job, Outcome, Size
+from supervisor.launcher.readable import readable
 from supervisor.launcher.scrollback import Scrollback
 
 # As much as is read before others have their turn.
@@ -419,17 +421,6 @@ class Terminal:
             left -= count
             self._pump()
             if not count and not self._end_of_output.is_set():
-                await self._readable(deadline)
-
-    async def _readable(self, deadline: float) -> None:
-        readable: asyncio.Future[None] = self._loop.create_future()
-        self._loop.add_reader(
-            self._descriptor, lambda: None if readable.done() else readable.set_result(None)
-        )
-        try:
-            async with asyncio.timeout_at(deadline):
-                await readable
-        except TimeoutError:
-            pass
-        finally:
-            self._loop.remove_reader(self._descriptor)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(deadline):
+                        await readable(self._descriptor)

@@ -1,6 +1,7 @@
 """Spares as the supervisor keeps them, made by a real zygote whose workers wait to be told."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,21 @@ def test_without_a_shape_there_are_none(state: Path) -> None:
         assert not zygote.spares.waiting
 
     with_zygote(state, None, body)
+
+
+def test_one_that_is_retired_still_answers_who_waits_for_a_spare_that_hangs(state: Path) -> None:
+    jail = harness.worker_spec(state, "acme")
+
+    async def body(zygote: ZygoteProcess) -> None:
+        spares = {spare.child.pid for spare in await all_wait(zygote)}
+        zygote.spares.waiting[0].child.signal(signal.SIGSTOP)
+        spawning = asyncio.create_task(spawn(zygote, state, jail))
+        await asyncio.sleep(0)  # it has been told, and does not answer
+        retiring = asyncio.create_task(zygote.retire())
+        assert await spawning not in spares
+        await retiring
+
+    with_zygote(state, jail.shape, body)
 
 
 def test_spares_that_cannot_live_are_not_made_again_and_again(state: Path) -> None:
