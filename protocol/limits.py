@@ -281,3 +281,17 @@ DOCKER_SHAPES_MAX: Final = 64
 DOCKER_SHAPES_PER_TENANT_MAX: Final = 4
 DOCKER_IDLE_SECONDS: Final = 120.0
 DOCKER_STARTS_MAX: Final = 4
+
+# Models. Those of a request, and what one call may ask for.
+MODEL_MESSAGES_MAX: Final = 4096
+MODEL_TOOLS_MAX: Final = 128
+MODEL_TOKENS_MAX: Final = 1_000_000
+EMBED_TEXTS_MAX: Final = 2048
+# A worker asks egress no more than this; one that asks twice as much breaks its link.
+EGRESS_CALLS_PER_SECOND: Final = 4000
+EGRESS_CALLS_BURST: Final = 1024
+# How long a worker's call waits for an egress that is being replaced.
+EGRESS_WAIT_SECONDS: Final = 5.0
+# What the tool `fetch` gets at most.
+FETCH_URL_CHARS_MAX: Final = 4096
+FETCH_BYTES_MAX: Final = 1 * MIB

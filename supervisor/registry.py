@@ -12,9 +12,10 @@ from typing import Any, Final, NamedTuple
 import apsw
 import msgspec
 
-from protocol.control.shapes import NO_LIMITS, Quota, TenantLimits, TenantState
+from protocol.control.shapes import NO_LIMITS, TenantLimits, TenantState
 from protocol.methods import ALL_SCOPES
 from protocol.names import digest, mint_token, mint_token_id
+from protocol.quotas import Quota
 from protocol.spawn import TokenGrant
 from supervisor import registry_schema
 from supervisor.state import StateError

@@ -21,7 +21,6 @@ from protocol.control.shapes import (
     AuditPage,
     AuditQuery,
     CreatedTenant,
-    Quota,
     TenantLimits,
     TenantView,
     UpdateTenant,
@@ -34,6 +33,7 @@ from protocol.names import (
     is_display_name,
     is_tenant_id,
 )
+from protocol.quotas import Quota
 from protocol.spawn import TokenGrant
 from supervisor import audit_reading
 from supervisor.audit import Audit

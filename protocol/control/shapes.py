@@ -16,6 +16,7 @@ from protocol.names import (
     TOKEN_ID_PATTERN,
     TOKEN_NAME_PATTERN,
 )
+from protocol.quotas import Amount, Percent, Quota
 from protocol.scopes import Scope
 
 TenantId = Annotated[str, msgspec.Meta(pattern=TENANT_ID_PATTERN)]
@@ -24,7 +25,6 @@ TokenName = Annotated[str, msgspec.Meta(pattern=TOKEN_NAME_PATTERN)]
 DisplayName = Annotated[
     str, msgspec.Meta(max_length=limits.DISPLAY_NAME_CHARS_MAX, pattern=DISPLAY_NAME_PATTERN)
 ]
-Amount = Annotated[int, msgspec.Meta(ge=0, le=limits.JSON_INTEGER_ABS_MAX)]
 MemoryBytes = Annotated[
     int, msgspec.Meta(ge=limits.TENANT_MEMORY_BYTES_MIN, le=limits.TENANT_MEMORY_BYTES_MAX)
 ]
@@ -67,13 +67,6 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defa
     """Base of what clients get."""
 
 
-class Quota(Sent, frozen=True, kw_only=True, omit_defaults=True):
-    """What a tenant may spend a day, UTC. None is no limit; zero is nothing at all."""
-
-    tokens_per_day: Amount | None = None
-    cost_per_day_micro_usd: Amount | None = None
-
-
 class TenantLimits(Sent, frozen=True, kw_only=True, omit_defaults=True):
     """What a tenant may have at once, its worker and its sandboxes together.
 
@@ -110,7 +103,13 @@ class QuotaChange(Sent, frozen=True, kw_only=True):
     """What of a quota changes; null is no limit."""
 
     tokens_per_day: Amount | UnsetType | None = UNSET
+    tokens_per_month: Amount | UnsetType | None = UNSET
     cost_per_day_micro_usd: Amount | UnsetType | None = UNSET
+    cost_per_month_micro_usd: Amount | UnsetType | None = UNSET
+    requests_per_minute: Amount | UnsetType | None = UNSET
+    requests_per_hour: Amount | UnsetType | None = UNSET
+    concurrent_runs: Amount | UnsetType | None = UNSET
+    soft_percent: Percent | UnsetType | None = UNSET
 
 
 class LimitsChange(Sent, frozen=True, kw_only=True):

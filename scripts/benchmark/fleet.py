@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from protocol.control.shapes import Quota
+from protocol.quotas import Quota
 from scripts.benchmark import cost, load
 from supervisor.config import Config
 from supervisor.state import LOCK_WAIT_SECONDS, StateRoot

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocol.control.shapes import (
-    Quota,
-)
 from protocol.names import digest
+from protocol.quotas import Quota
 from protocol.spawn import ControlRequest
 from supervisor.config import Config
 from supervisor.control.plane import ControlPlane

@@ -5,9 +5,10 @@ from pathlib import Path
 import apsw
 import pytest
 
-from protocol.control.shapes import Quota, TenantLimits
+from protocol.control.shapes import TenantLimits
 from protocol.methods import ALL_SCOPES
 from protocol.names import digest
+from protocol.quotas import Quota
 from protocol.spawn import TokenGrant
 from supervisor.registry import (
     Registry,
@@ -23,7 +24,7 @@ FIRST, COUNT = 70_000, 5
 CREATE_FOR_EVER = """
 import itertools, sys
 from pathlib import Path
-from protocol.control.shapes import Quota
+from protocol.quotas import Quota
 from supervisor.registry import Registry
 registry = Registry(Path(sys.argv[1]))
 for number in itertools.count():
@@ -44,7 +45,7 @@ for number in itertools.count():
 STOP_HALFWAY = """
 import sys
 from pathlib import Path
-from protocol.control.shapes import Quota
+from protocol.quotas import Quota
 from supervisor.registry import Registry
 registry = Registry(Path(sys.argv[1]))
 with registry.atomically():

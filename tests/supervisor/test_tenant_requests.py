@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from protocol import limits
-from protocol.control.shapes import CreateToken, Quota
+from protocol.control.shapes import CreateToken
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import ALL_SCOPES, Scope
 from protocol.names import digest
+from protocol.quotas import Quota
 from protocol.spawn import TenantRequest
 from supervisor.config import Config
 from supervisor.state import StateRoot

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from protocol import limits
-from protocol.control.shapes import CreatedToken, CreateToken, Quota, RotateToken
+from protocol.control.shapes import CreatedToken, CreateToken, RotateToken
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest
+from protocol.quotas import Quota
 from supervisor.config import Config
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk

@@ -1,0 +1,166 @@
+"""What supervisor, launcher, worker and egress say to each other, beside models.
+
+On egress's descriptor channel the supervisor sends one message after the other, each with one
+descriptor: `Settings` first (a sealed memfd with a `Secrets`), then a `Place` for every worker (its
+link), `Proxies` when a launcher is another (a channel on which that hands over listeners).
+"""
+
+from typing import Annotated
+
+import msgspec
+
+from protocol import limits
+from protocol.quotas import Quota
+
+EGRESS = b"egress"
+"""What a worker's descriptor channel says before the descriptor of its link to egress."""
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Provider(_Message, frozen=True, kw_only=True):
+    """Who is asked for models, and as what kind of API; `base_url` without a trailing slash."""
+
+    type: str
+    base_url: str
+
+
+class Model(_Message, frozen=True, kw_only=True):
+    """A model as the operator names it. `fallbacks` are others that are asked when it fails."""
+
+    provider: str
+    upstream_model: str
+    context_window: int | None = None
+    max_output_tokens: int | None = None
+    input: tuple[str, ...] = ("text",)
+    embeds: bool = False
+    fallbacks: tuple[str, ...] = ()
+
+
+class Price(_Message, frozen=True, kw_only=True):
+    """Integer micro-USD a million tokens, by class; None is priced as `supervisor.egress.rates` says."""
+
+    input: int
+    output: int
+    cache_read: int | None = None
+    cache_write: int | None = None
+    reasoning: int | None = None
+
+
+class Billing(_Message, frozen=True, kw_only=True):
+    """The rate card: prices by model id, which may end with `*`. See `supervisor.egress.rates`."""
+
+    rate_card: dict[str, Price] = {}
+    allow_unpriced: bool = False
+    sandbox_second_nano_usd: int = 0
+    egress_gib_micro_usd: int = 0
+
+
+class Settings(_Message, frozen=True, kw_only=True, tag="settings"):
+    """What an operator decides about egress; first message, and again when it has changed.
+
+    The descriptor that comes with it is a sealed memfd that holds a `Secrets` in MessagePack.
+    """
+
+    ledger_directory: str
+    uid: int | None = None
+    """As whom it runs, as root; None is the gateway's own."""
+    providers: dict[str, Provider] = {}
+    models: dict[str, Model] = {}
+    billing: Billing = Billing()
+    allow_hosts: tuple[str, ...] = ()
+    """`host:port` that may be reached although it is an internal address."""
+    fetch_hosts: tuple[str, ...] = ()
+    """Hosts (`*.` before one takes its subdomains) that the tool `fetch` may ask."""
+    sandbox_hosts: dict[str, tuple[str, ...]] = {}
+    """By network profile: `host:port` that a sandbox of that profile may reach."""
+    concurrent: int = 64
+    """Model calls of one tenant at a time."""
+    connect_seconds: float = 10.0
+    first_byte_seconds: float = 120.0
+    idle_seconds: float = 60.0
+    total_seconds: float = 590.0
+    retries: int = 2
+
+
+class Secrets(_Message, frozen=True, kw_only=True):
+    """The providers' keys, by provider. Nobody but egress has them in its memory for longer."""
+
+    keys: dict[str, str] = {}
+
+
+class Place(_Message, frozen=True, kw_only=True, tag="place"):
+    """A worker; the descriptor is egress's end of the link to it."""
+
+    tenant: str
+    generation: int
+    quota: Quota
+
+
+class Proxies(_Message, frozen=True, kw_only=True, tag="proxies"):
+    """The descriptor is the end of a channel on which the present launcher hands over listeners."""
+
+
+Handed = Settings | Place | Proxies
+
+
+class QuotaOf(_Message, frozen=True, kw_only=True):
+    """Body of the event `quota`, supervisor → egress: in force from here on."""
+
+    tenant: str
+    quota: Quota
+
+
+class Gone(_Message, frozen=True, kw_only=True):
+    """Body of the event `gone`, supervisor → egress: the tenant was deleted. Its rows stay."""
+
+    tenant: str
+
+
+class Ran(_Message, frozen=True, kw_only=True):
+    """Body of the event `sandbox.ran`, launcher → supervisor → egress: a sandbox has ended."""
+
+    tenant: str
+    sandbox_id: str
+    mode: str
+    wall_ms: int
+    cpu_ms: int
+
+
+class Listener(_Message, frozen=True, kw_only=True):
+    """Launcher → egress, with a listening socket inside a sandbox's network namespace.
+
+    The sandbox ends with its listener: egress closes it when the channel says `sandbox_id` again
+    without a descriptor, and when the launcher is gone.
+    """
+
+    tenant: str
+    sandbox_id: str
+    profile: str
+
+
+class FetchRequest(_Message, frozen=True, kw_only=True):
+    """Parameters of `fetch`, worker → egress: an HTTP request to a host of `fetch_hosts`."""
+
+    url: Annotated[str, msgspec.Meta(max_length=limits.FETCH_URL_CHARS_MAX)]
+    run_id: str | None = None
+
+
+class FetchAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came back; `truncated` at `FETCH_BYTES_MAX`. `body` is text as the charset says."""
+
+    url: str
+    """Of the last redirect."""
+    status: int
+    content_type: str
+    body: str
+    truncated: bool
+
+
+class OwnKey(_Message, frozen=True, kw_only=True):
+    """Parameters of `key.set`, worker → egress; a key of None is `key.delete`."""
+
+    provider: str
+    key: Annotated[str, msgspec.Meta(min_length=1, max_length=limits.SECRET_CHARS_MAX)] | None
