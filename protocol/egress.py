@@ -40,7 +40,7 @@ class Model(_Message, frozen=True, kw_only=True):
 
 
 class Price(_Message, frozen=True, kw_only=True):
-    """Integer micro-USD a million tokens, by class; None is priced as `supervisor.egress.rates` says."""
+    """Integer micro-USD a million tokens, by class; for None see `supervisor.egress.rates`."""
 
     input: int
     output: int

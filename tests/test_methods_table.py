@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from protocol.control.shapes import Quota
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import ALL_SCOPES, METHODS, Scope
+from protocol.quotas import Quota
 from protocol.spawn import TenantRequest
 from supervisor.config import Config
 from supervisor.state import StateRoot

@@ -9,8 +9,9 @@ import pytest
 
 from cli.client import RemoteTenants
 from cli.exits import ExitCode, refuse
-from protocol.control.shapes import CreateTenant, Quota, RotateToken, TenantLimits, UpdateTenant
+from protocol.control.shapes import CreateTenant, RotateToken, TenantLimits, UpdateTenant
 from protocol.errors import ErrorCode, GatewayError
+from protocol.quotas import Quota
 
 KEY = "ak_0123456789abcdef"
 

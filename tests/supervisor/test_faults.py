@@ -13,8 +13,9 @@ from typing import Any
 import apsw
 import pytest
 
-from protocol.control.shapes import Quota, RotateToken
+from protocol.control.shapes import RotateToken
 from protocol.errors import ErrorCode, GatewayError
+from protocol.quotas import Quota
 from supervisor.config import Config, IsolationSection
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from protocol.control.shapes import Quota, TenantLimits, TenantView
+from protocol.control.shapes import TenantLimits, TenantView
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest
+from protocol.quotas import Quota
 from supervisor import audit_reading
 from supervisor.audit import Audit, AuditError
 from supervisor.caps.effective import shown as shown_limits
