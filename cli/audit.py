@@ -11,10 +11,10 @@ import msgspec
 from cli.exits import fail
 from cli.output import as_json, print_json
 from cli.tokens import Seconds
+from protocol.moments import rfc3339, unix_ms
 from protocol.names import TENANT_ID_PATTERN, is_tenant_id
 from supervisor import audit_reading
 from supervisor.audit import AuditError
-from supervisor.moments import rfc3339, unix_ms
 from supervisor.state import StateError, StateRoot, default_root
 
 _AGO_SECONDS_MAX: Final = 100 * 366 * 86_400

@@ -113,6 +113,16 @@ class QuotaOf(_Message, frozen=True, kw_only=True):
     quota: Quota
 
 
+class Quotas(_Message, frozen=True, kw_only=True):
+    """Parameters of `quotas`, supervisor → egress: those that hold, in parts, at each start of it.
+
+    It answers with a `tuple[Standing, ...]` of those of these tenants that are blocked or warned;
+    what the supervisor had of the others is over.
+    """
+
+    quotas: tuple[QuotaOf, ...]
+
+
 class Gone(_Message, frozen=True, kw_only=True):
     """Body of the event `gone`, supervisor → egress: the tenant was deleted. Its rows stay."""
 

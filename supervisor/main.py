@@ -19,6 +19,7 @@ from protocol import launching, limits
 from protocol.control.shapes import Reloaded
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.methods import answered_by
+from protocol.moments import unix_ms
 from protocol.spawn import (
     FrontSettings,
     FrontSpec,
@@ -41,7 +42,6 @@ from supervisor.launcher_process import LauncherProcess
 from supervisor.limiting import Limiting
 from supervisor.logs import Log
 from supervisor.meters import Meters, watch_loop
-from supervisor.moments import unix_ms
 from supervisor.notify import Notifier
 from supervisor.reception import front_settings, listen, stage_certificate, url_of
 from supervisor.reconcile import Wanted

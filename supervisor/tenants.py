@@ -26,6 +26,7 @@ from protocol.control.shapes import (
     UpdateTenant,
 )
 from protocol.errors import ErrorCode, GatewayError
+from protocol.moments import rfc3339, unix_ms
 from protocol.names import (
     TENANT_ID_PATTERN,
     encode_shown,
@@ -39,7 +40,6 @@ from supervisor import audit_reading
 from supervisor.audit import Audit
 from supervisor.caps.effective import shown
 from supervisor.config import CapsSection, Config
-from supervisor.moments import rfc3339, unix_ms
 from supervisor.refusals import disk_refusals
 from supervisor.registry import (
     Registry,

@@ -18,6 +18,7 @@ from protocol.control.shapes import (
     scope_names,
 )
 from protocol.errors import ErrorCode, GatewayError
+from protocol.moments import rfc3339
 from protocol.names import (
     TOKEN_ID_PATTERN,
     TOKEN_NAME_PATTERN,
@@ -25,7 +26,6 @@ from protocol.names import (
     is_token_id,
     is_token_name,
 )
-from supervisor.moments import rfc3339
 from supervisor.refusals import disk_refusals
 from supervisor.registry import DEFAULT_TOKEN, NewToken, Registry, Tenant, Token
 

@@ -12,12 +12,12 @@ import msgspec
 
 from protocol import environment, launching, limits
 from protocol.errors import ErrorCode, GatewayError
+from protocol.moments import unix_ms
 from supervisor.launcher.capped import Capped
 from supervisor.launcher.engine import Engine, Job, Launch, Outcome, Size
 from supervisor.launcher.nurseries import Nurseries
 from supervisor.launcher.tenant import Sandbox, Tenant
 from supervisor.launcher.terminals import Opened, Started
-from supervisor.moments import unix_ms
 from supervisor.zygote import linux
 
 _ID_BYTES: Final = 8

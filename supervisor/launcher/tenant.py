@@ -9,10 +9,10 @@ from typing import Final, NamedTuple
 
 from protocol import launching
 from protocol.errors import ErrorCode, GatewayError
+from protocol.moments import unix_ms
 from protocol.spawn import StorageRefusal
 from supervisor.launcher.directory import Directories
 from supervisor.launcher.terminals import Terminals
-from supervisor.moments import unix_ms
 
 RETRY_AFTER_MS: Final = 1000
 
