@@ -142,6 +142,25 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     warned: tuple[Reached, ...] = ()
 
 
+class Counted(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Requests of a tenant in one minute and one hour; which, counted since 1970."""
+
+    tenant: str
+    minute: Amount
+    in_minute: Amount
+    hour: Amount
+    in_hour: Amount
+
+
+class CountedRequests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Body of the event `quota.counted`, front → supervisor: what has changed since the last one.
+
+    The supervisor keeps it for the next front.
+    """
+
+    counts: tuple[Counted, ...]
+
+
 class Use(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """What of a metric is used in the present window, with what is reserved; `limit` if any."""
 

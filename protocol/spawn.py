@@ -6,6 +6,7 @@ import msgspec
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
+from protocol.quotas import NO_QUOTA, Counted, Quota, Standing
 
 EXIT_OUT_OF_MEMORY: Final = 12
 """How a worker ends that has reached its memory limit; the number is that of ENOMEM."""
@@ -133,6 +134,7 @@ class TenantAccess(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str
     enabled: bool
     tokens: dict[str, TokenGrant]
+    quota: Quota = NO_QUOTA
 
 
 class TenantsUpdate(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,6 +142,10 @@ class TenantsUpdate(msgspec.Struct, frozen=True, kw_only=True):
 
     known: list[TenantAccess] = []
     gone: list[str] = []
+    counts: tuple[Counted, ...] = ()
+    """Requests that the front before has counted; part of the first load."""
+    standings: tuple[Standing, ...] = ()
+    """What egress has decided; in the first load what was known before, else news."""
     complete: bool = False
     """True with the last part of the first load: from here on the front is ready."""
 

@@ -378,7 +378,10 @@ class Actions:
 
 def _access(row: Tenant, tokens: dict[str, dict[str, TokenGrant]]) -> TenantAccess:
     return TenantAccess(
-        tenant=row.id, enabled=row.state == "enabled", tokens=tokens.get(row.id, {})
+        tenant=row.id,
+        enabled=row.state == "enabled",
+        tokens=tokens.get(row.id, {}),
+        quota=row.quota,
     )
 
 

@@ -3,13 +3,14 @@
 import asyncio
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from protocol import aio, frames
 from protocol.link import ANSWERS, LIVENESS, REQUESTS
 from protocol.meters import FrontMeters
+from protocol.quotas import CountedRequests
 from protocol.spawn import (
     TENANTS_PER_UPDATE_MAX,
     TOKENS_PER_UPDATE_MAX,
@@ -46,6 +47,17 @@ def parts(tenants: Iterable[TenantAccess]) -> Iterator[list[TenantAccess]]:
         yield part
 
 
+class FrontEvents(NamedTuple):
+    """Who gets what the front tells."""
+
+    on_link_lost: Callable[[LinkLost], None]
+    """A link to a worker has ended."""
+    on_attached: Callable[[TerminalAttached], None]
+    """Somebody sees a terminal."""
+    on_counted: Callable[[CountedRequests], None]
+    """Requests were counted."""
+
+
 class FrontProcess(SharedProcess):
     """One front process, from its start to its end.
 
@@ -53,8 +65,7 @@ class FrontProcess(SharedProcess):
         spec: What it is told first.
         listener: The listening socket; stays the supervisor's.
         on_call: Gets every call of the front.
-        on_link_lost: Gets the front's word that a link to a worker has ended.
-        on_attached: Gets the front's word that somebody sees a terminal.
+        events: Who gets what the front tells.
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
     """
@@ -64,22 +75,28 @@ class FrontProcess(SharedProcess):
         spec: FrontSpec,
         listener: socket.socket,
         on_call: Callable[[aio.LinkEnd, frames.Call], None],
-        on_link_lost: Callable[[LinkLost], None],
-        on_attached: Callable[[TerminalAttached], None],
+        events: FrontEvents,
         on_exit: Callable[["FrontProcess", Exit], None],
         log: Log,
     ) -> None:
-        events = {
-            "worker.link_lost": Told(LinkLost, on_link_lost),
-            "terminal.attached": Told(TerminalAttached, on_attached),
+        told = {
+            "worker.link_lost": Told(LinkLost, events.on_link_lost),
+            "terminal.attached": Told(TerminalAttached, events.on_attached),
+            "quota.counted": Told(CountedRequests, events.on_counted),
         }
-        super().__init__("front", events, lambda status: on_exit(self, status), log)
+        super().__init__("front", told, lambda status: on_exit(self, status), log)
         self._spec: Final = spec
         self._listener: Final = listener
         self._on_call: Final = on_call
 
-    async def start(self, tenants: Iterable[TenantAccess]) -> None:
+    async def start(
+        self, tenants: Iterable[TenantAccess], more: Iterable[TenantsUpdate] = ()
+    ) -> None:
         """Start the process and tell it the tenants; it serves when this returns.
+
+        Args:
+            tenants: All.
+            more: What else it is to know of them before it serves.
 
         Raises:
             OSError: it cannot be started.
@@ -90,6 +107,8 @@ class FrontProcess(SharedProcess):
         await self._begin(COMMAND, ACCEPTS, greeting=greeting)
         for part in parts(tenants):
             await self.tell(TenantsUpdate(known=part))
+        for change in more:
+            await self.tell(change)
         await self.tell(TenantsUpdate(complete=True))
 
     async def tell(self, change: TenantsUpdate | FrontSettings) -> None:

@@ -35,7 +35,7 @@ from supervisor.config import Config
 from supervisor.control.plane import ControlPlane
 from supervisor.disk import Disk
 from supervisor.disk_process import DiskProcess
-from supervisor.front_process import FrontProcess
+from supervisor.front_process import FrontEvents, FrontProcess
 from supervisor.front_requests import FrontRequests
 from supervisor.keeper import Keeper
 from supervisor.launcher_process import LauncherProcess
@@ -43,6 +43,7 @@ from supervisor.limiting import Limiting
 from supervisor.logs import Log
 from supervisor.meters import Meters, watch_loop
 from supervisor.notify import Notifier
+from supervisor.quotas import Quotas
 from supervisor.reception import front_settings, listen, stage_certificate, url_of
 from supervisor.reconcile import Wanted
 from supervisor.registry import Tenant
@@ -122,6 +123,9 @@ class Supervisor:
         self._reloader: Final = Reloader(config, read, self, log, self._notifier)
         self._actions: Final = Actions(self._desk, self._disk, self, self.workers, log)
         self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
+        self._quotas: Final = Quotas(
+            self._desk.registry, self._disk, self, self._spawn_task, unix_ms, log
+        )
         self._terminals: Final = TerminalAudit(self._desk, self._disk, self._spawn_task)
         tenant_requests = TenantRequests(self._actions, time.monotonic)
         self._requests: Final = FrontRequests(self.workers, self._control, tenant_requests)
@@ -161,6 +165,7 @@ class Supervisor:
         try:
             await self._actions.load()
             self._check_owner()
+            await self._quotas.load()
             await self._fronts.start()
             await self._launchers.start()
             await self._disks.start()
@@ -168,6 +173,7 @@ class Supervisor:
             self._spawn_task(self._actions.finish_deletions())
             self._spawn_task(self.workers.watch())
             self._spawn_task(self._watch_shared())
+            self._spawn_task(self._quotas.keep_writing())
             self._spawn_task(watch_loop(self.meters.loop_lag))
             url = url_of(self._listener, secure=self.config.gateway.tls is not None)
             self._lock.announce(url)
@@ -224,6 +230,7 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listener.close()
         await self._actions.close()
+        await self._quotas.write()
         await self._disk(self._desk.close)
         self._disk.close()
         self.groups.close()
@@ -292,12 +299,13 @@ class Supervisor:
                 self._front_spec(),
                 self._listener,
                 lambda end, call: self._spawn_task(self._requests.answer(end, call)),
-                self.workers.link_lost,
-                self._terminals.on_attached,
+                FrontEvents(
+                    self.workers.link_lost, self._terminals.on_attached, self._quotas.on_counted
+                ),
                 self._fronts.ended,
                 self._log.bind(source="front"),
             )
-            await front.start(await self._actions.accesses())
+            await front.start(await self._actions.accesses(), self._quotas.known())
         return front
 
     async def _start_launcher(self) -> LauncherProcess:

@@ -5,7 +5,7 @@ ever sees this file, and no file that a worker can write is ever read here.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +18,7 @@ from protocol.names import digest, mint_token, mint_token_id
 from protocol.quotas import Quota
 from protocol.spawn import TokenGrant
 from supervisor import registry_schema
+from supervisor.refusals import disk_refusals
 from supervisor.state import StateError
 
 DEFAULT_TOKEN: Final = "default"
@@ -348,6 +349,25 @@ class Registry:
             "SELECT digest, id, scopes, expires_at FROM tokens WHERE tenant = ?", (tenant,)
         )
         return dict(_grant(row) for row in rows)
+
+    # What quotas have come to
+
+    def kept_quotas(self) -> list[tuple[str, str]]:
+        """Give what `keep_quotas` has written, by tenant."""
+        return [(row[0], row[1]) for row in self._db.execute("SELECT * FROM kept_quotas")]
+
+    @disk_refusals()
+    def keep_quotas(self, texts: Iterable[tuple[str, bytes]]) -> None:
+        """Write down what quotas of tenants have come to; one that is gone is passed over.
+
+        Raises:
+            GatewayError: UNAVAILABLE: the disk refuses.
+        """
+        with self.atomically():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO kept_quotas SELECT id, ? FROM tenants WHERE id = ?",
+                [(text.decode(), tenant) for tenant, text in texts],
+            )
 
     # Counters
 

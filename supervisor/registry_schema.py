@@ -45,6 +45,12 @@ CREATE INDEX tokens_by_tenant ON tokens (tenant);
     """
 ALTER TABLE tenants ADD COLUMN limits TEXT NOT NULL DEFAULT '{}';
 """,
+    """
+CREATE TABLE kept_quotas (
+    tenant TEXT PRIMARY KEY REFERENCES tenants (id) ON DELETE CASCADE,
+    kept TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+""",
 )
 """What makes each version of the schema from the one before; only ever added to."""
 SCHEMA_VERSION: Final = len(_MIGRATIONS)

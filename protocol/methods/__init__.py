@@ -31,9 +31,13 @@ from protocol.methods.registry import (
 WAITING: Final = frozenset({agent.WAIT.name, events.POLL.name, terminal.ATTACH.name})
 """Methods that may do nothing but wait: such a call ends with the token that it was made with."""
 
+SPENDING: Final = frozenset(name for name, method in METHODS.items() if method.spends)
+"""Methods that may call a model on the tenant's budget: refused while a quota is used up."""
+
 __all__ = [
     "ALL_SCOPES",
     "METHODS",
+    "SPENDING",
     "WAITING",
     "Method",
     "Params",

@@ -7,8 +7,9 @@ import msgspec
 from protocol import limits
 from protocol.methods.chat import Message, SessionKey, Usage
 from protocol.methods.registry import Params, Result, Scope, declare
+from protocol.quotas import Metric
 
-EventName = Literal["chat", "agent", "session.changed", "events.reset"]
+EventName = Literal["chat", "agent", "session.changed", "quota.warning", "events.reset"]
 Cursor = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,16}(-[0-9]{1,16}){2}$(?!\n)")]
 
 
@@ -57,6 +58,20 @@ class SessionChanged(Result, frozen=True, kw_only=True):
     session_key: str
     reason: SessionChange
     ts: int
+
+
+class QuotaWarning(Result, frozen=True, kw_only=True):
+    """`quota.warning`: a limit was come near to; once a window, and on WebSockets only.
+
+    It has no cursor, and `events.poll` does not give it: it is the front's, which wakes no worker
+    for it. `tenants.quota.status` and the header `OpenClaw-Quota-Warning` say the same. `limit` and
+    `used` are in the unit of the metric, `resetsAt` is ISO 8601, UTC.
+    """
+
+    metric: Metric
+    limit: int
+    used: int
+    resets_at: str
 
 
 class SubscribeParams(Params, frozen=True, kw_only=True):

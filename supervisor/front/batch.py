@@ -73,6 +73,10 @@ class Batch:
         self._tenant.charge(len(body))
         self._close_one()
 
+    def add_headers(self, lines: bytes) -> bool:
+        """Have the response to the whole say this too; see `Client`."""
+        return self._client is not None and self._client.add_headers(lines)
+
     # exchange.Work
 
     def abandon(self) -> None:
@@ -157,6 +161,10 @@ class Member:
     def answer_unauthorized(self, body: bytes, headers: bytes) -> None:
         """See `Client`. Who calls was known before."""
         self.answer(401, body, headers)
+
+    def add_headers(self, lines: bytes) -> bool:
+        """See `Client`. They are those of the batch's response."""
+        return self._batch is not None and self._batch.add_headers(lines)
 
     def begin_events(self) -> None:
         """See `Client`."""

@@ -80,6 +80,7 @@ class TenantCall:
         assert client is not None
         client.wait_for(self, limits.CALL_SECONDS_MAX)
         try:
+            self._tenant.admit(self.method, client)
             self._tenant.submit(self)
         except GatewayError as error:
             self.fail(error)

@@ -200,6 +200,12 @@ class Connection(asyncio.BufferedProtocol):
             request.keep_alive = False
         self.answer(401, body, headers)
 
+    def add_headers(self, lines: bytes) -> bool:
+        """See `Client`."""
+        if self._request is not None:
+            self._request.headers += lines
+        return True
+
     def begin_events(self) -> None:
         """See `Client`."""
         request = self._request
@@ -392,7 +398,7 @@ class Connection(asyncio.BufferedProtocol):
     def _headers(self, request: Request) -> bytes:
         if self._house.draining:
             request.keep_alive = False
-        headers = b"" if request.keep_alive else response.CLOSE
+        headers = request.headers if request.keep_alive else request.headers + response.CLOSE
         origin = request.asked.origin
         return headers + origins.headers(origin) if origin else headers
 

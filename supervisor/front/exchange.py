@@ -93,11 +93,12 @@ class Request:
     a `refusal` gets that for an answer.
     """
 
-    __slots__ = ("asked", "body", "keep_alive", "refusal", "reserved")
+    __slots__ = ("asked", "body", "headers", "keep_alive", "refusal", "reserved")
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
         self.body: bytes | Pieces = b""
+        self.headers = b""
         self.reserved = 0
         self.keep_alive = False
         self.refusal: GatewayError | None = None
@@ -151,6 +152,9 @@ class Client(Protocol):
 
     def answer_unauthorized(self, body: bytes, headers: bytes) -> None:
         """Send a 401, later the more of them there were."""
+
+    def add_headers(self, lines: bytes) -> bool:
+        """Have the response say this too; False where there is no head that could."""
 
     def begin_events(self) -> None:
         """Send the head of a stream of events."""

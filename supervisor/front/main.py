@@ -103,6 +103,7 @@ async def serve(
         listener.close()
     await _first(None, handler.closed, front.drained)
     if not handler.closed.is_set():
+        front.counts.report()
         end.link.send(frames.Drained())
         end.finish()
         await handler.closed.wait()

@@ -17,6 +17,7 @@ from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.frames import Event as EventFrame
 from protocol.meters import LAG_INTERVAL_SECONDS, FrontMeters
 from protocol.params import NAME_CHARS_SHOWN, printable
+from protocol.quotas import Counted, CountedRequests
 from protocol.spawn import (
     DetachParams,
     FrontSettings,
@@ -29,6 +30,7 @@ from supervisor.front.addresses import Places, Proxies
 from supervisor.front.auth import Grant, TokenTable
 from supervisor.front.connection import Connection
 from supervisor.front.failures import Failures
+from supervisor.front.gate import Counts
 from supervisor.front.head import host_name
 from supervisor.front.intake import unauthorized
 from supervisor.front.log import Log
@@ -66,6 +68,7 @@ class Front:
         self.incoming = memoryview(bytearray(limits.READ_BYTES_MAX))
         self.failures: Final = Failures(log, lambda: self._places.proxies)
         self.routes = Routes(self)
+        self.counts = Counts(self._tell_counts)
         self.supervised = Supervised(spec.supervised, self.ask_supervisor, self.now)
         self.loaded = False
         self.draining = False
@@ -178,7 +181,15 @@ class Front:
         if self.supervisor is None:
             msg = "the supervisor is not there yet"
             raise LinkClosedError(msg)
+        self.counts.report()  # what is asked may be about them
         self.supervisor.start_call(method, params, on_reply)
+
+    def _tell_counts(self, counts: tuple[Counted, ...]) -> None:
+        supervisor = self.supervisor
+        if supervisor is not None and not supervisor.closed:
+            body = msgspec.json.encode(CountedRequests(counts))
+            supervisor.link.send(EventFrame("quota.counted", body))
+            supervisor.flush()
 
     def holding(self, tenant: Tenant, *, holds: bool) -> None:
         """See `Surroundings`."""
@@ -212,15 +223,23 @@ class Front:
             for access in change.known:
                 tenant = self.tenant(access.tenant)
                 self._cut(self.tokens.put(tenant, access))
+                tenant.limit(access.quota)
                 if not access.enabled:
                     tenant.refuse_held(unavailable("the tenant is not enabled"))
         except (msgspec.DecodeError, RecursionError, ValueError) as error:
             msg = f"tenants.update: {error}"
             raise GatewayError(ErrorCode.INVALID_REQUEST, msg) from error
+        for counted in change.counts:
+            if counted.tenant in self._tenants:
+                self._tenants[counted.tenant].restore(counted)
+        for standing in change.standings:
+            if standing.tenant in self._tenants:
+                self._tenants[standing.tenant].stand(standing, known=not self.loaded)
         self._cut(self.tokens.remove(change.gone))
         for name in change.gone:
             gone = self._tenants.get(name)
             if gone is not None:
+                gone.lift()
                 gone.refuse_held(unavailable("the tenant is gone"))
                 self.forget_unknown(gone)
         if change.complete:
@@ -329,6 +348,7 @@ class Front:
         self._tick_due = now + TICK_SECONDS
         self._loop.call_later(TICK_SECONDS, self._tick)
         self._cut(self.tokens.expire())
+        self.counts.tick(now)
         if not self._unseen:
             self._unseen += (*self._connections, *self._refused, *self.sockets.due(now))
             self._look()

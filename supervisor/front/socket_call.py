@@ -78,6 +78,11 @@ class SocketCall:
         """See `Client`. Who calls was known before."""
         self.answer(401, body, headers)
 
+    def add_headers(self, lines: bytes) -> bool:
+        """See `Client`. A message has none."""
+        del lines
+        return False
+
     def begin_events(self) -> None:
         """See `Client`."""
 

@@ -17,9 +17,13 @@ from protocol.errors import (
 from protocol.frames import Event as EventFrame
 from protocol.frames import Failure
 from protocol.meters import FrontMeters
+from protocol.methods.events import QuotaWarning
+from protocol.moments import rfc3339, unix_ms
 from protocol.pace import Pace
 from protocol.pieces import Pieces
+from protocol.quotas import NO_QUOTA, Counted, Quota, Reached, Standing
 from protocol.spawn import TenantLoad, WakeParams
+from supervisor.front.gate import Counts, Gate
 from supervisor.front.subscription import RESET, Event
 from supervisor.front.supervised import Supervised
 
@@ -57,10 +61,18 @@ class Listener(Protocol):
         """One has come."""
 
 
+class Told(Protocol):
+    """Whose request it is; see `exchange.Client`."""
+
+    def add_headers(self, lines: bytes) -> bool:
+        """Have the response say this too; False where there is no head that could."""
+
+
 class Surroundings(Protocol):
     """What all tenants share."""
 
     bytes_in_flight: int
+    counts: Counts
     meters: FrontMeters
     supervised: Supervised
 
@@ -100,6 +112,7 @@ class Tenant:
         self._wake: object | None = None
         self._listeners: dict[Listener, None] = {}
         self._events_missed = False
+        self._gate: Gate | None = None
         self._deliveries: Final = Pace(
             limits.EVENT_DELIVERIES_PER_SECOND, limits.EVENT_DELIVERIES_BURST
         )
@@ -117,6 +130,66 @@ class Tenant:
     def held(self) -> int:
         """How many calls wait for a worker."""
         return len(self._held)
+
+    # Quotas. What is refused here wakes no worker.
+
+    def admit(self, method: str, client: Told | None = None) -> None:
+        """Count a request of a client; each goes through here once, before it is begun.
+
+        Args:
+            method: What is asked for.
+            client: Who hears of warnings.
+
+        Raises:
+            GatewayError: QUOTA_EXCEEDED.
+        """
+        gate = self._gate
+        if gate is not None:
+            gate.admit(method)
+            if gate.notice and client is not None and client.add_headers(gate.notice):
+                gate.notice = b""
+
+    def limit(self, quota: Quota) -> None:
+        """Take other limits."""
+        if self._gate is not None or quota != NO_QUOTA:
+            gate = self._gate or self._new_gate()
+            gate.limit(quota)
+            self._keep(gate)
+
+    def restore(self, counted: Counted) -> None:
+        """Go on counting where the front before was."""
+        if self._gate is not None:
+            self._gate.restore(counted)
+
+    def stand(self, standing: Standing, *, known: bool) -> None:
+        """Take what egress has decided; see `Gate.stand`."""
+        gate = self._gate or self._new_gate()
+        gate.stand(standing, known=known)
+        self._keep(gate)
+
+    def lift(self) -> None:
+        """Forget all limits, and what was counted."""
+        if self._gate is not None:
+            self._around.counts.forget(self._gate)
+            self._gate = None
+
+    def _new_gate(self) -> Gate:
+        return Gate(self.name, unix_ms, self._around.counts.add, self._warn)
+
+    def _keep(self, gate: Gate) -> None:
+        if gate.is_open:
+            self.lift()
+        else:
+            self._gate = gate
+
+    def _warn(self, reached: Reached) -> None:
+        payload = QuotaWarning(
+            metric=reached.metric,
+            limit=reached.limit,
+            used=reached.used,
+            resets_at=rfc3339(reached.resets_at_ms),
+        )
+        self.publish(Event("quota.warning", b'{"payload":%b}' % msgspec.json.encode(payload)))
 
     # Bytes.
 

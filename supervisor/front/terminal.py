@@ -52,6 +52,8 @@ _decode_attached: Final = msgspec.json.Decoder(terminal.AttachResult)
 def prepare(hall: Hall, asked: Asked) -> MakeSuccessor:
     """See `entrance.Prepare`."""
     wanted = read_query(asked.query)
+    assert asked.grant is not None
+    asked.grant.tenant.admit(terminal.ATTACH.name)
     return lambda transport, address: TerminalSocket(hall, transport, address, asked, wanted)
 
 

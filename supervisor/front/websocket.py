@@ -189,6 +189,7 @@ class WebSocket(SocketEnd):
         request.release()
         envelope = rpc.envelope_of(call)
         try:
+            self.grant.tenant.admit(call.method, client)
             status, body = envelope.success(self._subscribe(call.method, bytes(params)))
         except GatewayError as error:
             status, body = error.code.http_status, envelope.refusal(error)

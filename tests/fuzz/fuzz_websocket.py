@@ -23,6 +23,7 @@ with atheris.instrument_imports(include=["supervisor.front"]):
     from supervisor.front.auth import TokenTable
     from supervisor.front.connection import Connection
     from supervisor.front.failures import Failures
+    from supervisor.front.gate import Counts
     from supervisor.front.routes import Routes
     from supervisor.front.sockets import Sockets
     from supervisor.front.supervised import Supervised
@@ -78,6 +79,7 @@ class Surroundings:
         self.log = LoudLog()
         self.incoming = memoryview(bytearray(64))
         self.turns = Turns()
+        self.counts = Counts(lambda _counts: None)
         self.failures = Failures(cast("Any", self.log), Proxies)
         self.tokens = TokenTable()
         self.sockets = Sockets(8, lambda _address: None)

@@ -17,6 +17,7 @@ from protocol import aio, descriptors, frames, names
 from protocol.errors import GatewayError
 from protocol.link import ANSWERS, LIVENESS, REQUESTS
 from protocol.methods import ALL_SCOPES
+from protocol.quotas import NO_QUOTA, Quota
 from protocol.spawn import (
     ControlRequest,
     ControlResponse,
@@ -46,7 +47,11 @@ async def soon(waited: Awaitable[T]) -> T:
 
 
 def access(
-    tenant: str, *tokens: str, enabled: bool = True, expires_at: int | None = None
+    tenant: str,
+    *tokens: str,
+    enabled: bool = True,
+    expires_at: int | None = None,
+    quota: Quota = NO_QUOTA,
 ) -> TenantAccess:
     digests = {
         names.digest(token).hex(): TokenGrant(
@@ -54,7 +59,7 @@ def access(
         )
         for number, token in enumerate(tokens)
     }
-    return TenantAccess(tenant=tenant, enabled=enabled, tokens=digests)
+    return TenantAccess(tenant=tenant, enabled=enabled, tokens=digests, quota=quota)
 
 
 BOTH: Final = (access("acme", ACME), access("globex", GLOBEX))

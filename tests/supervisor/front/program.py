@@ -1,6 +1,7 @@
 """The real front with other limits, and with a confinement that is a trap for late imports.
 
-Run as `python -m tests.supervisor.front.program <limits as JSON> <link> <channel>`.
+Run as `python -m tests.supervisor.front.program <limits as JSON> <link> <channel>`; with the limit
+`CLOCK_MS` the time of day stands still.
 """
 
 import importlib
@@ -8,7 +9,7 @@ import json
 import os
 import sys
 
-from protocol import limits
+from protocol import limits, moments
 
 EXIT_LATE_IMPORT = 70
 
@@ -22,7 +23,11 @@ def _trap(event: str, args: tuple[object, ...]) -> None:
 def _run() -> int:
     # Declarations are checked against the real bounds.
     importlib.import_module("protocol.methods")
-    for name, value in json.loads(sys.argv[1]).items():
+    given = json.loads(sys.argv[1])
+    at_ms = given.pop("CLOCK_MS", None)
+    if at_ms is not None:
+        moments.unix_ms = lambda: at_ms
+    for name, value in given.items():
         if not hasattr(limits, name):
             raise AttributeError(name)
         setattr(limits, name, value)

@@ -15,6 +15,7 @@ from protocol.errors import ErrorCode
 from protocol.meters import FrontMeters
 from supervisor.front.auth import Grant, TokenTable
 from supervisor.front.exchange import Request
+from supervisor.front.gate import Counts
 from supervisor.front.intake import Intake
 from supervisor.front.log import Log
 from supervisor.front.routes import Routes
@@ -35,6 +36,7 @@ class Surroundings:
         self.hosts = frozenset({"localhost"})
         self.origins = frozenset({"https://app.example"})
         self.turns = Turns()
+        self.counts = Counts(lambda _counts: None)
         self.sockets = Sockets(1, lambda _address: None)
         self.log = Log()
         self.draining = False

@@ -1,0 +1,200 @@
+"""What the supervisor keeps of quotas, for the front and each next one: requests and standings.
+
+The front counts requests and says so about once a second; egress decides who is blocked. Both are
+kept here, and in the registry, so that neither another front nor another start of the gateway opens
+a window again. Killed, a front forgets what it counted in its last second, and a gateway what came
+in the `KEEP_SECONDS` before as well: so much more a tenant can ask for in that window. What is
+spent is egress's to count, which forgets nothing.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from protocol.errors import GatewayError
+from protocol.quotas import (
+    HOUR_MS,
+    MINUTE_MS,
+    Counted,
+    CountedRequests,
+    Quota,
+    Standing,
+    Use,
+    limit_of,
+)
+from protocol.spawn import TENANTS_PER_UPDATE_MAX, TenantsUpdate
+from supervisor.disk import Disk
+from supervisor.logs import Log
+from supervisor.registry import Registry, Tenant
+
+KEEP_SECONDS: Final = 2.0
+"""How often what has changed is written into the registry."""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the registry has of one tenant."""
+
+    counted: Counted | None = None
+    standing: Standing | None = None
+
+
+class Around(Protocol):
+    """What is needed of the supervisor."""
+
+    def row(self, tenant: str) -> Tenant | None:
+        """Give what the registry has of a tenant."""
+
+    async def tell_front(self, *changes: TenantsUpdate) -> None:
+        """See `supervisor.actions.Around`."""
+
+
+class Quotas:
+    """See the module.
+
+    Args:
+        registry: Where it is kept; used on `disk`.
+        disk: Its thread.
+        around: The supervisor.
+        spawn: Has something done in the background.
+        now_ms: The time of day, in Unix ms.
+        log: For a disk that does not take it.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        disk: Disk,
+        around: Around,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        now_ms: Callable[[], int],
+        log: Log,
+    ) -> None:
+        self._registry: Final = registry
+        self._disk: Final = disk
+        self._around: Final = around
+        self._spawn: Final = spawn
+        self._now_ms: Final = now_ms
+        self._log: Final = log
+        self._kept: Final[dict[str, Kept]] = {}
+        self._changed: Final[dict[str, None]] = {}
+
+    async def load(self) -> None:
+        """Take up what was kept; after the rows of tenants, and before there is a front."""
+        for tenant, text in await self._disk(self._registry.kept_quotas):
+            row = self._around.row(tenant)
+            kept = msgspec.json.decode(text, type=Kept)
+            if row is None:
+                continue
+            if kept.standing is not None and not _holds(kept.standing, row.quota, self._now_ms()):
+                kept = msgspec.structs.replace(kept, standing=None)
+            self._kept[tenant] = kept
+
+    def known(self) -> Iterable[TenantsUpdate]:
+        """Give what a new front is to know."""
+        kept = list(self._kept.values())
+        for first in range(0, len(kept), TENANTS_PER_UPDATE_MAX):
+            part = kept[first : first + TENANTS_PER_UPDATE_MAX]
+            yield TenantsUpdate(
+                counts=tuple(each.counted for each in part if each.counted is not None),
+                standings=tuple(each.standing for each in part if each.standing is not None),
+            )
+
+    # What front and egress say.
+
+    def on_counted(self, told: CountedRequests) -> None:
+        """Take the front's word on requests; of tenants that it should not know it is not taken."""
+        for counted in told.counts:
+            if self._around.row(counted.tenant) is not None:
+                self._keep(counted.tenant, counted=counted)
+
+    def on_standing(self, standing: Standing) -> None:
+        """Take egress's word on a tenant, and have the front know."""
+        if self._take(standing):
+            self._spawn(self._around.tell_front(TenantsUpdate(standings=(standing,))))
+
+    async def settle(self, asked: Iterable[str], told: Iterable[Standing]) -> None:
+        """Take what a new egress says of the tenants it was asked about: the others are at ease."""
+        at_ease = {tenant: Standing(tenant=tenant) for tenant in asked}
+        standings = at_ease | {standing.tenant: standing for standing in told}
+        news = tuple(standing for standing in standings.values() if self._take(standing))
+        if news:
+            await self._around.tell_front(TenantsUpdate(standings=news))
+
+    def forget(self, tenant: str) -> None:
+        """A tenant is being deleted."""
+        self._kept.pop(tenant, None)
+        self._changed.pop(tenant, None)
+
+    def _take(self, standing: Standing) -> bool:
+        """Say whether it is news."""
+        tenant = standing.tenant
+        if self._around.row(tenant) is None:
+            return False
+        before = self._kept.get(tenant, Kept()).standing or Standing(tenant=tenant)
+        if before != standing:
+            self._keep(tenant, standing=standing)
+        return before != standing
+
+    def _keep(self, tenant: str, **what: Counted | Standing) -> None:
+        self._kept[tenant] = msgspec.structs.replace(self._kept.get(tenant, Kept()), **what)
+        self._changed[tenant] = None
+
+    # What is asked.
+
+    def standing(self, tenant: str) -> Standing:
+        """Say how a tenant stands with egress."""
+        return self._kept.get(tenant, Kept()).standing or Standing(tenant=tenant)
+
+    def requests(self, tenant: str, quota: Quota) -> tuple[Use, ...]:
+        """Give the requests of the present windows that are limited."""
+        now_ms = self._now_ms()
+        minute, hour = now_ms // MINUTE_MS, now_ms // HOUR_MS
+        counted = self._kept.get(tenant, Kept()).counted
+        if counted is None:
+            counted = Counted(tenant, minute, 0, hour, 0)
+        uses = (
+            Use(
+                metric="requestsPerMinute",
+                used=counted.in_minute if counted.minute == minute else 0,
+                limit=quota.requests_per_minute,
+                resets_at_ms=(minute + 1) * MINUTE_MS,
+            ),
+            Use(
+                metric="requestsPerHour",
+                used=counted.in_hour if counted.hour == hour else 0,
+                limit=quota.requests_per_hour,
+                resets_at_ms=(hour + 1) * HOUR_MS,
+            ),
+        )
+        return tuple(use for use in uses if use.limit is not None)
+
+    # The registry.
+
+    async def keep_writing(self) -> None:
+        """Write what has changed, again and again."""
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            await self.write()
+
+    async def write(self) -> None:
+        """Write what has changed; what the disk does not take is written the next time."""
+        changed = list(self._changed)
+        if not changed:
+            return
+        self._changed.clear()
+        texts = [(tenant, msgspec.json.encode(self._kept[tenant])) for tenant in changed]
+        try:
+            await self._disk(self._registry.keep_quotas, texts)
+        except GatewayError as error:
+            self._changed.update((tenant, None) for tenant in changed if tenant in self._kept)
+            self._log.warning("requests cannot be written", error=error.message)
+
+
+def _holds(standing: Standing, quota: Quota, now_ms: int) -> bool:
+    """Say whether a standing can still be: its window goes on, and the limit is the same."""
+    blocked = standing.blocked
+    return blocked is None or (
+        blocked.resets_at_ms > now_ms and limit_of(quota, blocked.metric) == blocked.limit
+    )
