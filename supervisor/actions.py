@@ -39,6 +39,7 @@ from supervisor.disk import Disk
 from supervisor.front_process import FrontProcess, parts
 from supervisor.logs import Log
 from supervisor.meters import Meters, Snapshot
+from supervisor.quotas import Quotas
 from supervisor.reconcile import Wanted
 from supervisor.registry import Tenant
 from supervisor.storage import Storage
@@ -76,6 +77,10 @@ class Around(Protocol):
     @property
     def storage(self) -> Storage:
         """Who may write."""
+
+    @property
+    def quotas(self) -> Quotas:
+        """What quotas have come to."""
 
     @property
     def pids(self) -> dict[str, int]:
@@ -138,6 +143,8 @@ class Actions:
             # One that is being deleted is somebody's business already.
             kept = [row for row in read.rows if row.state != "deleting"]
             gone = [*(self.rows.keys() - {row.id for row in kept})]
+            for tenant in gone:
+                self._around.quotas.forget(tenant)
             self.rows.clear()
             self.rows.update({row.id: row for row in kept})
             accesses = [_access(row, read.tokens) for row in kept]
@@ -186,6 +193,7 @@ class Actions:
         async with self._telling:
             # From here on no worker of it is wanted: what runs has ended before the wipe begins.
             self.rows.pop(tenant, None)
+            self._around.quotas.forget(tenant)
             await self._around.tell_front(TenantsUpdate(gone=[tenant]))
         await self._finish_delete(tenant, actor)
 

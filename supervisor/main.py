@@ -123,9 +123,10 @@ class Supervisor:
         self._reloader: Final = Reloader(config, read, self, log, self._notifier)
         self._actions: Final = Actions(self._desk, self._disk, self, self.workers, log)
         self._control: Final = ControlPlane(state.mint_admin_key(), self._actions)
-        self._quotas: Final = Quotas(
+        self.quotas: Final = Quotas(
             self._desk.registry, self._disk, self, self._spawn_task, unix_ms, log
         )
+        """See `supervisor.actions.Around`."""
         self._terminals: Final = TerminalAudit(self._desk, self._disk, self._spawn_task)
         tenant_requests = TenantRequests(self._actions, time.monotonic)
         self._requests: Final = FrontRequests(self.workers, self._control, tenant_requests)
@@ -165,7 +166,7 @@ class Supervisor:
         try:
             await self._actions.load()
             self._check_owner()
-            await self._quotas.load()
+            await self.quotas.load()
             await self._fronts.start()
             await self._launchers.start()
             await self._disks.start()
@@ -173,7 +174,7 @@ class Supervisor:
             self._spawn_task(self._actions.finish_deletions())
             self._spawn_task(self.workers.watch())
             self._spawn_task(self._watch_shared())
-            self._spawn_task(self._quotas.keep_writing())
+            self._spawn_task(self.quotas.keep_writing())
             self._spawn_task(watch_loop(self.meters.loop_lag))
             url = url_of(self._listener, secure=self.config.gateway.tls is not None)
             self._lock.announce(url)
@@ -230,7 +231,7 @@ class Supervisor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listener.close()
         await self._actions.close()
-        await self._quotas.write()
+        await self.quotas.write()
         await self._disk(self._desk.close)
         self._disk.close()
         self.groups.close()
@@ -300,12 +301,12 @@ class Supervisor:
                 self._listener,
                 lambda end, call: self._spawn_task(self._requests.answer(end, call)),
                 FrontEvents(
-                    self.workers.link_lost, self._terminals.on_attached, self._quotas.on_counted
+                    self.workers.link_lost, self._terminals.on_attached, self.quotas.on_counted
                 ),
                 self._fronts.ended,
                 self._log.bind(source="front"),
             )
-            await front.start(await self._actions.accesses(), self._quotas.known())
+            await front.start(await self._actions.accesses(), self.quotas.known())
         return front
 
     async def _start_launcher(self) -> LauncherProcess:
