@@ -15,9 +15,9 @@ from cli.client import Tenants, open_tenants
 from cli.exits import ExitCode, fail
 from cli.output import as_json, print_json
 from cli.tokens import command as token_command
-from protocol.control.shapes import CreateTenant, QuotaChange, UpdateTenant
+from protocol.control.shapes import CreateTenant, UpdateTenant
 from protocol.errors import GatewayError
-from protocol.quotas import Quota
+from protocol.quotas import Quota, QuotaChange
 
 MICRO: Final = 1_000_000
 AMOUNT_MAX: Final = 2**53

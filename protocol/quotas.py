@@ -10,6 +10,7 @@ import time
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
@@ -67,6 +68,21 @@ class Quota(
     concurrent_runs: Amount | None = None
     soft_percent: Percent | None = None
     """Where the warning begins; None is `SOFT_PERCENT`."""
+
+
+class QuotaChange(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"
+):
+    """What of a quota changes; null is no limit."""
+
+    tokens_per_day: Amount | UnsetType | None = UNSET
+    tokens_per_month: Amount | UnsetType | None = UNSET
+    cost_per_day_micro_usd: Amount | UnsetType | None = UNSET
+    cost_per_month_micro_usd: Amount | UnsetType | None = UNSET
+    requests_per_minute: Amount | UnsetType | None = UNSET
+    requests_per_hour: Amount | UnsetType | None = UNSET
+    concurrent_runs: Amount | UnsetType | None = UNSET
+    soft_percent: Percent | UnsetType | None = UNSET
 
 
 NO_QUOTA: Final = Quota()

@@ -49,7 +49,8 @@ def section(method: Method) -> str:
     if method.streams:
         facts.append("streams")
     if method.answered_by != "worker":
-        facts.append(f"answered by the {method.answered_by}")
+        who = "answered by the supervisor"
+        facts.append("for operators" if method.answered_by == "operator" else who)
     lines = [f"### `{method.name}`", "", f"{method.doc} *{' · '.join(facts)}*", ""]
     if (about := sentences(method.params)) not in ("", "None.", "See the module."):
         lines += [about, ""]

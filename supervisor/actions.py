@@ -31,6 +31,7 @@ from protocol.control.shapes import (
 )
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.meters import FrontMeters
+from protocol.methods.tenants import QuotaStatus
 from protocol.spawn import TenantAccess, TenantLoad, TenantsUpdate, TokenGrant
 from supervisor.caps.effective import shown
 from supervisor.caps.group import Usage
@@ -185,6 +186,14 @@ class Actions:
         if change.limits is UNSET:
             return view
         return msgspec.structs.replace(view, warnings=await self._around.apply_limits(tenant))
+
+    async def quota_status(self, tenant: str) -> QuotaStatus:
+        """See `TenantActions`."""
+        row, _ = await self._disk(self._desk.access, tenant)
+        counted = self._around.storage.counted(tenant)
+        most = shown(row.limits, self._desk.caps).disk_bytes
+        disk = (counted.bytes, most) if counted is not None and isinstance(most, int) else None
+        return await self._around.quotas.status(row, disk)
 
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         """See `TenantActions`."""

@@ -20,6 +20,7 @@ from protocol.control.shapes import Reloaded
 from protocol.errors import ErrorCode, GatewayError, LinkClosedError
 from protocol.methods import answered_by
 from protocol.moments import unix_ms
+from protocol.quotas import Use
 from protocol.spawn import (
     FrontSettings,
     FrontSpec,
@@ -350,7 +351,7 @@ class Supervisor:
             version=VERSION,
             notices=(*self._isolation.notices(), *self._caps.notices()),
             jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root, *readable)),
-            supervised=answered_by("supervisor"),
+            supervised=answered_by("supervisor") | answered_by("operator"),
         )
 
     async def tell_front(self, *changes: TenantsUpdate | FrontSettings) -> None:
@@ -363,6 +364,13 @@ class Supervisor:
                 except (LinkClosedError, TimeoutError):
                     # It has ended, or was killed for not answering: its successor knows all.
                     self._log.warning("front was not told")
+
+    # supervisor.quotas.Around
+
+    async def spent(self, tenant: str) -> tuple[Use, ...]:
+        """See `supervisor.quotas.Around`."""
+        del tenant
+        return ()
 
     # supervisor.limiting.Limited
 

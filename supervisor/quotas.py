@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from protocol.errors import GatewayError
+from protocol.methods.tenants import QuotaStatus
 from protocol.quotas import (
     HOUR_MS,
     MINUTE_MS,
@@ -27,6 +28,7 @@ from protocol.quotas import (
 from protocol.spawn import TENANTS_PER_UPDATE_MAX, TenantsUpdate
 from supervisor.disk import Disk
 from supervisor.logs import Log
+from supervisor.quota_status import quota_status
 from supervisor.registry import Registry, Tenant
 
 KEEP_SECONDS: Final = 2.0
@@ -48,6 +50,13 @@ class Around(Protocol):
 
     async def tell_front(self, *changes: TenantsUpdate) -> None:
         """See `supervisor.actions.Around`."""
+
+    async def spent(self, tenant: str) -> tuple[Use, ...]:
+        """Ask egress what of tokens, cost and runs is used.
+
+        Raises:
+            GatewayError: UNAVAILABLE: it is being replaced.
+        """
 
 
 class Quotas:
@@ -143,9 +152,27 @@ class Quotas:
 
     # What is asked.
 
+    async def status(self, tenant: Tenant, disk: tuple[int, int] | None) -> QuotaStatus:
+        """Say what a tenant's quota has come to.
+
+        Args:
+            tenant: Whose.
+            disk: Bytes that it has and may have, where both are known.
+
+        Raises:
+            GatewayError: UNAVAILABLE: egress is being replaced.
+        """
+        uses = (*await self._around.spent(tenant.id), *self.requests(tenant.id, tenant.quota))
+        return quota_status(tenant.quota, uses, self.standing(tenant.id), disk)
+
     def standing(self, tenant: str) -> Standing:
-        """Say how a tenant stands with egress."""
-        return self._kept.get(tenant, Kept()).standing or Standing(tenant=tenant)
+        """Say how a tenant stands with egress, in the window that goes on."""
+        standing = self._kept.get(tenant, Kept()).standing
+        if standing is None or (
+            standing.blocked is not None and standing.blocked.resets_at_ms <= self._now_ms()
+        ):
+            return Standing(tenant=tenant)
+        return standing
 
     def requests(self, tenant: str, quota: Quota) -> tuple[Use, ...]:
         """Give the requests of the present windows that are limited."""

@@ -18,6 +18,8 @@ from protocol.scopes import allows, refusal
 from protocol.spawn import TenantRequest
 from supervisor.control.actions import TenantActions
 
+_OPERATORS: Final = answered_by("operator")
+
 Handler = Callable[[TenantRequest, Any], Awaitable[Any]]
 
 
@@ -37,6 +39,7 @@ class TenantRequests:
             tenants.GET.name: self._get,
             tenants.ROTATE.name: self._rotate,
             tenants.DELETE.name: self._delete,
+            tenants.QUOTA_STATUS.name: self._quota_status,
         }
         self._decoders: Final = {
             name: msgspec.json.Decoder(METHODS[name].params) for name in self._handlers
@@ -51,6 +54,12 @@ class TenantRequests:
             GatewayError: the request is refused.
         """
         handler = self._handlers.get(request.method)
+        if request.method in _OPERATORS:
+            message = (
+                f"{request.method} is for operators: the admin key as bearer on POST /rpc, "
+                "PATCH /v1/tenants/{tenantId}, or openclaw tenants quota"
+            )
+            raise GatewayError(ErrorCode.FORBIDDEN, message, requiredCredential="admin key")
         if handler is None:
             raise GatewayError(ErrorCode.METHOD_NOT_FOUND, "the supervisor has no such method")
         needed = METHODS[request.method].scope
@@ -66,17 +75,18 @@ class TenantRequests:
 
     async def _get(self, request: TenantRequest, _asked: tenants.GetParams) -> tenants.GetResult:
         found = await self._actions.get_tenant(request.tenant)
-        quota = tenants.Quota(
-            tokens_per_day=found.quota.tokens_per_day,
-            cost_per_day_micro_usd=found.quota.cost_per_day_micro_usd,
-        )
         return tenants.GetResult(
             tenant_id=found.tenant_id,
             display_name=found.display_name,
             created_at=found.created_at,
-            quota=quota,
+            quota=found.quota,
             scopes=list(scope_names(request.scopes)),
         )
+
+    async def _quota_status(
+        self, request: TenantRequest, _asked: tenants.QuotaStatusParams
+    ) -> tenants.QuotaStatus:
+        return await self._actions.quota_status(request.tenant)
 
     async def _rotate(
         self, request: TenantRequest, _asked: tenants.RotateParams

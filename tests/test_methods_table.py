@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods import ALL_SCOPES, METHODS, Scope
+from protocol.methods import ALL_SCOPES, METHODS, Scope, answered_by
 from protocol.quotas import Quota
 from protocol.spawn import TenantRequest
 from supervisor.config import Config
@@ -85,7 +85,7 @@ async def tenant(
         yield Both(name, rig.front, supervisor)
 
 
-@pytest.mark.parametrize("method", ALL)
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - answered_by("operator")))
 async def test_every_method_needs_its_scope_and_no_other(
     method: str, state_dir: Path, supervisor: TenantRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +101,21 @@ async def test_every_method_needs_its_scope_and_no_other(
             assert refused.value.details == {"requiredScope": str(needed.name).lower()}
         for scope in (scope for scope in Scope if scope >= needed):
             assert await code_of(acme.ask(method, params, int(scope))) is not ErrorCode.FORBIDDEN
+
+
+@pytest.mark.parametrize("method", sorted(answered_by("operator")))
+@pytest.mark.parametrize("scopes", [*map(int, Scope), 0, int(ALL_SCOPES)])
+async def test_no_scope_is_an_operators(
+    method: str, scopes: int, supervisor: TenantRequests
+) -> None:
+    for params in (b"{}", b'{"tenantId":"acme"}', b"["):
+        request = TenantRequest(
+            tenant="acme", token_id="tok_1", scopes=scopes, method=method, params=params
+        )
+        with pytest.raises(GatewayError) as refused:
+            await supervisor.answer(request)
+        assert refused.value.code is ErrorCode.FORBIDDEN
+        assert "admin key as bearer on POST /rpc" in refused.value.message
 
 
 async def code_of(asking: Awaitable[Any]) -> ErrorCode | None:

@@ -7,6 +7,7 @@ import msgspec
 
 from protocol.control import shapes
 from protocol.errors import ErrorCode
+from protocol.methods.tenants import QuotaStatus
 
 Verb = Literal["GET", "POST", "PATCH", "DELETE"]
 
@@ -86,7 +87,7 @@ ROUTES: Final = (
         "update_tenant",
         "PATCH",
         _TENANT,
-        "Change a tenant's name, quota or limits; limits are in force at once.",
+        "Change a tenant's name, quota or limits; quota and limits are in force at once.",
         shapes.TenantView,
         body=shapes.UpdateTenant,
         body_required=True,
@@ -106,6 +107,14 @@ ROUTES: Final = (
         f"{_TENANT}/status",
         "Say how a tenant's worker is.",
         shapes.StatusPage,
+        refusals=_NO_TENANT,
+    ),
+    Route(
+        "tenant_quota",
+        "GET",
+        f"{_TENANT}/quota",
+        "Show a tenant's quota and what is used of it.",
+        QuotaStatus,
         refusals=_NO_TENANT,
     ),
     Route(

@@ -16,7 +16,7 @@ from protocol.names import (
     TOKEN_ID_PATTERN,
     TOKEN_NAME_PATTERN,
 )
-from protocol.quotas import Amount, Percent, Quota
+from protocol.quotas import Amount, Quota, QuotaChange
 from protocol.scopes import Scope
 
 TenantId = Annotated[str, msgspec.Meta(pattern=TENANT_ID_PATTERN)]
@@ -97,19 +97,6 @@ class CreateTenant(Sent, frozen=True, kw_only=True):
     display_name: DisplayName | None = None
     quota: Quota = Quota()
     limits: TenantLimits = NO_LIMITS
-
-
-class QuotaChange(Sent, frozen=True, kw_only=True):
-    """What of a quota changes; null is no limit."""
-
-    tokens_per_day: Amount | UnsetType | None = UNSET
-    tokens_per_month: Amount | UnsetType | None = UNSET
-    cost_per_day_micro_usd: Amount | UnsetType | None = UNSET
-    cost_per_month_micro_usd: Amount | UnsetType | None = UNSET
-    requests_per_minute: Amount | UnsetType | None = UNSET
-    requests_per_hour: Amount | UnsetType | None = UNSET
-    concurrent_runs: Amount | UnsetType | None = UNSET
-    soft_percent: Percent | UnsetType | None = UNSET
 
 
 class LimitsChange(Sent, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from protocol.scopes import ALL_SCOPES, Scope
 __all__ = ["ALL_SCOPES", "METHODS", "Method", "Params", "Result", "Scope", "declare"]
 
 
-AnsweredBy = Literal["worker", "supervisor"]
+AnsweredBy = Literal["worker", "supervisor", "operator"]
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -66,7 +66,7 @@ def declare(  # noqa: PLR0913 - a declaration is its fields
             for an answer that has none.
         timeout_seconds: How long the caller waits at most.
         answered_by: The tenant's own worker; or the supervisor, for what takes authority that a
-            worker has not.
+            worker has not; or the supervisor to operators alone, who present the admin key.
 
     Raises:
         ValueError: the name is taken, or a field is out of its bounds: a mistake in our own code.
@@ -85,5 +85,5 @@ def declare(  # noqa: PLR0913 - a declaration is its fields
 
 
 def answered_by(whom: AnsweredBy) -> frozenset[str]:
-    """Give the names of the declared methods that the worker, or the supervisor, answers."""
+    """Give the names of the declared methods that are answered so; see `declare`."""
     return frozenset(name for name, method in METHODS.items() if method.answered_by == whom)

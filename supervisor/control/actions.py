@@ -16,6 +16,7 @@ from protocol.control.shapes import (
     TokenView,
     UpdateTenant,
 )
+from protocol.methods.tenants import QuotaStatus
 
 
 class TenantActions(Protocol):
@@ -35,6 +36,13 @@ class TenantActions(Protocol):
 
     async def update_tenant(self, tenant: str, change: UpdateTenant, *, actor: str) -> TenantView:
         """Change a tenant's name, quota or limits; see the view's `warnings`."""
+
+    async def quota_status(self, tenant: str) -> QuotaStatus:
+        """Give a tenant's quota and what is used of it.
+
+        Raises:
+            GatewayError: also UNAVAILABLE: egress, which knows, is being replaced.
+        """
 
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         """Remove a tenant and all its files; its tokens are refused and cut first."""

@@ -7,6 +7,7 @@ import msgspec
 
 from protocol.control import shapes
 from protocol.control.routes import ROUTES, Route
+from protocol.methods.tenants import QuotaStatus
 from supervisor.control.actions import TenantActions
 
 ACTOR: Final = "admin"
@@ -112,6 +113,9 @@ class Handlers:
 
     async def _tenant_status(self, asked: Asked) -> shapes.StatusPage:
         return shapes.StatusPage(tenants=[await self._actions.tenant_status(asked.tenant)])
+
+    async def _tenant_quota(self, asked: Asked) -> QuotaStatus:
+        return await self._actions.quota_status(asked.tenant)
 
     async def _status(self, asked: Asked) -> shapes.StatusPage:
         query: shapes.TenantsQuery = asked.query

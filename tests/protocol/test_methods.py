@@ -240,8 +240,15 @@ def test_every_description_is_of_the_methods_own_structs(document: dict[str, Any
 
 
 def test_the_supervisor_answers_what_takes_its_authority() -> None:
-    assert answered_by("supervisor") == {"tenants.get", "tenants.rotate", "tenants.delete"}
-    assert answered_by("worker") == METHODS.keys() - answered_by("supervisor")
+    assert answered_by("supervisor") == {
+        "tenants.get",
+        "tenants.quota.status",
+        "tenants.rotate",
+        "tenants.delete",
+    }
+    assert answered_by("operator") == {"tenants.quota.update"}
+    others = answered_by("supervisor") | answered_by("operator")
+    assert answered_by("worker") == METHODS.keys() - others
 
 
 def test_the_page_of_methods_is_made_of_these_declarations() -> None:

@@ -15,6 +15,9 @@ from protocol.control.shapes import (
     UpdateTenant,
 )
 from protocol.errors import ErrorCode, GatewayError
+from protocol.methods.tenants import QuotaStatus
+from protocol.quotas import Standing
+from supervisor.quota_status import quota_status
 from supervisor.tenants import TenantDesk
 
 
@@ -41,6 +44,10 @@ class DeskActions:
 
     async def update_tenant(self, tenant: str, change: UpdateTenant, *, actor: str) -> TenantView:
         return self.desk.update(tenant, change, actor=actor)
+
+    async def quota_status(self, tenant: str) -> QuotaStatus:
+        quota = self.desk.get(tenant).quota
+        return quota_status(quota, (), Standing(tenant=tenant), None)
 
     async def delete_tenant(self, tenant: str, *, actor: str) -> None:
         self.desk.begin_delete(tenant, actor=actor)

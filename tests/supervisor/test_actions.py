@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from protocol.control.shapes import (
     AuditQuery,
@@ -20,7 +21,9 @@ from protocol.control.shapes import (
 )
 from protocol.errors import ErrorCode, GatewayError
 from protocol.launching import Caps
+from protocol.moments import unix_ms
 from protocol.names import digest
+from protocol.quotas import Use
 from protocol.spawn import TenantsUpdate
 from supervisor.actions import Actions
 from supervisor.caps.tenants import TenantGroups
@@ -28,7 +31,9 @@ from supervisor.config import Config
 from supervisor.disk import Disk
 from supervisor.logs import open_log
 from supervisor.meters import Meters
+from supervisor.quotas import Quotas
 from supervisor.reconcile import Wanted
+from supervisor.registry import Tenant
 from supervisor.state import StateRoot
 from supervisor.tenants import TenantDesk
 from supervisor.workers import Workers
@@ -43,7 +48,10 @@ class Around:
     front = None
     launcher = None
 
-    def __init__(self) -> None:
+    def __init__(self, desk: TenantDesk, disk: Disk) -> None:
+        self.quotas = Quotas(
+            desk.registry, disk, self, lambda work: work.close(), unix_ms, structlog.get_logger()
+        )
         self.told: list[TenantsUpdate] = []
         self.listens = asyncio.Event()
         self.listens.set()
@@ -58,6 +66,12 @@ class Around:
         self.listens.set()
         await waits.wait()
         self.told.extend(changes)
+
+    def row(self, _tenant: str) -> Tenant | None:
+        return None
+
+    async def spent(self, _tenant: str) -> tuple[Use, ...]:
+        return ()
 
     async def apply_limits(self, *tenants: str) -> tuple[str, ...]:
         self.limited.extend(tenants)
@@ -78,7 +92,7 @@ class Stage:
         state.prepare()
         self.desk = TenantDesk(state, Config())
         self.disk = Disk("disk")
-        self.around = Around()
+        self.around = Around(self.desk, self.disk)
         log = open_log(state.log)
         # The workers' surroundings are for those that run.
         workers = Workers(cast("Any", self.around), log)

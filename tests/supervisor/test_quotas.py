@@ -5,9 +5,12 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 
+from protocol.methods.tenants import QuotaStatus, QuotaWindow
+from protocol.moments import rfc3339
 from protocol.quotas import (
     HOUR_MS,
     MINUTE_MS,
@@ -17,6 +20,7 @@ from protocol.quotas import (
     Reached,
     Standing,
     Use,
+    window_end,
 )
 from protocol.spawn import TenantsUpdate
 from supervisor.disk import Disk
@@ -39,6 +43,7 @@ class Supervisor:
         self.registry = Registry(path)
         self.disk = Disk("disk")
         self.told: list[TenantsUpdate] = []
+        self.spent_by: dict[str, tuple[Use, ...]] = {}
         self.now_ms = NOW
         self.quotas = self.start()
 
@@ -58,6 +63,9 @@ class Supervisor:
 
     async def tell_front(self, *changes: TenantsUpdate) -> None:
         self.told += changes
+
+    async def spent(self, tenant: str) -> tuple[Use, ...]:
+        return self.spent_by.get(tenant, ())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.get_running_loop().create_task(work)
@@ -185,3 +193,87 @@ async def test_what_the_disk_does_not_take_is_written_later(supervisor: Supervis
     assert supervisor.registry.kept_quotas() == []
     await quotas.write()
     assert [tenant for tenant, _ in supervisor.registry.kept_quotas()] == ["acme"]
+
+
+async def test_the_status_says_what_is_used_and_what_follows(supervisor: Supervisor) -> None:
+    quotas = supervisor.quotas
+    row = supervisor.registry.get("acme")
+    calm = await quotas.status(row, None)
+    assert (calm.is_blocked, calm.is_at_soft_limit, calm.is_over_disk_limit) == (False,) * 3
+    assert [window.metric for window in calm.windows] == ["requestsPerMinute", "requestsPerHour"]
+    midnight = window_end("tokensPerDay", NOW)
+    month_end = window_end("costPerMonthMicroUsd", NOW)
+    supervisor.spent_by["acme"] = (
+        Use(metric="tokensPerDay", used=101, limit=100, resets_at_ms=midnight),
+        Use(metric="costPerMonthMicroUsd", used=3, resets_at_ms=month_end),
+        Use(metric="concurrentRuns", used=1, limit=1, resets_at_ms=NOW),
+    )
+    quotas.on_standing(BLOCKED)
+    quotas.on_counted(CountedRequests((COUNTED,)))
+    status = await quotas.status(row, (50, 200))
+    assert status == QuotaStatus(
+        tenant_id="acme",
+        quotas=QUOTA,
+        windows=[
+            QuotaWindow(
+                metric="tokensPerDay",
+                used=101,
+                limit=100,
+                percent=101.0,
+                is_over=True,
+                is_at_soft_limit=True,
+                next_window_at=rfc3339(midnight),
+            ),
+            QuotaWindow(metric="costPerMonthMicroUsd", used=3, next_window_at=rfc3339(month_end)),
+            QuotaWindow(
+                metric="concurrentRuns",
+                used=1,
+                limit=1,
+                percent=100.0,
+                is_over=True,
+                is_at_soft_limit=True,
+            ),
+            QuotaWindow(
+                metric="requestsPerMinute",
+                used=3,
+                limit=5,
+                percent=60.0,
+                next_window_at=rfc3339(NOW + 30_000),
+            ),
+            QuotaWindow(
+                metric="requestsPerHour",
+                used=30,
+                limit=50,
+                percent=60.0,
+                next_window_at=rfc3339(1001 * HOUR_MS),
+            ),
+        ],
+        token_usage_percent=101.0,
+        disk_usage_percent=25.0,
+        is_over_token_limit=True,
+        is_over_cost_limit=False,
+        is_over_disk_limit=False,
+        is_at_soft_limit=True,
+        is_blocked=True,
+        blocked_by="tokensPerDay",
+        next_window_at=rfc3339(NOW + HOUR_MS),
+    )
+    supervisor.now_ms += HOUR_MS  # egress has not said anything, and the window is over
+    supervisor.spent_by.clear()
+    assert not (await quotas.status(row, (200, 200))).is_blocked
+    assert (await quotas.status(row, (200, 200))).is_over_disk_limit
+
+
+@pytest.mark.parametrize(("used", "blocked"), [(0, True), (4, False)])
+async def test_of_nothing_all_is_used(supervisor: Supervisor, used: int, blocked: bool) -> None:
+    limit = 0 if blocked else 5
+    row = msgspec.structs.replace(
+        supervisor.registry.get("acme"), quota=Quota(requests_per_minute=limit)
+    )
+    supervisor.quotas.on_counted(
+        CountedRequests((Counted("acme", NOW // MINUTE_MS, used, NOW // HOUR_MS, used),))
+    )
+    status = await supervisor.quotas.status(row, None)
+    assert status.windows[0].percent == (100.0 if blocked else 80.0)
+    assert (status.is_blocked, status.is_at_soft_limit) == (blocked, True)
+    assert status.blocked_by == ("requestsPerMinute" if blocked else None)
