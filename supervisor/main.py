@@ -17,13 +17,11 @@ import msgspec
 
 from protocol import launching, limits
 from protocol.control.shapes import Reloaded
-from protocol.errors import ErrorCode, GatewayError, LinkClosedError
-from protocol.methods import answered_by
+from protocol.errors import ErrorCode, GatewayError
 from protocol.moments import unix_ms
 from protocol.quotas import Use
 from protocol.spawn import (
     FrontSettings,
-    FrontSpec,
     TenantsUpdate,
     WorkerSettings,
 )
@@ -38,6 +36,7 @@ from supervisor.disk import Disk
 from supervisor.disk_process import DiskProcess
 from supervisor.front_process import FrontEvents, FrontProcess
 from supervisor.front_requests import FrontRequests
+from supervisor.fronts import Fronts, Known
 from supervisor.keeper import Keeper
 from supervisor.launcher_process import LauncherProcess
 from supervisor.limiting import Limiting
@@ -45,7 +44,7 @@ from supervisor.logs import Log
 from supervisor.meters import Meters, watch_loop
 from supervisor.notify import Notifier
 from supervisor.quotas import Quotas
-from supervisor.reception import front_settings, listen, stage_certificate, url_of
+from supervisor.reception import front_settings, front_spec, listen, stage_certificate, url_of
 from supervisor.reconcile import Wanted
 from supervisor.registry import Tenant
 from supervisor.reload import Reloader
@@ -53,7 +52,6 @@ from supervisor.state import StateLock, StateRoot, check_uids
 from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import SHARED_UIDS, TenantDesk
 from supervisor.terminal_audit import TerminalAudit
-from supervisor.version import VERSION
 from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
 from supervisor.zygote.spec import JailSpec
@@ -107,7 +105,6 @@ class Supervisor:
         self._zygote_command: Final = zygote_command or zygote_program(FIRST_DESCRIPTOR)[1:]
         self._disk: Final = Disk("disk")
         self._desk: Final = TenantDesk(state, config)
-        self._front_lock = asyncio.Lock()
         self._stop_asked = asyncio.Event()
         self._serves = False
         self._tasks: set[asyncio.Task[None]] = set()
@@ -132,7 +129,7 @@ class Supervisor:
         tenant_requests = TenantRequests(self._actions, time.monotonic)
         self._requests: Final = FrontRequests(self.workers, self._control, tenant_requests)
         kept = (self.workers.reconcile, self._spawn_task, log, self.meters.respawns)
-        self._fronts: Final = Keeper("front", self._start_front, *kept)
+        self._fronts: Final = Fronts(self._new_front, self._known, *kept)
         self._zygotes: Final = Keeper("zygote", self._start_zygote, *kept)
         self._launchers: Final = Keeper("launcher", self._start_launcher, *kept)
         self._disks: Final = Keeper("disk", self._start_disk, *kept)
@@ -220,9 +217,7 @@ class Supervisor:
         with contextlib.suppress(OSError):  # who asks for the URL finds nobody there
             self._lock.announce("")
         self._log.info("gateway stops")
-        async with self._front_lock:
-            if self.front is not None:
-                await self.front.drain(FRONT_DRAIN_SECONDS)
+        await self._fronts.drain(FRONT_DRAIN_SECONDS)
         await self.workers.stop_all(WORKER_DRAIN_SECONDS)
         for shared in (self._zygotes.present, self._launchers.present, self._disks.present):
             if shared is not None:
@@ -295,20 +290,22 @@ class Supervisor:
         await zygote.start()
         return zygote
 
-    async def _start_front(self) -> FrontProcess:
-        async with self._front_lock:
-            front = FrontProcess(
-                self._front_spec(),
-                self._listener,
-                lambda end, call: self._spawn_task(self._requests.answer(end, call)),
-                FrontEvents(
-                    self.workers.link_lost, self._terminals.on_attached, self.quotas.on_counted
-                ),
-                self._fronts.ended,
-                self._log.bind(source="front"),
-            )
-            await front.start(await self._actions.accesses(), self.quotas.known())
-        return front
+    def _new_front(self) -> FrontProcess:
+        settings = front_settings(self.config.gateway, self._tls)
+        notices = (*self._isolation.notices(), *self._caps.notices())
+        return FrontProcess(
+            front_spec(settings, self._isolation, self._root, notices),
+            self._listener,
+            lambda end, call: self._spawn_task(self._requests.answer(end, call)),
+            FrontEvents(
+                self.workers.link_lost, self._terminals.on_attached, self.quotas.on_counted
+            ),
+            self._fronts.ended,
+            self._log.bind(source="front"),
+        )
+
+    async def _known(self) -> Known:
+        return await self._actions.accesses(), self.quotas.known()
 
     async def _start_launcher(self) -> LauncherProcess:
         launcher = LauncherProcess(
@@ -343,27 +340,9 @@ class Supervisor:
                 if shared is not None:
                     shared.check_alive()
 
-    def _front_spec(self) -> FrontSpec:
-        settings = front_settings(self.config.gateway, self._tls)
-        readable = (self._tls,) if settings.tls_directory else ()
-        return FrontSpec(
-            settings=settings,
-            version=VERSION,
-            notices=(*self._isolation.notices(), *self._caps.notices()),
-            jail=msgspec.msgpack.encode(self._isolation.front_jail(self._root, *readable)),
-            supervised=answered_by("supervisor") | answered_by("operator"),
-        )
-
     async def tell_front(self, *changes: TenantsUpdate | FrontSettings) -> None:
         """See `supervisor.actions.Around`."""
-        async with self._front_lock:
-            if self.front is not None:
-                try:
-                    for change in changes:
-                        await self.front.tell(change)
-                except (LinkClosedError, TimeoutError):
-                    # It has ended, or was killed for not answering: its successor knows all.
-                    self._log.warning("front was not told")
+        await self._fronts.tell(*changes)
 
     # supervisor.quotas.Around
 

@@ -5,9 +5,13 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from protocol.spawn import FrontSettings
-from supervisor import tls
+import msgspec
+
+from protocol.methods import answered_by
+from protocol.spawn import FrontSettings, FrontSpec
+from supervisor import isolation, tls
 from supervisor.config import GatewaySection
+from supervisor.version import VERSION
 
 LISTEN_BACKLOG: Final = 1024
 LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -64,4 +68,25 @@ def front_settings(section: GatewaySection, tls_directory: Path) -> FrontSetting
         trusted_proxies=section.trusted_proxies,
         connections_per_address_max=section.connections_per_address,
         tls_directory=str(tls_directory) if section.tls is not None else None,
+    )
+
+
+def front_spec(
+    settings: FrontSettings, confined: isolation.Report, root: Path, notices: tuple[str, ...]
+) -> FrontSpec:
+    """Say what a new front is told first.
+
+    Args:
+        settings: What the operator has decided.
+        confined: How it is confined.
+        root: The state root.
+        notices: What an operator has to know.
+    """
+    readable = () if settings.tls_directory is None else (Path(settings.tls_directory),)
+    return FrontSpec(
+        settings=settings,
+        version=VERSION,
+        notices=notices,
+        jail=msgspec.msgpack.encode(confined.front_jail(root, *readable)),
+        supervised=answered_by("supervisor") | answered_by("operator"),
     )

@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.meters import FrontMeters
-from supervisor.front import intake, origins, response
+from supervisor.front import intake, response
 from supervisor.front.exchange import MakeSuccessor, Request, Work
 from supervisor.front.failures import Failures
 from supervisor.front.intake import Intake
@@ -88,10 +88,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._house.enter(self, self._address):
             self._read_deadline = self._house.now() + limits.HTTP_IDLE_SECONDS
             return
-        error = unavailable("the gateway has too many connections")
-        headers = response.error_headers(error) + response.CLOSE
-        body = response.problem_body(error)
-        transport.write(response.whole(503, body, headers, content=response.PROBLEM))
+        transport.write(response.last(unavailable("the gateway has too many connections")))
         # What the client has asked is not read.
         self._intake.cut = self._house.see_off(self)
         self._close()
@@ -398,9 +395,7 @@ class Connection(asyncio.BufferedProtocol):
     def _headers(self, request: Request) -> bytes:
         if self._house.draining:
             request.keep_alive = False
-        headers = request.headers if request.keep_alive else request.headers + response.CLOSE
-        origin = request.asked.origin
-        return headers + origins.headers(origin) if origin else headers
+        return request.header_lines()
 
     def _finish(self, request: Request, status: int) -> None:
         self._count(request, status)

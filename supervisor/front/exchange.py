@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 from protocol.errors import GatewayError
 from protocol.meters import RouteName
 from protocol.pieces import Pieces
-from supervisor.front import response
+from supervisor.front import origins, response
 from supervisor.front.auth import Grant
 
 _REFUSALS: Final = 400  # and what is above
@@ -107,6 +107,12 @@ class Request:
         """Have it answered with `error`."""
         # Its frames hold this request, and all that came with it.
         self.refusal = error.with_traceback(None)
+
+    def header_lines(self) -> bytes:
+        """Give what the head of its response says beside what the answer wants there."""
+        lines = self.headers if self.keep_alive else self.headers + response.CLOSE
+        origin = self.asked.origin
+        return lines + origins.headers(origin) if origin else lines
 
     def release(self) -> None:
         """Give the reservation back."""

@@ -14,6 +14,8 @@ PREFLIGHT: Final = (
     b"Access-Control-Allow-Headers: authorization, content-type, idempotency-key\r\n"
     b"Access-Control-Max-Age: 600\r\n"
 )
+# What a page may read of a response beside what it always may.
+_EXPOSED: Final = b"Access-Control-Expose-Headers: openclaw-quota-warning, retry-after\r\n"
 
 
 def check(origin: bytes | None, host: bytes | None, allowed: frozenset[str]) -> None:
@@ -38,4 +40,4 @@ def check(origin: bytes | None, host: bytes | None, allowed: frozenset[str]) -> 
 
 def headers(origin: bytes) -> bytes:
     """Give what lets a page of this origin, which has been checked, read the answer."""
-    return b"Access-Control-Allow-Origin: " + origin + b"\r\nVary: Origin\r\n"
+    return b"Access-Control-Allow-Origin: %b\r\n%bVary: Origin\r\n" % (origin, _EXPOSED)

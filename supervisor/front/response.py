@@ -107,6 +107,12 @@ def whole(
     )
 
 
+def last(error: GatewayError) -> bytes:
+    """Give the response to who is refused unheard, on a connection that ends with it."""
+    headers = error_headers(error) + CLOSE
+    return whole(error.code.http_status, problem_body(error), headers, content=PROBLEM)
+
+
 def is_status(status: int) -> bool:
     """Say whether `status` can be the final status of a response."""
     return status >= HTTPStatus.OK and status in _STATUS_LINES
