@@ -5,7 +5,7 @@ turns it into each provider's own and back. Calls on the link are JSON; a piece 
 chunk, an array-like JSON message. Who the tenant is, egress knows from the link.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -93,7 +93,8 @@ class ModelRequest(_Message, frozen=True, kw_only=True):
     top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     stop: Annotated[tuple[str, ...], msgspec.Meta(max_length=4)] = ()
     seed: int | None = None
-    response_format: msgspec.Raw | None = None
+    response_format: dict[str, Any] | None = None
+    """As OpenAI has it: `{"type": "json_object"}`, `{"type": "json_schema", "json_schema": …}`."""
     reasoning_effort: Literal["minimal", "low", "medium", "high"] | None = None
     stream: bool = False
     run_id: Annotated[str, msgspec.Meta(max_length=200)] | None = None
