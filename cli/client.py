@@ -58,6 +58,9 @@ class Tenants(Protocol):
     def update(self, tenant: str, change: UpdateTenant) -> dict[str, Any]:
         """Change its name, quota or limits."""
 
+    def quota(self, tenant: str) -> dict[str, Any]:
+        """Give its quota, and what is used of it as far as that is known."""
+
     def delete(self, tenant: str) -> dict[str, Any]:
         """Remove it."""
 
@@ -112,6 +115,11 @@ class DirectTenants:
     def update(self, tenant: str, change: UpdateTenant) -> dict[str, Any]:
         """See `Tenants`."""
         return _plain(self._desk.update(tenant, change, actor=self._actor))
+
+    def quota(self, tenant: str) -> dict[str, Any]:
+        """See `Tenants`. What is used only a gateway tells."""
+        quota = _plain(self._desk.get(tenant).quota)
+        return {"tenantId": tenant, "quotas": quota, "windows": [], "isBlocked": False}
 
     def delete(self, tenant: str) -> dict[str, Any]:
         """See `Tenants`."""
@@ -246,6 +254,11 @@ class RemoteTenants:
         """See `Tenants`."""
         changed: dict[str, Any] = self._ask("PATCH", _path(tenant), change)
         return changed
+
+    def quota(self, tenant: str) -> dict[str, Any]:
+        """See `Tenants`."""
+        found: dict[str, Any] = self._ask("GET", f"{_path(tenant)}/quota")
+        return found
 
     def delete(self, tenant: str) -> dict[str, Any]:
         """See `Tenants`."""

@@ -1,74 +1,20 @@
 """`openclaw tenants`: what an operator does to tenants."""
 
-import re
 import threading
 import time
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any, Final, Literal
 
 import click
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
-from cli import limits
+from cli import limits, quotas
 from cli.client import Tenants, open_tenants
 from cli.exits import ExitCode, fail
 from cli.output import as_json, print_json
 from cli.tokens import command as token_command
 from protocol.control.shapes import CreateTenant, UpdateTenant
 from protocol.errors import GatewayError
-from protocol.quotas import Quota, QuotaChange
-
-MICRO: Final = 1_000_000
-AMOUNT_MAX: Final = 2**53
-# Short enough for exact decimal arithmetic.
-_NUMBER: Final = re.compile(r"[0-9](?:_?[0-9]){0,15}(?:\.[0-9]{1,6})?", re.ASCII)
-
-
-class Amount(click.ParamType[int]):
-    """A number of at least zero that may hold underscores, times `scale`, as an integer."""
-
-    name = "number"
-
-    def __init__(self, scale: int) -> None:
-        self._scale: Final = scale
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """See `click.ParamType`."""
-        if isinstance(value, int):
-            return value
-        if not _NUMBER.fullmatch(str(value)):
-            msg = f"{value!r} is no number of at most 16 digits and 6 decimals, 0 or more"
-            self.fail(msg, param, ctx)
-        scaled = Decimal(str(value).replace("_", "")) * self._scale
-        if scaled != int(scaled) or scaled > AMOUNT_MAX:
-            self.fail(f"{value!r} is too large or too fine", param, ctx)
-        return int(scaled)
-
-
-class Limit(click.ParamType[int | str]):
-    """An `Amount`, or the word `none`."""
-
-    name = "number|none"
-
-    def __init__(self, scale: int) -> None:
-        self._amount: Final = Amount(scale)
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str:
-        """See `click.ParamType`."""
-        return "none" if value == "none" else self._amount.convert(value, param, ctx)
-
-
-def _quota_line(quota: dict[str, Any]) -> str:
-    parts = []
-    if "tokensPerDay" in quota:
-        parts.append(f"{quota['tokensPerDay']:,} tokens/day")
-    if "costPerDayMicroUsd" in quota:
-        dollars = Decimal(quota["costPerDayMicroUsd"]) / MICRO
-        parts.append(f"${dollars.normalize():f}/day")
-    return ", ".join(parts) or "none"
 
 
 @click.group("tenants")
@@ -82,37 +28,24 @@ def command() -> None:
 @command.command("create")
 @click.argument("tenant_id")
 @click.option("--display-name", help="What people call the tenant.")
-@click.option(
-    "--quota.tokens-per-day",
-    "tokens_per_day",
-    type=Amount(1),
-    help="Tokens a day (UTC); underscores are allowed: 5_000_000. Kept, not enforced yet.",
-)
-@click.option(
-    "--quota.cost-per-day-usd",
-    "cost_per_day_micro_usd",
-    type=Amount(MICRO),
-    help="US dollars a day (UTC). Kept, not enforced yet.",
-)
+@quotas.options
 @limits.options
 @as_json
 def create(
     tenant_id: str,
     display_name: str | None,
-    tokens_per_day: int | None,
-    cost_per_day_micro_usd: int | None,
     as_json: bool,
-    **limited: limits.Given | None,
+    **given: limits.Given | None,
 ) -> None:
     """Create a tenant and print its token, which is shown this once."""
-    quota = Quota(tokens_per_day=tokens_per_day, cost_per_day_micro_usd=cost_per_day_micro_usd)
+    quota = quotas.own(given)
     with open_tenants() as tenants:
         created = tenants.create(
             CreateTenant(
                 tenant_id=tenant_id,
                 display_name=display_name,
                 quota=quota,
-                limits=limits.own(limited),
+                limits=limits.own(given),
             )
         )
     if as_json:
@@ -121,7 +54,7 @@ def create(
     click.echo(f"✓ tenant created · {created['stateDir']}")
     click.echo("✓ token (copy now — shown once):")
     click.echo(created["token"])
-    click.echo(f"✓ quota: {_quota_line(created['quota'])}")
+    click.echo(f"✓ quota: {quotas.line(created['quota'])}")
     if limits.line(created):
         click.echo(f"✓ limits: {limits.line(created)}")
 
@@ -138,7 +71,10 @@ def list_tenants(as_json: bool) -> None:
     width = max((len(row["tenantId"]) for row in rows), default=0)
     for row in rows:
         name = f"  {row['displayName']}" if "displayName" in row else ""
-        click.echo(f"{row['tenantId']:<{width}}  {row['state']:<9}  {row['createdAt']}{name}")
+        quota = f"  quota: {quotas.line(row['quota'])}" if row["quota"] else ""
+        click.echo(
+            f"{row['tenantId']:<{width}}  {row['state']:<9}  {row['createdAt']}{name}{quota}"
+        )
     if not rows:
         click.echo("no tenants yet: openclaw tenants create <id>")
 
@@ -156,40 +92,19 @@ def get(tenant_id: str, as_json: bool) -> None:
 @command.command("update")
 @click.argument("tenant_id")
 @click.option("--display-name", help="What people call the tenant; empty takes the name away.")
-@click.option(
-    "--quota.tokens-per-day", "tokens_per_day", type=Limit(1), help="Tokens a day (UTC), or none."
-)
-@click.option(
-    "--quota.cost-per-day-usd",
-    "cost_per_day_micro_usd",
-    type=Limit(MICRO),
-    help="US dollars a day (UTC), or none.",
-)
+@quotas.change_options
 @as_json
 def update(
-    tenant_id: str,
-    display_name: str | None,
-    tokens_per_day: int | Literal["none"] | None,
-    cost_per_day_micro_usd: int | Literal["none"] | None,
-    as_json: bool,
+    tenant_id: str, display_name: str | None, as_json: bool, **given: quotas.Given | None
 ) -> None:
     """Change a tenant's name or quota; what is not named stays."""
-    quota = QuotaChange(
-        tokens_per_day=_change(tokens_per_day),
-        cost_per_day_micro_usd=_change(cost_per_day_micro_usd),
-    )
     change = UpdateTenant(
-        display_name=UNSET if display_name is None else display_name or None, quota=quota
+        display_name=UNSET if display_name is None else display_name or None,
+        quota=quotas.change(given),
     )
     with open_tenants() as tenants:
         row = tenants.update(tenant_id, change)
     _show(row, as_json=as_json)
-
-
-def _change(given: int | Literal["none"] | None) -> int | UnsetType | None:
-    if given is None:
-        return UNSET
-    return None if given == "none" else given
 
 
 def _show(row: dict[str, Any], *, as_json: bool) -> None:
@@ -202,7 +117,7 @@ def _show(row: dict[str, Any], *, as_json: bool) -> None:
     click.echo(f"state       {row['state']}")
     click.echo(f"created     {row['createdAt']}")
     click.echo(f"directory   {row['stateDir']}")
-    click.echo(f"quota       {_quota_line(row['quota'])}")
+    click.echo(f"quota       {quotas.line(row['quota'])}")
     if limits.line(row):
         click.echo(f"limits      {limits.line(row)}")
 
@@ -346,6 +261,8 @@ def status(tenant_id: str | None, as_json: bool) -> None:
             click.echo(f"{row['tenantId']}: {row['state']}: {row['reason']}")
         if "stopped" in row:
             click.echo(f"{row['tenantId']}: may not write: {row['stopped']}")
+        if "blocked" in row:
+            click.echo(f"{row['tenantId']}: may not spend: {row['blocked']}")
         if "lastDeath" in row:
             click.echo(f"{row['tenantId']}: last death: {row['lastDeath']}")
         if "deathHistory" in row:
@@ -401,4 +318,5 @@ def _status_cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 command.add_command(limits.command)
+command.add_command(quotas.command)
 command.add_command(token_command)

@@ -415,6 +415,7 @@ def _used(
         disk_bytes=counted.bytes if counted else None,
         disk_inodes=counted.inodes if counted else None,
         stopped=refusal.message if refusal else None,
+        blocked=around.quotas.blocked(status.tenant_id),
         limits=limits,
     )
 

@@ -23,6 +23,7 @@ from protocol.quotas import (
     Quota,
     Standing,
     Use,
+    exceeded,
     limit_of,
 )
 from protocol.spawn import TENANTS_PER_UPDATE_MAX, TenantsUpdate
@@ -173,6 +174,11 @@ class Quotas:
         ):
             return Standing(tenant=tenant)
         return standing
+
+    def blocked(self, tenant: str) -> str | None:
+        """Say why a tenant may not spend, if it may not."""
+        reached = self.standing(tenant).blocked
+        return None if reached is None else exceeded(reached, self._now_ms()).message
 
     def requests(self, tenant: str, quota: Quota) -> tuple[Use, ...]:
         """Give the requests of the present windows that are limited."""

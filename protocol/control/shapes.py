@@ -275,6 +275,8 @@ class TenantStatus(Shown, frozen=True, kw_only=True):
     """As they were counted last; a tenant that sleeps keeps what it had."""
     stopped: str | None = None
     """Why it may not write, if it may not."""
+    blocked: str | None = None
+    """Which quota is used up, so that nothing may be spent, if one is."""
     limits: EffectiveLimits | None = None
     in_flight: int
     held: int

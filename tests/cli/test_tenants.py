@@ -6,7 +6,8 @@ from typing import Any
 import click
 import pytest
 
-from cli.tenants import AMOUNT_MAX, MICRO, Amount, _quota_line
+from cli import quotas
+from cli.quotas import AMOUNT_MAX, MICRO, Amount
 from protocol.names import digest
 from protocol.spawn import TokenGrant
 from supervisor.registry import Registry
@@ -58,7 +59,8 @@ def test_a_tenants_life_as_people_read_it(openclaw: Command) -> None:
     assert tokens(openclaw.state_dir)["acme"].keys() == {digest(token).hex()}
 
     listed = openclaw("tenants", "list")
-    assert re.fullmatch(rf"acme  enabled    {TIME}  Acme 🦀\n", listed.out)
+    quota = r"5,000,000 tokens/day, \$50/day"
+    assert re.fullmatch(rf"acme  enabled    {TIME}  Acme 🦀  quota: {quota}\n", listed.out)
     shown = openclaw("tenants", "get", "acme")
     assert re.fullmatch(
         "tenant      acme\n"
@@ -66,8 +68,7 @@ def test_a_tenants_life_as_people_read_it(openclaw: Command) -> None:
         "state       enabled\n"
         rf"created     {TIME}\n"
         "directory   /tenants/acme\n"
-        r"quota       5,000,000 tokens/day, \$50/day"
-        "\n",
+        f"quota       {quota}\n",
         shown.out,
     )
 
@@ -142,7 +143,7 @@ def test_a_terminal_that_shows_no_tick_still_shows_the_token(openclaw: Command) 
 
 
 @pytest.mark.parametrize(
-    ("quota", "line"),
+    ("quota", "text"),
     [
         ({}, "none"),
         ({"tokensPerDay": 0}, "0 tokens/day"),
@@ -152,10 +153,18 @@ def test_a_terminal_that_shows_no_tick_still_shows_the_token(openclaw: Command) 
         ({"costPerDayMicroUsd": 1_500_000}, "$1.5/day"),
         ({"costPerDayMicroUsd": 2**53}, "$9007199254.740992/day"),
         ({"tokensPerDay": 1, "costPerDayMicroUsd": 100_000_000}, "1 tokens/day, $100/day"),
+        (
+            {"requestsPerMinute": 60, "concurrentRuns": 0, "costPerMonthMicroUsd": 5_000_000},
+            "$5/month, 60 requests/minute, 0 runs at a time",
+        ),
+        (
+            {"tokensPerMonth": 5, "requestsPerHour": 1000, "softPercent": 50},
+            "5 tokens/month, 1,000 requests/hour, warning at 50 %",
+        ),
     ],
 )
-def test_a_quota_is_written_out(quota: dict[str, Any], line: str) -> None:
-    assert _quota_line(quota) == line
+def test_a_quota_is_written_out(quota: dict[str, Any], text: str) -> None:
+    assert quotas.line(quota) == text
 
 
 # --- amounts
