@@ -36,6 +36,8 @@ _SESSION_KEY: Final = re.compile(
     r"agent:[a-z0-9][a-z0-9_-]{0,63}(?::[a-z0-9@+._%=-]{1,400}){1,8}\Z"
 )
 
+ADMIN_KEY_PREFIX: Final = "ak_"
+"""Of the admin keys that we make; an operator's own may look otherwise."""
 TOKEN_SECRET_BYTES: Final = 16
 TOKEN_ID_BYTES: Final = 8
 DEFAULT_AGENT_ID: Final = "main"

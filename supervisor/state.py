@@ -17,10 +17,9 @@ from typing import Final, Self
 
 import msgspec
 
-from protocol.names import digest, is_tenant_id
+from protocol.names import ADMIN_KEY_PREFIX, digest, is_tenant_id
 
 TENANT_FOLDERS: Final = ("sessions", "memory", "plugins", "sandbox", "cron", "channels")
-ADMIN_KEY_PREFIX: Final = "ak_"
 LOCK_WAIT_SECONDS: Final = 10.0
 LOCK_POLL_SECONDS: Final = 0.02
 _ADMIN_KEY: Final = re.compile(r"[!-~]{16,256}")

@@ -15,8 +15,10 @@ from protocol.control.routes import Route, find
 from protocol.errors import ErrorCode, GatewayError
 from protocol.names import digest, encode_shown
 from protocol.spawn import ControlRequest, ControlResponse
+from supervisor.control import operators
 from supervisor.control.actions import TenantActions
 from supervisor.control.handlers import Asked, Handlers
+from supervisor.control.operators import OperatorMethods
 from supervisor.control.replays import Replays
 from supervisor.tenants import check_tenant_id
 
@@ -37,12 +39,16 @@ class ControlPlane:
     ) -> None:
         self._admin_digest: Final = admin_digest
         self._handlers: Final = Handlers(actions)
+        self._methods: Final = OperatorMethods(actions)
         self._replays: Final = replays or Replays()
 
     async def answer(self, request: ControlRequest) -> ControlResponse:
         """Answer one request; a refusal is an answer too."""
+        is_call = request.path == operators.PATH
         try:
             self._authorise(request.secret)
+            if is_call:
+                return await self._methods.answer(request.body)
             route, parameters = _route(request)
             if route.changes and request.idempotency_key is not None:
                 return await self._replays.answer(
@@ -51,7 +57,7 @@ class ControlPlane:
                     lambda: self._act(route, parameters, request),
                 )
         except GatewayError as error:
-            return _refusal(error)
+            return operators.refusal(error) if is_call else _refusal(error)
         return await self._act(route, parameters, request)
 
     def _authorise(self, secret: str) -> None:

@@ -195,6 +195,7 @@ class Route(NamedTuple):
     `name` is what its answers are counted under. `credential` is what the caller must present: a
     tenant's token, a bearer secret that somebody else judges, or nothing. `upgrades`: a client may
     ask for another protocol there. `text`: what it gives is text, where others give JSON.
+    `operators` is what takes its place for who presents what looks like an admin key.
     """
 
     name: RouteName
@@ -206,6 +207,7 @@ class Route(NamedTuple):
     takes_query: bool = False
     upgrades: bool = False
     text: bool = False
+    operators: "Route | None" = None
 
 
 class LateAnswer:

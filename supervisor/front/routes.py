@@ -69,6 +69,14 @@ class Routes:
                 rpc.refusal,
                 "token",
                 limits.HTTP_BODY_BYTES_MAX,
+                operators=Route(
+                    "control",
+                    ("POST",),
+                    start_control,
+                    rpc.refusal,
+                    "secret",
+                    limits.HTTP_CONTROL_BODY_BYTES_MAX,
+                ),
             ),
             "/ws": Route(
                 "ws",

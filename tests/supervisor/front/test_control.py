@@ -3,7 +3,7 @@ import json
 
 from protocol import openapi
 from protocol.errors import ErrorCode, GatewayError
-from tests.supervisor.front.harness import ACME, request, running
+from tests.supervisor.front.harness import ACME, request, rpc_body, running
 
 ADMIN = "adm_0011"
 
@@ -162,3 +162,33 @@ async def test_refusals_of_the_front_are_problems_too() -> None:
             assert answer.status == answer.json["status"] == status
             assert answer.headers["content-type"] == "application/problem+json"
             assert answer.json["type"] == "about:blank"
+
+
+async def test_what_looks_like_an_admin_key_calls_methods_of_operators() -> None:
+    async with running(limits={"AUTH_FAILURES_FREE": 0}) as front:
+        client = await front.connect()
+        body = rpc_body("tenants.quota.update", 3, tenantId="acme", quota={})
+        await client.send(request("/rpc", body, token="ak_0011"))
+        call, asked = await front.next_control()
+        assert (asked.secret, asked.verb, asked.path) == ("ak_0011", "POST", "/rpc")
+        assert asked.body == body
+        front.answer_control(call, 200, {"jsonrpc": "2.0", "id": 3, "result": {}})
+        answer = await client.response()
+        assert (answer.status, answer.json["id"]) == (200, 3)
+        # Refused, slowed and counted like at the control plane; and no bigger than there.
+        await client.send(request("/rpc", body, token="ak_0012"))
+        call, _ = await front.next_control()
+        refused = {"jsonrpc": "2.0", "id": None, "error": {"data": {"code": "UNAUTHORIZED"}}}
+        front.answer_control(call, 401, refused)
+        answer = await client.response()
+        assert (answer.status, answer.json) == (401, refused)
+        assert answer.headers["www-authenticate"] == "Bearer"
+        assert [line["delay"] for line in front.log if "delay" in line] == [0.1]
+        big = await front.once(request("/rpc", b" " * 65_537, token="ak_0011"))
+        assert (big.status, big.code) == (413, "PAYLOAD_TOO_LARGE")
+        for path in ("/ws", "/channels/webhook/shop"):
+            refusal = await front.once(
+                request(path, None if path == "/ws" else b"{}", token="ak_1")
+            )
+            assert refusal.status == 401
+        assert front.calls.empty()
