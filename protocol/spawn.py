@@ -24,6 +24,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     living: tuple[int, ...] = ()
     idle_seconds: float = 0.0
     """After how long without work it says so (event `idle`), to be parked; 0 is never."""
+    concurrent_runs: int | None = None
+    """How many turns may run at a time; the event `runs` says so anew, None is for the bound."""
     supersedes: bool = False
     """Whether another generation serves, and goes on if this one does not start."""
     storage: "StorageRefusal | None" = None

@@ -148,6 +148,8 @@ class Actions:
                 self._around.quotas.forget(tenant)
             self.rows.clear()
             self.rows.update({row.id: row for row in kept})
+            for row in kept:
+                self._workers.tell_runs(row.id, row.quota.concurrent_runs)
             accesses = [_access(row, read.tokens) for row in kept]
             await self._around.tell_front(
                 TenantsUpdate(gone=gone), *(TenantsUpdate(known=part) for part in parts(accesses))
@@ -391,6 +393,7 @@ class Actions:
                 return  # its deletion tells
             self.rows[tenant] = row
             await self._around.tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
+            self._workers.tell_runs(tenant, row.quota.concurrent_runs)
 
 
 def _access(row: Tenant, tokens: dict[str, dict[str, TokenGrant]]) -> TenantAccess:

@@ -431,6 +431,11 @@ class Supervisor:
         """See `supervisor.surroundings.Surroundings`."""
         return self.config.worker.idle_seconds
 
+    def concurrent_runs(self, tenant: str) -> int | None:
+        """See `supervisor.surroundings.Surroundings`."""
+        row = self.row(tenant)
+        return None if row is None else row.quota.concurrent_runs
+
     def unix_ms(self) -> int:
         """See `supervisor.surroundings.Surroundings`."""
         return unix_ms()

@@ -40,6 +40,9 @@ class Surroundings(Protocol):
     def idle_seconds(self) -> float:
         """After how long without work a worker parks; 0 is never."""
 
+    def concurrent_runs(self, tenant: str) -> int | None:
+        """Say how many turns of a tenant may run at a time, None for the bound."""
+
     async def zygote(self) -> ZygoteProcess:
         """Give who forks, after a while if it is just being replaced.
 

@@ -271,6 +271,7 @@ class TenantWorker:
             generation=self._around.next_generation(),
             living=tuple(process.spec.generation for process in self.processes()),
             idle_seconds=self._around.idle_seconds,
+            concurrent_runs=self._around.concurrent_runs(self.tenant),
             supersedes=supersedes,
             storage=self._around.storage.refusal(self.tenant),
         )

@@ -91,6 +91,7 @@ class WorkerProcess:
         self._idle_seconds_min = spec.idle_seconds
         self._links_lost: deque[float] = deque(maxlen=LINKS_LOST_MAX)
         self.storage = spec.storage
+        self._runs = spec.concurrent_runs
         """Why it may not write, if it may not."""
         self.is_outlawed = False
         """Whether it was ended for what another one must not go on with."""
@@ -146,6 +147,8 @@ class WorkerProcess:
         self._end = await aio.attach(newborn.link, ACCEPTS, self)
         if self.storage != self.spec.storage:  # it has changed meanwhile
             self.tell_storage(self.storage)
+        if self._runs != self.spec.concurrent_runs:
+            self._send_runs()
 
     def new_front_link(self) -> socket.socket:
         """Make a link between the worker and a front; gives the front's end, to be closed.
@@ -232,6 +235,17 @@ class WorkerProcess:
         self.storage = refusal
         if self._end is not None and not self._end.closed:
             self._end.link.send(frames.Event("storage", msgspec.json.encode(refusal)))
+            self._end.flush()
+
+    def tell_runs(self, most: int | None) -> None:
+        """Have it run so many turns at a time, None for the bound."""
+        if self._runs != most:
+            self._runs = most
+            self._send_runs()
+
+    def _send_runs(self) -> None:
+        if self._end is not None and not self._end.closed:
+            self._end.link.send(frames.Event("runs", msgspec.json.encode(self._runs)))
             self._end.flush()
 
     def drain(self, seconds: float) -> None:

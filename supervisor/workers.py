@@ -116,6 +116,12 @@ class Workers:
             if refusal is None:
                 worker.release()
 
+    def tell_runs(self, tenant: str, most: int | None) -> None:
+        """Have a tenant's worker run so many turns at a time, None for the bound."""
+        worker = self._tenants.get(tenant)
+        for process in worker.processes() if worker is not None else ():
+            process.tell_runs(most)
+
     def hold_back(self, tenant: str, reason: str) -> None:
         """End a tenant's worker, and start no other one before it may write again."""
         worker = self._tenants.get(tenant)

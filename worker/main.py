@@ -75,6 +75,7 @@ dispatch.check_complete()
 _spec_decoder: Final = msgspec.msgpack.Decoder(WorkerSpec)
 _ceilings_decoder: Final = msgspec.msgpack.Decoder(Ceilings)
 _settings_decoder: Final = msgspec.json.Decoder(WorkerSettings)
+_runs_decoder: Final = msgspec.json.Decoder(int | None)
 _STOPPING: Final = GatewayError(ErrorCode.UNAVAILABLE, "the worker is being stopped; try again")
 
 
@@ -102,6 +103,8 @@ class SupervisorLink:
                 self._worker.start_draining(seconds)
             case frames.Event("settings", body):
                 self._worker.change_settings(_settings_decoder.decode(body))
+            case frames.Event("runs", body):
+                self._worker.limit_runs(_runs_decoder.decode(body))
             case frames.Event("storage", body):
                 self._worker.services.gate.hear(body)
 
@@ -222,6 +225,10 @@ class Worker:
         task = self._loop.create_task(work)
         among.add(task)
         task.add_done_callback(among.discard)
+
+    def limit_runs(self, most: int | None) -> None:
+        """Have so many turns run at a time."""
+        self._turns.limit(most)
 
     # Idleness.
 

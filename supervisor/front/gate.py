@@ -18,6 +18,9 @@ REPORT_SECONDS: Final = 1.0
 REPORT_TENANTS_MAX: Final = 1000
 """In one message, which so stays below the bound of a frame."""
 
+_NOTHING_AT_ALL: Final[tuple[Metric, ...]] = ("tokensPerMonth", "tokensPerDay", "concurrentRuns")
+"""At zero of one of these no call of a model can be made, whoever pays it and whatever it costs."""
+
 
 class _Window:
     """Requests of the present window against their limit."""
@@ -65,6 +68,7 @@ class Gate:
         "_standing",
         "_warned",
         "_windows",
+        "_zero",
         "notice",
         "tenant",
     )
@@ -88,11 +92,12 @@ class Gate:
         self._standing: Standing | None = None
         self._warned: frozenset[tuple[Metric, int]] = frozenset()
         self._is_told = True
+        self._zero: Metric | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether nothing is limited, so that there need not be a gate."""
-        return not self._windows and self._standing is None
+        return not self._windows and self._standing is None and self._zero is None
 
     def limit(self, quota: Quota) -> None:
         """Take other limits; what was counted in windows that stay limited counts on."""
@@ -105,6 +110,8 @@ class Gate:
                 window.limit, window.soft = limit, quotas.soft_limit(quota, limit)
                 windows.append(window)
         self._windows = tuple(windows)
+        zeros = (metric for metric in _NOTHING_AT_ALL if quotas.limit_of(quota, metric) == 0)
+        self._zero = next(zeros, None)
 
     def restore(self, counted: Counted) -> None:
         """Go on where the front before was; after `limit`."""
@@ -137,6 +144,10 @@ class Gate:
             if now_ms < standing.blocked.resets_at_ms:
                 raise quotas.exceeded(standing.blocked, now_ms)
             self._standing = None
+        if self._zero is not None and method in SPENDING:
+            end = quotas.window_end(self._zero, now_ms)
+            nothing = Reached(metric=self._zero, limit=0, used=0, resets_at_ms=end)
+            raise quotas.exceeded(nothing, now_ms)
         windows = self._windows
         for window in windows:
             number = now_ms // window.length_ms

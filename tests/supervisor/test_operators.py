@@ -41,7 +41,9 @@ async def test_every_limit_is_given_changed_and_taken_away(
     await made(plane)
     quota = dict(WHOLE)
     for field in FIELDS:
-        for value in (0 if field != "softPercent" else 1, None):
+        least = 1 if field == "softPercent" else 0
+        values: tuple[int | None, ...] = (least, None)
+        for value in values:
             status, shown = await ask(plane, "PATCH", ACME, {"quota": {field: value}})
             before = dict(quota)
             quota |= {field: value}
@@ -71,7 +73,8 @@ async def test_the_same_as_a_method(plane: ControlPlane, desk: TenantDesk) -> No
     assert (status, shown["quotas"]) == (200, {**quota, "concurrentRuns": 0})
 
 
-BAD = [(field, value) for field in FIELDS for value in (-1, 1.5, "7", True, 2**53 + 1, [], {})] + [
+NO_LIMITS: tuple[Any, ...] = (-1, 1.5, "7", True, 2**53 + 1, [], {})
+BAD = [(field, value) for field in FIELDS for value in NO_LIMITS] + [
     ("softPercent", 0),
     ("softPercent", 101),
     ("tokens", 1),

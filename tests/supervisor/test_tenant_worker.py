@@ -36,6 +36,9 @@ class Nowhere:
     async def zygote(self) -> ZygoteProcess:
         raise SpawnError
 
+    def concurrent_runs(self, tenant: str) -> int | None:
+        return None
+
     def wanted(self, tenant: str) -> Wanted:
         return self.wants
 

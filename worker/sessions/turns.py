@@ -73,6 +73,7 @@ class Turns:
         self._events: Final = events
         self._sandboxes: Final = sandboxes
         self._generation: Final = spec.generation
+        self._most = _most(spec.concurrent_runs)
         self._living: Final = tuple(other for other in spec.living if other != spec.generation)
         self._running: Final[dict[str, asyncio.Task[None]]] = {}
         self._answering: Final[dict[str, asyncio.Task[None]]] = {}
@@ -165,7 +166,12 @@ class Turns:
 
     def _has_room(self) -> bool:
         busy = len(self._running) + self._starting
-        return not self._draining.is_set() and busy < limits.TURNS_RUNNING_PER_TENANT_MAX
+        return not self._draining.is_set() and busy < self._most
+
+    def limit(self, concurrent_runs: int | None) -> None:
+        """Run so many at a time from now on, None for the bound; what runs goes on."""
+        self._most = _most(concurrent_runs)
+        self._pump()
 
     def _lease(self) -> writes.Lease:
         expires_at = self._clock.now_ms() + round(LEASE_SECONDS * 1000)
@@ -418,6 +424,11 @@ class Turns:
                 async with asyncio.timeout(min(left, LOOK_SECONDS)):
                     await self._changed.wait()
         return True
+
+
+def _most(concurrent_runs: int | None) -> int:
+    bound = limits.TURNS_RUNNING_PER_TENANT_MAX
+    return bound if concurrent_runs is None else min(concurrent_runs, bound)
 
 
 def _log_failure(future: "asyncio.Future[int]") -> None:

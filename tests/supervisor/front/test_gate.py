@@ -2,12 +2,13 @@
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import GatewayError
-from protocol.quotas import HOUR_MS, MINUTE_MS, Counted, Quota, Reached, Standing
+from protocol.quotas import HOUR_MS, MINUTE_MS, Counted, Metric, Quota, Reached, Standing
 from supervisor.front.gate import Counts, Gate
 
 DAY: int = 24 * HOUR_MS
@@ -83,9 +84,22 @@ def test_zero_is_nothing_and_absent_is_everything() -> None:
         "retryAfterMs": 30_000,
     }
     assert watched.warnings == []
-    watched.gate.limit(Quota(tokens_per_day=0))
+    watched.gate.limit(Quota(cost_per_day_micro_usd=0))  # what is free may cost nothing
     assert watched.gate.is_open
     assert all(watched.admits() for _ in range(1000))
+
+
+@pytest.mark.parametrize("metric", ["tokensPerDay", "tokensPerMonth", "concurrentRuns"])
+def test_of_nothing_nothing_can_be_spent_whatever_egress_says(metric: Metric) -> None:
+    watched = Watched(msgspec.convert({metric: 0}, Quota), DAY - 1)
+    assert not watched.admits("chat.send")
+    assert watched.refusal.details["metric"] == metric
+    assert watched.refusal.details["limit"] == 0
+    assert watched.admits("chat.history")
+    watched.gate.stand(Standing(tenant="acme"), known=False)
+    assert not watched.admits("chat.send")
+    watched.gate.limit(msgspec.convert({metric: 1}, Quota))
+    assert watched.gate.is_open
 
 
 def test_who_is_refused_is_not_counted() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from protocol import limits
+from protocol import frames, limits
 from protocol.errors import ErrorCode, GatewayError
 from tests.worker.harness import (
     SECONDS,
@@ -97,6 +97,27 @@ async def test_only_so_many_run_at_once(tenant_dir: Path, monkeypatch: pytest.Mo
         for key in keys:
             provider.open(key)
         assert [(await call.result())["status"] for call in calls] == ["ok"] * 5
+
+
+async def test_the_quota_says_how_many_run_at_once(tenant_dir: Path) -> None:
+    provider = GatedProvider()
+    keys = [f"agent:main:s{number}" for number in range(4)]
+    async with running_worker(catalogue_of(provider)) as rig:
+        await make(rig, *keys)
+        rig.worker.limit_runs(1)
+        calls = [send(rig, key, key) for key in keys]
+        await has_started(provider, keys[0])
+        await everything_written(rig)
+        assert provider.order == keys[:1]
+        for most, started in ((b"2", keys[:2]), (b"null", keys)):
+            assert rig.links.end is not None
+            rig.links.end.link.send(frames.Event("runs", most))
+            rig.links.end.flush()
+            await has_started(provider, started[-1])
+            assert provider.order == started
+        for key in keys:
+            provider.open(key)
+        assert [(await call.result())["status"] for call in calls] == ["ok"] * 4
 
 
 async def test_sessions_that_wait_take_turns(
