@@ -1,7 +1,7 @@
 """What supervisor, launcher, worker and egress say to each other, beside models.
 
 On egress's descriptor channel the supervisor sends one message after the other, each with one
-descriptor: `Settings` first (a sealed memfd with a `Secrets`), then a `Place` for every worker (its
+descriptor: `Configured` first (a memfd with the `Settings`), then a `Place` for every worker (its
 link), `Proxies` when a launcher is another (a channel on which that hands over listeners).
 """
 
@@ -58,15 +58,21 @@ class Billing(_Message, frozen=True, kw_only=True):
     egress_gib_micro_usd: int = 0
 
 
-class Settings(_Message, frozen=True, kw_only=True, tag="settings"):
-    """What an operator decides about egress; first message, and again when it has changed.
+class Configured(_Message, frozen=True, kw_only=True, tag="configured"):
+    """The descriptor is a memfd that holds `Settings` in MessagePack; again when they change.
 
-    The descriptor that comes with it is a sealed memfd that holds a `Secrets` in MessagePack.
+    There they may be longer than a message, and hold the keys, which nobody else keeps.
     """
+
+
+class Settings(_Message, frozen=True, kw_only=True):
+    """What an operator decides about egress. `keys` are the providers', by provider."""
 
     ledger_directory: str
     uid: int | None = None
     """As whom it runs, as root; None is the gateway's own."""
+    policy: bytes = b""
+    """The system calls of egress as a BPF program; empty where none can be filtered."""
     providers: dict[str, Provider] = {}
     models: dict[str, Model] = {}
     billing: Billing = Billing()
@@ -83,11 +89,6 @@ class Settings(_Message, frozen=True, kw_only=True, tag="settings"):
     idle_seconds: float = 60.0
     total_seconds: float = 590.0
     retries: int = 2
-
-
-class Secrets(_Message, frozen=True, kw_only=True):
-    """The providers' keys, by provider. Nobody but egress has them in its memory for longer."""
-
     keys: dict[str, str] = {}
 
 
@@ -103,7 +104,7 @@ class Proxies(_Message, frozen=True, kw_only=True, tag="proxies"):
     """The descriptor is the end of a channel on which the present launcher hands over listeners."""
 
 
-Handed = Settings | Place | Proxies
+Handed = Configured | Place | Proxies
 
 
 class QuotaOf(_Message, frozen=True, kw_only=True):

@@ -6,13 +6,12 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods.registry import Params
 
 NAME_CHARS_SHOWN: Final = 64
 REASON_CHARS_SHOWN: Final = 300
 UNKNOWN_FIELD: Final = "unknown field"
 
-P = TypeVar("P", bound=Params)
+P = TypeVar("P", bound=msgspec.Struct)
 
 # What msgspec writes: "Expected `int`, got `str` - at `$.limit`".
 _PATH: Final = re.compile(r"(?P<reason>.*) - at (?:`key` in )?`\$\.?(?P<path>.*)`", re.DOTALL)

@@ -30,6 +30,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Whether another generation serves, and goes on if this one does not start."""
     storage: "StorageRefusal | None" = None
     """Why it may not write, if it may not; the event `storage` says when that changes."""
+    model: str = "builtin/echo"
+    """What its agents use unless its tenant chooses another."""
 
 
 class Idle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,6 +91,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Body of the event `settings`, sent to a worker: what may change while it runs."""
 
     idle_seconds: float
+    model: str = "builtin/echo"
 
 
 class WorkerLink(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,16 @@ from protocol import documents, limits
 from protocol.control.shapes import Cpus, DiskBytes, DiskInodes, MemoryBytes, Pids
 from protocol.launching import MODES, Mode
 from protocol.names import ACCOUNT_ID_PATTERN
+from supervisor import sealed_key
+from supervisor.billing_config import BillingSection
+from supervisor.config_models import (
+    AgentsSection,
+    EgressSection,
+    Models,
+    NetworkProfiles,
+    Providers,
+    check,
+)
 
 CONFIG_BYTES_MAX: Final = 256 * 1024
 
@@ -128,7 +138,8 @@ class SandboxSection(_Section, frozen=True, kw_only=True):
     """What tenants' sandboxes are, and may use: the ceilings of each one.
 
     `mode` is used where nobody chooses, `allowed` may be chosen. Over `concurrent` runs of a tenant
-    at a time `queued` wait; more are refused.
+    at a time `queued` wait; more are refused. `network` are profiles: the hosts (`host:port`) that
+    a sandbox which names one can reach.
     """
 
     mode: Mode = "bubblewrap"
@@ -138,6 +149,7 @@ class SandboxSection(_Section, frozen=True, kw_only=True):
     cpus: Annotated[float, msgspec.Meta(ge=0.01, le=1024)] = 1.0
     pids: Annotated[int, msgspec.Meta(ge=4, le=2**22)] = 128
     file_bytes: Annotated[int, msgspec.Meta(ge=2**20, le=2**50)] = 2**30
+    network: NetworkProfiles = {}
     wall_seconds: Annotated[float, msgspec.Meta(ge=1, le=limits.SANDBOX_SECONDS_MAX)] = 600.0
     concurrent: Annotated[int, msgspec.Meta(ge=1, le=256)] = 4
     queued: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 32
@@ -190,6 +202,19 @@ class Config(_Section, frozen=True, kw_only=True):
     sandbox: SandboxSection = SandboxSection()
     caps: CapsSection = CapsSection()
     alerts: AlertsSection = AlertsSection()
+    providers: Providers = {}
+    models: Models = {}
+    agents: AgentsSection = AgentsSection()
+    egress: EgressSection = EgressSection()
+    billing: BillingSection = BillingSection()
+
+    def __post_init__(self) -> None:
+        """Refuse sections that do not fit each other.
+
+        Raises:
+            ValueError: naming the key.
+        """
+        check(self.providers, self.models, self.agents)
 
 
 def load(path: Path, *, port: int | None = None) -> Config:
@@ -217,7 +242,7 @@ def load(path: Path, *, port: int | None = None) -> Config:
         msg = f"{path} is over {CONFIG_BYTES_MAX} bytes"
         raise ConfigError(msg)
     try:
-        config = msgspec.convert(documents.parse(text), Config)
+        config = msgspec.convert(documents.parse(text), Config, dec_hook=sealed_key.decode)
     except (documents.DocumentError, msgspec.ValidationError) as error:
         msg = f"{path}: {error}"
         raise ConfigError(msg) from error

@@ -28,7 +28,7 @@ class Handed(Generic[T]):
     def __init__(
         self,
         channel: socket.socket,
-        kind: type[T],
+        kind: Any,
         count: int,
         take: Callable[[T, list[socket.socket]], Coroutine[Any, Any, None]],
         log: Log,

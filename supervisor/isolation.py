@@ -58,6 +58,11 @@ class Report(NamedTuple):
         """Of the process that counts: as root the one after the front's, else the gateway's own."""
         return self.section.uid_first + 1 if self.found.root else os.geteuid()
 
+    @property
+    def egress_uid(self) -> int | None:
+        """Egress's uid: as root the third of the range, else the gateway's own (None)."""
+        return self.section.uid_first + 2 if self.found.root else None
+
     def front_jail(self, state_root: Path, *readable: Path) -> JailSpec:
         """Give the jail of the front, which may read `readable` beside the libraries."""
         return self._jail("front", state_root, self.front_uid, FRONT_LIMITS, readable)

@@ -15,11 +15,12 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from protocol import launching, limits
+from protocol import launching
 from protocol.control.shapes import Reloaded
+from protocol.egress import Place as EgressPlace
 from protocol.errors import ErrorCode, GatewayError
 from protocol.moments import unix_ms
-from protocol.quotas import Use
+from protocol.quotas import NO_QUOTA, Use
 from protocol.spawn import (
     FrontSettings,
     TenantsUpdate,
@@ -29,15 +30,14 @@ from supervisor import isolation, sandboxes
 from supervisor.actions import Actions
 from supervisor.alerts import Alert, AlertCommand
 from supervisor.caps.report import Report
-from supervisor.child import FIRST_DESCRIPTOR
+from supervisor.child import FIRST_DESCRIPTOR, Exit
 from supervisor.config import Config
 from supervisor.control.plane import ControlPlane
 from supervisor.disk import Disk
-from supervisor.disk_process import DiskProcess
+from supervisor.egress_process import EgressProcess
 from supervisor.front_process import FrontEvents, FrontProcess
 from supervisor.front_requests import FrontRequests
-from supervisor.fronts import Fronts, Known
-from supervisor.keeper import Keeper
+from supervisor.fronts import Known
 from supervisor.launcher_process import LauncherProcess
 from supervisor.limiting import Limiting
 from supervisor.logs import Log
@@ -48,6 +48,7 @@ from supervisor.reception import front_settings, front_spec, listen, stage_certi
 from supervisor.reconcile import Wanted
 from supervisor.registry import Tenant
 from supervisor.reload import Reloader
+from supervisor.shared import Shared
 from supervisor.state import StateLock, StateRoot, check_uids
 from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import SHARED_UIDS, TenantDesk
@@ -56,7 +57,7 @@ from supervisor.workers import Workers
 from supervisor.zygote.main import command as zygote_program
 from supervisor.zygote.spec import JailSpec
 from supervisor.zygote.title import set_title
-from supervisor.zygote_process import START_SECONDS, SpawnError, ZygoteProcess
+from supervisor.zygote_process import ZygoteProcess
 
 GENERATIONS_PER_EPOCH: Final = 1 << 20
 FRONT_DRAIN_SECONDS: Final = 30.0
@@ -102,7 +103,6 @@ class Supervisor:
         self.meters: Final = Meters()
         self._alerts: Final = AlertCommand(config.alerts.command, log)
         self._notifier: Final = Notifier(os.environ)
-        self._zygote_command: Final = zygote_command or zygote_program(FIRST_DESCRIPTOR)[1:]
         self._disk: Final = Disk("disk")
         self._desk: Final = TenantDesk(state, config)
         self._stop_asked = asyncio.Event()
@@ -111,10 +111,10 @@ class Supervisor:
         self._failure: BaseException | None = None
         self._generation = self._desk.registry.next_epoch() * GENERATIONS_PER_EPOCH
         floor_bytes = config.caps.disk_floor_bytes
-        self._limiting: Final = Limiting(reports.caps.claimed, floor_bytes, self, log)
-        self.groups: Final = self._limiting.groups
+        self.limiting: Final = Limiting(reports.caps.claimed, floor_bytes, self, log)
+        self.groups: Final = self.limiting.groups
         """See `supervisor.surroundings.Surroundings`."""
-        self.storage: Final = self._limiting.storage
+        self.storage: Final = self.limiting.storage
         """See `supervisor.surroundings.Surroundings`."""
         self.workers: Final = Workers(self, log)
         read = functools.partial(self._disk, read_config)
@@ -128,11 +128,8 @@ class Supervisor:
         self._terminals: Final = TerminalAudit(self._desk, self._disk, self._spawn_task)
         tenant_requests = TenantRequests(self._actions, time.monotonic)
         self._requests: Final = FrontRequests(self.workers, self._control, tenant_requests)
-        kept = (self.workers.reconcile, self._spawn_task, log, self.meters.respawns)
-        self._fronts: Final = Fronts(self._new_front, self._known, *kept)
-        self._zygotes: Final = Keeper("zygote", self._start_zygote, *kept)
-        self._launchers: Final = Keeper("launcher", self._start_launcher, *kept)
-        self._disks: Final = Keeper("disk", self._start_disk, *kept)
+        command = zygote_command or zygote_program(FIRST_DESCRIPTOR)[1:]
+        self._shared: Final = Shared(state, self._isolation, command, self, self._spawn_task, log)
         self._listener: socket.socket
 
     # Start and stop
@@ -153,6 +150,7 @@ class Supervisor:
         """
         set_title("openclaw: supervisor")
         stage_certificate(self.config.gateway, self._tls, self._isolation.front_uid)
+        self._state.prepare_ledger(self._isolation.egress_uid)
         if self._desk.audit.repaired_bytes:
             self._log.warning("audit repaired", bytes_cut=self._desk.audit.repaired_bytes)
         self._listener = listen(self.config.gateway.host, self.config.gateway.port)
@@ -160,18 +158,16 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._spawn_task(self._on_reload_signal()))
-        zygote = loop.create_task(self._zygotes.start())
+        zygote = loop.create_task(self._shared.zygotes.start())
         try:
             await self._actions.load()
             self._check_owner()
             await self.quotas.load()
-            await self._fronts.start()
-            await self._launchers.start()
-            await self._disks.start()
+            await self._shared.start()
             await zygote
             self._spawn_task(self._actions.finish_deletions())
             self._spawn_task(self.workers.watch())
-            self._spawn_task(self._watch_shared())
+            self._spawn_task(self._shared.watch())
             self._spawn_task(self.quotas.keep_writing())
             self._spawn_task(watch_loop(self.meters.loop_lag))
             url = url_of(self._listener, secure=self.config.gateway.tls is not None)
@@ -200,9 +196,7 @@ class Supervisor:
     def _on_stop_signal(self) -> None:
         if self._stop_asked.is_set():
             self.workers.kill_all()
-            for shared in (self.front, self.launcher, self._disks.present):
-                if shared is not None:
-                    shared.kill()
+            self._shared.kill()
         self._stop_asked.set()
 
     async def _on_reload_signal(self) -> None:
@@ -211,17 +205,14 @@ class Supervisor:
                 await self._actions.reload(actor="signal")
 
     async def _stop(self) -> None:
-        for keeper in (self._fronts, self._zygotes, self._launchers, self._disks):
-            keeper.close()
+        self._shared.close()
         self._notifier.say("STOPPING=1")
         with contextlib.suppress(OSError):  # who asks for the URL finds nobody there
             self._lock.announce("")
         self._log.info("gateway stops")
-        await self._fronts.drain(FRONT_DRAIN_SECONDS)
+        await self._shared.fronts.drain(FRONT_DRAIN_SECONDS)
         await self.workers.stop_all(WORKER_DRAIN_SECONDS)
-        for shared in (self._zygotes.present, self._launchers.present, self._disks.present):
-            if shared is not None:
-                await shared.stop()
+        await self._shared.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -245,52 +236,10 @@ class Supervisor:
             self._failure = self._failure or task.exception()
             self._stop_asked.set()
 
-    # What all tenants share.
+    # supervisor.shared.Around
 
-    @property
-    def front(self) -> FrontProcess | None:
-        """See `supervisor.surroundings.Surroundings`."""
-        return self._fronts.present
-
-    @property
-    def pids(self) -> dict[str, int]:
-        """See `supervisor.actions.Around`."""
-        shared = {
-            "front": self.front,
-            "zygote": self._zygotes.present,
-            "launcher": self.launcher,
-            "disk": self._disks.present,
-        }
-        pids = {name: process.pid for name, process in shared.items() if process is not None}
-        return {"supervisor": os.getpid(), **pids}
-
-    @property
-    def launcher(self) -> LauncherProcess | None:
-        """See `supervisor.surroundings.Surroundings`."""
-        return self._launchers.present
-
-    async def zygote(self) -> ZygoteProcess:
-        """See `supervisor.surroundings.Surroundings`."""
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                return await self._zygotes.get()
-        except TimeoutError as error:
-            msg = "there is no zygote"
-            raise SpawnError(msg) from error
-
-    async def _start_zygote(self) -> ZygoteProcess:
-        zygote = ZygoteProcess(
-            self._zygote_command,
-            self._isolation.zygote_policy(),
-            self._zygotes.ended,
-            self._log.bind(source="zygote"),
-            self._worker_jail("", None).shape,
-            self.meters.spawn_seconds,
-        )
-        await zygote.start()
-        return zygote
-
-    def _new_front(self) -> FrontProcess:
+    def new_front(self, ended: Callable[[FrontProcess, Exit], None]) -> FrontProcess:
+        """See `supervisor.shared.Around`."""
         settings = front_settings(self.config.gateway, self._tls)
         notices = (*self._isolation.notices(), *self._caps.notices())
         return FrontProcess(
@@ -300,56 +249,64 @@ class Supervisor:
             FrontEvents(
                 self.workers.link_lost, self._terminals.on_attached, self.quotas.on_counted
             ),
-            self._fronts.ended,
+            ended,
             self._log.bind(source="front"),
         )
 
-    async def _known(self) -> Known:
+    async def known_to_front(self) -> Known:
+        """See `supervisor.shared.Around`."""
         return await self._actions.accesses(), self.quotas.known()
 
-    async def _start_launcher(self) -> LauncherProcess:
-        launcher = LauncherProcess(
-            sandboxes.launcher_spec(
-                self.config.sandbox, self._root, filtered=not self._isolation.found.seccomp
-            ),
-            self.workers.launcher_lost_link,
-            self._terminals.on_event,
-            self._launchers.ended,
-            self._log.bind(source="launcher"),
-        )
-        await launcher.start()
-        self._limiting.tell_launcher(launcher)
-        return launcher
+    def on_terminal(self, event: launching.TerminalEvent) -> None:
+        """See `supervisor.shared.Around`."""
+        self._terminals.on_event(event)
 
-    async def _start_disk(self) -> DiskProcess:
-        process = DiskProcess(
-            self._root / self._state.tenants.name,
-            self._isolation.disk_uid,
-            self.storage.told,
-            self._disks.ended,
-            self._log.bind(source="disk"),
-        )
-        await process.start()
-        self.storage.use(process)
-        return process
+    # What all tenants share.
 
-    async def _watch_shared(self) -> None:
-        while True:
-            await asyncio.sleep(limits.PING_INTERVAL_SECONDS)
-            for shared in (self.front, self.launcher, self._disks.present):
-                if shared is not None:
-                    shared.check_alive()
+    @property
+    def front(self) -> FrontProcess | None:
+        """See `supervisor.surroundings.Surroundings`."""
+        return self._shared.fronts.present
+
+    @property
+    def launcher(self) -> LauncherProcess | None:
+        """See `supervisor.surroundings.Surroundings`."""
+        return self._shared.launchers.present
+
+    @property
+    def egress(self) -> EgressProcess | None:
+        """See `supervisor.surroundings.Surroundings`."""
+        return self._shared.egresses.present
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """See `supervisor.actions.Around`."""
+        return self._shared.pids
+
+    async def zygote(self) -> ZygoteProcess:
+        """See `supervisor.surroundings.Surroundings`."""
+        return await self._shared.zygote()
 
     async def tell_front(self, *changes: TenantsUpdate | FrontSettings) -> None:
         """See `supervisor.actions.Around`."""
-        await self._fronts.tell(*changes)
+        await self._shared.fronts.tell(*changes)
 
     # supervisor.quotas.Around
 
     async def spent(self, tenant: str) -> tuple[Use, ...]:
         """See `supervisor.quotas.Around`."""
-        del tenant
-        return ()
+        return await self._shared.egresses.spent(tenant)
+
+    def limit_spending(self, tenant: str) -> None:
+        """See `supervisor.quotas.Around`."""
+        self._shared.egresses.limit(tenant)
+
+    # supervisor.egresses.Around
+
+    @property
+    def rows(self) -> dict[str, Tenant]:
+        """See `supervisor.egresses.Around`."""
+        return self._actions.rows
 
     # supervisor.limiting.Limited
 
@@ -396,18 +353,21 @@ class Supervisor:
         self._desk.caps = config.caps
         self.storage.change_floor(config.caps.disk_floor_bytes)
         await self.apply_limits(*self._actions.rows)
-        self.workers.change_settings(WorkerSettings(idle_seconds=config.worker.idle_seconds))
+        self._shared.egresses.configure(config)
+        self.workers.change_settings(self.worker_settings)
 
     async def apply_limits(self, *tenants: str) -> tuple[str, ...]:
         """See `supervisor.actions.Around`."""
-        return await self._limiting.apply(*tenants)
+        for tenant in tenants:
+            self.limit_spending(tenant)
+        return await self.limiting.apply(*tenants)
 
     async def renew_zygote(self) -> int:
         """See `Reloadable`."""
-        before = await self._zygotes.start()
+        before = await self._shared.zygotes.start()
         if before is not None:
             self._spawn_task(before.retire())
-        return (await self.zygote()).pid
+        return (await self._shared.zygote()).pid
 
     async def reread_registry(self) -> None:
         """See `Reloadable`."""
@@ -421,15 +381,22 @@ class Supervisor:
         place = sandboxes.place(self.config.sandbox, tenant, generation, uid)
         return msgspec.structs.replace(place, cgroup=self.groups.path_of(tenant))
 
+    def egress_place_of(self, tenant: str, generation: int) -> EgressPlace:
+        """See `supervisor.surroundings.Surroundings`."""
+        row = self._actions.rows.get(tenant)
+        quota = NO_QUOTA if row is None else row.quota
+        return EgressPlace(tenant=tenant, generation=generation, quota=quota)
+
     def next_generation(self) -> int:
         """See `supervisor.surroundings.Surroundings`."""
         self._generation += 1
         return self._generation
 
     @property
-    def idle_seconds(self) -> float:
+    def worker_settings(self) -> WorkerSettings:
         """See `supervisor.surroundings.Surroundings`."""
-        return self.config.worker.idle_seconds
+        model = self.config.agents.model
+        return WorkerSettings(idle_seconds=self.config.worker.idle_seconds, model=model)
 
     def concurrent_runs(self, tenant: str) -> int | None:
         """See `supervisor.surroundings.Surroundings`."""

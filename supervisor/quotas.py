@@ -52,6 +52,9 @@ class Around(Protocol):
     async def tell_front(self, *changes: TenantsUpdate) -> None:
         """See `supervisor.actions.Around`."""
 
+    def limit_spending(self, tenant: str) -> None:
+        """Have egress know the tenant's quota, or that it is gone."""
+
     async def spent(self, tenant: str) -> tuple[Use, ...]:
         """Ask egress what of tokens, cost and runs is used.
 
@@ -136,6 +139,7 @@ class Quotas:
         """A tenant is being deleted."""
         self._kept.pop(tenant, None)
         self._changed.pop(tenant, None)
+        self._around.limit_spending(tenant)
 
     def _take(self, standing: Standing) -> bool:
         """Say whether it is news."""

@@ -12,7 +12,9 @@ import msgspec
 
 from protocol.control.shapes import Reloaded
 from protocol.errors import ErrorCode, GatewayError
+from supervisor.billing_config import BillingSection
 from supervisor.config import Config, ConfigError
+from supervisor.config_models import EgressSection
 from supervisor.keeper import START_ERRORS
 from supervisor.logs import Log
 from supervisor.notify import Notifier
@@ -34,6 +36,11 @@ LIVE: Final = frozenset(
         "caps.disk_inodes",
         "caps.disk_floor_bytes",
         "alerts.command",
+        "providers",
+        "models",
+        "agents.model",
+        *(f"billing.{field}" for field in BillingSection.__struct_fields__),
+        *(f"egress.{field}" for field in EgressSection.__struct_fields__),
     }
 )
 """The keys that take effect without a restart of the gateway.
@@ -55,6 +62,11 @@ def compare(present: Config, written: Config) -> Comparison:
     applied, needs_restart, sections = [], [], {}
     for section in Config.__struct_fields__:
         before, after = getattr(present, section), getattr(written, section)
+        if isinstance(before, dict):  # of names, which an operator gives
+            sections[section] = after
+            if before != after:
+                applied.append(section)
+            continue
         changes = {}
         for field in before.__struct_fields__:
             key, old, new = f"{section}.{field}", getattr(before, field), getattr(after, field)

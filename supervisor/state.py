@@ -75,6 +75,7 @@ class StateRoot:
         self.audit: Final = path / "audit.jsonl"
         self.tenants: Final = path / "tenants"
         self.tls: Final = path / "tls"
+        self.ledger: Final = path / "ledger"
         self._admin_key: Final = path / "admin.key"
         self._lock: Final = path / "gateway.lock"
 
@@ -100,6 +101,19 @@ class StateRoot:
             os.umask(umask)
         if root:
             self._check_reachable()
+
+    def prepare_ledger(self, uid: int | None) -> None:
+        """Make the directory of what egress keeps, which is its own.
+
+        Args:
+            uid: Egress's, as root.
+
+        Raises:
+            OSError: it cannot be made, or given to it.
+        """
+        self.ledger.mkdir(mode=0o700, exist_ok=True)
+        if uid is not None:
+            os.chown(self.ledger, uid, uid, follow_symlinks=False)
 
     def _check_reachable(self) -> None:
         for directory in (self.tenants, *self.tenants.resolve().parents):

@@ -2,8 +2,11 @@
 
 from typing import Protocol
 
+from protocol.egress import Place as EgressPlace
 from protocol.launching import Place
+from protocol.spawn import WorkerSettings
 from supervisor.caps.tenants import TenantGroups
+from supervisor.egress_process import EgressProcess
 from supervisor.front_process import FrontProcess
 from supervisor.launcher_process import LauncherProcess
 from supervisor.meters import Meters
@@ -37,8 +40,12 @@ class Surroundings(Protocol):
         """Who may write; it is told who has processes."""
 
     @property
-    def idle_seconds(self) -> float:
-        """After how long without work a worker parks; 0 is never."""
+    def egress(self) -> EgressProcess | None:
+        """Who gets the third; None while it is being replaced."""
+
+    @property
+    def worker_settings(self) -> WorkerSettings:
+        """What a worker that starts now goes by."""
 
     def concurrent_runs(self, tenant: str) -> int | None:
         """Say how many turns of a tenant may run at a time, None for the bound."""
@@ -62,6 +69,9 @@ class Surroundings(Protocol):
 
     def place_of(self, tenant: str, generation: int) -> Place:
         """Say what the launcher is told of a worker."""
+
+    def egress_place_of(self, tenant: str, generation: int) -> EgressPlace:
+        """Say what egress is told of a worker."""
 
     def next_generation(self) -> int:
         """Give a number that no worker of any tenant has had."""

@@ -136,7 +136,7 @@ class TenantWorker:
     def reconcile(self) -> Step:
         """Take the step that brings it nearer to what is wanted; gives it."""
         for process in self.processes():
-            self._place(process)
+            process.introduce(self._around)
         taken = step(self._around.wanted(self.tenant), self.actual, self._loop.time())
         match taken:
             case Step.LINK if self.current is not None:
@@ -266,11 +266,13 @@ class TenantWorker:
 
     def _spawn(self, *, supersedes: bool = False) -> WorkerProcess:
         self.wake_at_ms = None
+        settings = self._around.worker_settings
         spec = WorkerSpec(
             tenant=self.tenant,
             generation=self._around.next_generation(),
             living=tuple(process.spec.generation for process in self.processes()),
-            idle_seconds=self._around.idle_seconds,
+            idle_seconds=settings.idle_seconds,
+            model=settings.model,
             concurrent_runs=self._around.concurrent_runs(self.tenant),
             supersedes=supersedes,
             storage=self._around.storage.refusal(self.tenant),
@@ -295,15 +297,6 @@ class TenantWorker:
             return
         if not process.is_ready:
             process.set_timer(limits.WORKER_READY_SECONDS, lambda: self._late(process))
-
-    def _place(self, process: WorkerProcess) -> None:
-        """Make it known to the present launcher, unless that knows it."""
-        launcher = self._around.launcher
-        if launcher is not None and process.launcher is not launcher and process.pid is not None:
-            place = self._around.place_of(self.tenant, process.spec.generation)
-            process.launcher = launcher
-            with contextlib.suppress(OSError):  # it has ended, or takes nothing any more
-                process.meet_launcher(place)
 
     def _late(self, process: WorkerProcess) -> None:
         if process is self.current:
@@ -336,7 +329,7 @@ class TenantWorker:
 
     def on_born(self, process: WorkerProcess) -> None:
         """See `WorkerOwner`."""
-        self._place(process)
+        process.introduce(self._around)
 
     def on_ready(self, process: WorkerProcess) -> None:
         """See `WorkerOwner`."""

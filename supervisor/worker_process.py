@@ -13,13 +13,14 @@ from typing import Final, Protocol
 
 import msgspec
 
-from protocol import aio, descriptors, frames, launching, limits
+from protocol import aio, descriptors, egress, frames, launching, limits
 from protocol.errors import RemoteProtocolError
 from protocol.launching import LAUNCHER
 from protocol.meters import Histogram
 from protocol.spawn import EXIT_OUT_OF_MEMORY, Idle, StorageRefusal, WorkerSettings, WorkerSpec
 from supervisor.caps.tenants import Admission
 from supervisor.child import Child, Exit
+from supervisor.egress_process import EgressProcess
 from supervisor.launcher_process import LauncherProcess
 from supervisor.lifecycle import EXIT_CONFIGURATION, Death
 from supervisor.logs import Log, LogPump
@@ -60,6 +61,24 @@ class WorkerOwner(Protocol):
         """It has ended."""
 
 
+class Introducing(Protocol):
+    """Who knows whom a worker is made known to."""
+
+    @property
+    def launcher(self) -> LauncherProcess | None:
+        """The present launcher."""
+
+    @property
+    def egress(self) -> EgressProcess | None:
+        """The present egress."""
+
+    def place_of(self, tenant: str, generation: int) -> launching.Place:
+        """Say what the launcher is told."""
+
+    def egress_place_of(self, tenant: str, generation: int) -> egress.Place:
+        """Say what egress is told."""
+
+
 class WorkerProcess:
     """One worker process.
 
@@ -97,8 +116,9 @@ class WorkerProcess:
         """Whether it was ended for what another one must not go on with."""
         self.is_ready = False
         """Whether its readiness byte has come."""
-        self.launcher: LauncherProcess | None = None
-        """Who has been told of it."""
+        # Who has been told of it.
+        self._launcher: LauncherProcess | None = None
+        self._egress: EgressProcess | None = None
         self.exit_reason = ""
         """What we know of why it ends, when its own status does not say it."""
 
@@ -170,14 +190,22 @@ class WorkerProcess:
             descriptors.send(self._channel, b"front", [worker.fileno()])
         return front
 
-    def meet_launcher(self, place: launching.Place) -> None:
-        """Give the worker and its launcher their ends of what they share.
+    def introduce(self, around: Introducing) -> None:
+        """Make it known to the present launcher and egress, unless they know it."""
+        if self.pid is None:
+            return
+        tenant, generation = self.spec.tenant, self.spec.generation
+        launcher, present = around.launcher, around.egress
+        with contextlib.suppress(OSError):  # it has ended, or takes nothing any more
+            if launcher is not None and self._launcher is not launcher:
+                self._launcher = launcher
+                self._meet_launcher(launcher, around.place_of(tenant, generation))
+            if present is not None and self._egress is not present:
+                self._egress = present
+                self._meet_egress(present, around.egress_place_of(tenant, generation))
 
-        Raises:
-            OSError: the worker is gone, or takes none any more.
-        """
+    def _meet_launcher(self, launcher: LauncherProcess, place: launching.Place) -> None:
         assert self._channel is not None
-        assert self.launcher is not None
         link, theirs = socket.socketpair()
         channel, their_channel = descriptors.pair()
         channel.shutdown(socket.SHUT_RD)  # a worker hands over nothing
@@ -185,7 +213,14 @@ class WorkerProcess:
             ends = [theirs.fileno(), their_channel.fileno()]
             payload = LAUNCHER + msgspec.msgpack.encode(place.ceilings)
             descriptors.send(self._channel, payload, ends)
-            self.launcher.place(place, link, channel)
+            launcher.place(place, link, channel)
+
+    def _meet_egress(self, present: EgressProcess, place: egress.Place) -> None:
+        assert self._channel is not None
+        link, theirs = socket.socketpair()
+        with link, theirs:
+            descriptors.send(self._channel, egress.EGRESS, [theirs.fileno()])
+            present.place(place, link)
 
     def loses_links(self) -> bool:
         """Note that it closed its link to the front; say whether it does so all the time."""

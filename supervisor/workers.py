@@ -134,11 +134,11 @@ class Workers:
         if worker is not None:
             worker.front_lost_link(lost.generation, lost.reason)
 
-    def launcher_lost_link(self, lost: LinkLost) -> None:
-        """Take note of the launcher's word that a link has ended."""
+    def shared_lost_link(self, process: str, lost: LinkLost) -> None:
+        """Take note of the word of the launcher, or of egress, that a link has ended."""
         worker = self._tenants.get(lost.tenant)
         if worker is not None and lost.reason is not None:
-            worker.broke_link(lost.generation, f"link to the launcher: {lost.reason}")
+            worker.broke_link(lost.generation, f"link to {process}: {lost.reason}")
 
     def status(
         self, tenant: str, registered: str, load: TenantLoad, *, history: bool = False

@@ -19,6 +19,7 @@ import uvloop
 from protocol import codec, descriptors, frames, limits, strict_yaml
 from protocol.aio import LinkEnd, attach
 from protocol.descriptors import WorkerDescriptors
+from protocol.egress import EGRESS
 from protocol.errors import ErrorCode, GatewayError
 from protocol.launching import LAUNCHER, Ceilings
 from protocol.link import LIVENESS, REQUESTS
@@ -30,6 +31,8 @@ from worker.channels import webhook
 from worker.clock import Clock, SystemClock
 from worker.config import handlers as config_handlers
 from worker.config.overlay import OverlayError, OverlayFile
+from worker.egress.link import EgressLink
+from worker.egress.models import EgressModels
 from worker.events import handlers as event_handlers
 from worker.events.bus import Events
 from worker.links import CallsLink
@@ -131,6 +134,8 @@ class Worker:
         self._overlay: Final = OverlayFile(self._directory, gate)
         events = Events(clock, spec.generation)
         launcher = LauncherLink()
+        egress = EgressLink()
+        catalogue = catalogue._replace(model=spec.model, remote=EgressModels(egress))
         sandboxes = Sandboxes(launcher, self._overlay)
         self._turns: Final = Turns(
             self._sessions,
@@ -153,6 +158,7 @@ class Worker:
             events,
             SandboxFiles(self._directory),
             launcher,
+            egress,
             sandboxes,
             Watchers(),
             gate,
@@ -235,6 +241,7 @@ class Worker:
     def change_settings(self, settings: WorkerSettings) -> None:
         """Take other settings than those of the start."""
         self._idle_seconds = settings.idle_seconds
+        self._turns.default_model = settings.model
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._watch_idleness(self._loop.time())
@@ -273,17 +280,24 @@ class Worker:
         except descriptors.DescriptorMessageError as error:
             log.failure("descriptor message refused", error)
             return
+        if not self._take(payload, received):
+            for descriptor in received:
+                os.close(descriptor)
+            log.write("error", "descriptor message not understood", descriptors=len(received))
+
+    def _take(self, payload: bytes, received: list[int]) -> bool:
+        """Take what is handed over; says whether it is understood."""
         if payload == b"front" and len(received) == 1:
             self._spawn(self._meet_front(received[0]), self._meetings)
-            return
-        if payload.startswith(LAUNCHER) and len(received) == LAUNCHER_DESCRIPTORS:
+        elif payload == EGRESS and len(received) == 1:
+            self.services.egress.take(received[0])
+        elif payload.startswith(LAUNCHER) and len(received) == LAUNCHER_DESCRIPTORS:
             link, channel = received
             ceilings = _ceilings_decoder.decode(payload[len(LAUNCHER) :])
             self.services.launcher.offer(link, channel, ceilings)
-            return
-        for descriptor in received:
-            os.close(descriptor)
-        log.write("error", "descriptor message not understood", descriptors=len(received))
+        else:
+            return False
+        return True
 
     def _close_channel(self) -> None:
         if self._channel is not None:
@@ -322,6 +336,7 @@ class Worker:
                 await self._part(*self._front, deadline)
             self._close_channel()
             self.services.launcher.close()
+            self.services.egress.close()
             self.services.purging.stop()
             await self._sessions.close()
             self._overlay.close()

@@ -6,6 +6,7 @@ from protocol.spawn import WorkerSpec
 from worker.agents.catalogue import Catalogue
 from worker.clock import Clock
 from worker.config.overlay import OverlayFile
+from worker.egress.link import EgressLink
 from worker.events.bus import Events
 from worker.sandbox.files import SandboxFiles
 from worker.sandbox.link import LauncherLink
@@ -32,6 +33,7 @@ class Services(NamedTuple):
     events: Events
     files: SandboxFiles
     launcher: LauncherLink
+    egress: EgressLink
     sandboxes: Sandboxes
     terminals: Watchers
     gate: Gate

@@ -10,6 +10,7 @@ import msgspec
 from protocol import limits
 from protocol.launching import Mode, Profile
 from protocol.methods.registry import Params, Result, Scope, declare
+from protocol.models import ModelId
 from protocol.names import ACCOUNT_ID_PATTERN
 
 REDACTED: Final = "__OPENCLAW_REDACTED__"
@@ -20,7 +21,6 @@ SECRETS: Final = (("skills", "entries", "*", "apiKey"), ("skills", "entries", "*
 _SECRET: Final = {"writeOnly": True}
 Name = Annotated[str, msgspec.Meta(pattern=ACCOUNT_ID_PATTERN)]
 Secret = Annotated[str, msgspec.Meta(max_length=limits.SECRET_CHARS_MAX, extra_json_schema=_SECRET)]
-ModelName = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,64}/[A-Za-z0-9._:/-]{1,128}$(?!\n)")]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"^[A-Z][A-Z0-9_]{0,127}$(?!\n)")]
 
 
@@ -36,7 +36,7 @@ class ToolsSection(Params, frozen=True, kw_only=True):
 class AgentSection(Params, frozen=True, kw_only=True):
     """What turns are run with. `systemPrompt` is told to the model before anything else."""
 
-    model: ModelName | msgspec.UnsetType = msgspec.UNSET
+    model: ModelId | msgspec.UnsetType = msgspec.UNSET
     system_prompt: (
         Annotated[str, msgspec.Meta(max_length=limits.SYSTEM_PROMPT_CHARS_MAX)] | msgspec.UnsetType
     ) = msgspec.UNSET

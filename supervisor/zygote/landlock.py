@@ -84,19 +84,21 @@ def _known(table: tuple[tuple[int, int], ...], version: int) -> int:
     return known
 
 
-def restrict(version: int, readable: tuple[str, ...], writable: tuple[str, ...]) -> None:
+def restrict(
+    version: int, readable: tuple[str, ...], writable: tuple[str, ...], *, connects: bool = False
+) -> None:
     """Confine this thread, for ever, to reading `readable` and keeping files in `writable`.
 
     Every path is opened for reading, so that one which the process cannot use is refused here by
-    its name. TCP is refused (ABI 4), signals and abstract sockets stay among the confined (ABI 6).
+    its name. TCP is refused (ABI 4; where it `connects`, listening alone is), signals and abstract
+    sockets stay among the confined (ABI 6).
 
     Raises:
         OSError: a path cannot be read, or the kernel refused; with the path's name.
     """
     files = _known(_FILE_RIGHTS, version)
-    attributes = _RulesetAttributes(
-        files, _known(_NETWORK_RIGHTS, version), _known(_SCOPES, version)
-    )
+    network = _known(_NETWORK_RIGHTS, version) & ~(_CONNECT_TCP if connects else 0)
+    attributes = _RulesetAttributes(files, network, _known(_SCOPES, version))
     ruleset = linux.call("landlock_create_ruleset", attributes, _attributes_bytes(version), 0)
     try:
         for path in readable:

@@ -70,6 +70,9 @@ class Around:
     def row(self, _tenant: str) -> Tenant | None:
         return None
 
+    def limit_spending(self, _tenant: str) -> None:
+        return
+
     async def spent(self, _tenant: str) -> tuple[Use, ...]:
         return ()
 

@@ -38,7 +38,27 @@ OTHER: dict[str, object] = {
     "caps.disk_inodes": 1000,
     "caps.disk_floor_bytes": 2**20,
     "alerts.command": ("/bin/true",),
+    "sandbox.network": {"packages": ("pypi.org:443",)},
+    "agents.model": "gpt",
+    "billing.currency": "EUR",
+    "billing.unpriced": "allow",
+    "billing.rate_card": {"gpt": {"input": 1, "output": 2}},
+    "billing.sandbox_second": 0.1,
+    "billing.egress_gib": 0.1,
+    "egress.allow_hosts": ("127.0.0.1:1",),
+    "egress.fetch_hosts": ("example.org",),
+    "egress.concurrent": 3,
+    "egress.connect_seconds": 1.5,
+    "egress.first_byte_seconds": 1.5,
+    "egress.idle_seconds": 1.5,
+    "egress.total_seconds": 1.5,
+    "egress.retries": 0,
 }
+NAMED: dict[str, dict[str, object]] = {
+    "providers": {"local": ProviderSection(type="openai", base_url="http://127.0.0.1:1/v1")},
+    "models": {"gpt": ModelSection(provider="local")},
+}
+"""Sections of names that an operator gives: they change as a whole."""
 
 
 PRESENT = Config(gateway=GatewaySection(tls=TlsSection(certificate="/c.pem", key="/c.key")))

@@ -3,9 +3,12 @@
 import pytest
 import structlog
 
+from protocol.egress import Place as EgressPlace
 from protocol.errors import ErrorCode, GatewayError
 from protocol.launching import Caps, Place
+from protocol.spawn import WorkerSettings
 from supervisor.caps.tenants import TenantGroups
+from supervisor.egress_process import EgressProcess
 from supervisor.front_process import FrontProcess
 from supervisor.launcher_process import LauncherProcess
 from supervisor.lifecycle import State
@@ -21,9 +24,10 @@ from tests.supervisor.storing import storage
 class Nowhere:
     """Surroundings in which no process can be had."""
 
-    idle_seconds = 0.0
+    worker_settings = WorkerSettings(idle_seconds=0.0)
     front: FrontProcess | None = None
     launcher: LauncherProcess | None = None
+    egress: EgressProcess | None = None
 
     def __init__(self) -> None:
         self.now_ms = 1_000_000
@@ -46,6 +50,9 @@ class Nowhere:
         raise GatewayError(ErrorCode.UNAVAILABLE, "nothing runs here")
 
     def place_of(self, tenant: str, generation: int) -> Place:
+        raise GatewayError(ErrorCode.UNAVAILABLE, "nothing runs here")
+
+    def egress_place_of(self, tenant: str, generation: int) -> EgressPlace:
         raise GatewayError(ErrorCode.UNAVAILABLE, "nothing runs here")
 
     def next_generation(self) -> int:

@@ -25,6 +25,7 @@ from protocol.link import ANSWERS, LIVENESS
 from protocol.methods import ALL_SCOPES
 from protocol.methods.chat import TextPart, Usage
 from protocol.spawn import WorkerSpec
+from tests.workers.echo import EchoProvider
 from worker.agents.catalogue import CATALOGUE, Catalogue
 from worker.agents.model import Finished, ModelEvent, ModelRequest, TextDelta
 from worker.agents.tool import Tool, ToolContext
@@ -98,9 +99,13 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+ECHOING = CATALOGUE.with_local(EchoProvider())
+"""There is no egress here: the model that repeats what it is told answers in the worker."""
+
+
 def catalogue_of(provider: Any, *tools: Tool) -> Catalogue:
     named = {tool.name: tool for tool in tools} or CATALOGUE.tools
-    return Catalogue({provider.name: provider}, named, f"{provider.name}/test")
+    return Catalogue(named, f"{provider.name}/test").with_local(provider)
 
 
 class Peer:
@@ -312,7 +317,7 @@ class Rig:
 
 @asynccontextmanager
 async def running_worker(
-    catalogue: Catalogue = CATALOGUE,
+    catalogue: Catalogue = ECHOING,
     clock: Clock | None = None,
     *,
     tenant: str = "acme",
@@ -321,7 +326,7 @@ async def running_worker(
 ) -> AsyncIterator[Rig]:
     """Start a worker here; at the end it is drained."""
     links = Links()
-    spec = WorkerSpec(tenant=tenant, generation=generation, living=living)
+    spec = WorkerSpec(tenant=tenant, generation=generation, living=living, model=catalogue.model)
     worker = Worker(spec, catalogue, clock or SystemClock())
     fds = WorkerDescriptors(
         links.their_supervisor.detach(), links.their_channel.detach(), links.their_ready

@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator
 
 from protocol.descriptors import WorkerDescriptors
 from protocol.methods.chat import TextPart
-from worker.agents.catalogue import CATALOGUE, Catalogue
+from tests.workers.echo import EchoProvider
+from worker.agents.catalogue import CATALOGUE
 from worker.agents.model import ModelEvent, ModelRequest, TextDelta
-from worker.agents.providers.echo import EchoProvider
 from worker.main import run
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     mode, file_bytes_max, spec, *descriptors = sys.argv[1:]
     if int(file_bytes_max):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(file_bytes_max),) * 2)
-    catalogue = Catalogue({"builtin": WaitingEcho()}, CATALOGUE.tools, CATALOGUE.model)
+    catalogue = CATALOGUE.with_local(WaitingEcho())
     fds = WorkerDescriptors(*map(int, descriptors))
     if mode == "imports":
         before = set(sys.modules)

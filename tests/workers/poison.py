@@ -8,11 +8,11 @@ from typing import Final
 
 from protocol.descriptors import WorkerDescriptors
 from protocol.methods.chat import TextPart
+from tests.workers.echo import EchoProvider
 from tests.workers.puppet import Program
 from worker import main as worker
-from worker.agents.catalogue import CATALOGUE, Catalogue
+from worker.agents.catalogue import CATALOGUE
 from worker.agents.model import ModelEvent, ModelRequest
-from worker.agents.providers.echo import EchoProvider
 
 POISON: Final = "poison"
 GO: Final = "go"
@@ -40,7 +40,7 @@ class PoisonedEcho(EchoProvider):
 
 def poisoned(spec: bytes, fds: WorkerDescriptors) -> None:
     """The real worker, with that model."""
-    worker.run(spec, fds, Catalogue({"builtin": PoisonedEcho()}, CATALOGUE.tools, CATALOGUE.model))
+    worker.run(spec, fds, CATALOGUE.with_local(PoisonedEcho()))
 
 
 PROGRAMS: dict[str, Program] = {"poisoned": poisoned}

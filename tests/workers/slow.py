@@ -20,11 +20,11 @@ from protocol.descriptors import WorkerDescriptors
 from protocol.methods.chat import TextPart
 from protocol.spawn import Idle, WorkerSpec
 from tests.workers import starts
+from tests.workers.echo import EchoProvider
 from tests.workers.puppet import Program, Puppet, pause
 from worker import main as worker
-from worker.agents.catalogue import CATALOGUE, Catalogue
+from worker.agents.catalogue import CATALOGUE
 from worker.agents.model import ModelEvent, ModelRequest, TextDelta
-from worker.agents.providers.echo import EchoProvider
 
 NEXT: Final = "next"
 WAKES_AFTER_MS: Final = 1500
@@ -63,7 +63,7 @@ def slow(spec: bytes, fds: WorkerDescriptors) -> None:
         name = os.read(descriptor, 64).decode()
         os.close(descriptor)
         starts.PROGRAMS[name](spec, fds)
-    worker.run(spec, fds, Catalogue({"builtin": SlowEcho()}, CATALOGUE.tools, CATALOGUE.model))
+    worker.run(spec, fds, CATALOGUE.with_local(SlowEcho()))
 
 
 class Wakes(Puppet):

@@ -1,6 +1,6 @@
-"""The tools and model providers there are: one for each module of their folders.
+"""What agents use: the tools there are, one for each module of their folder, and who has models.
 
-They are found and imported when this module is, which is before the jail is closed.
+The tools are found and imported when this module is, which is before the jail is closed.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from msgspec import UnsetType
 
 from protocol.methods.chat import TextPart
 from protocol.methods.config import AgentSection
-from worker.agents import providers, tools
+from worker.agents import tools
 from worker.agents.model import ModelProvider, PromptMessage
 from worker.agents.tool import Tool
 
@@ -21,11 +21,20 @@ DEFAULT_MODEL: Final = "builtin/echo"
 
 
 class Catalogue(NamedTuple):
-    """What agents can use. `model` is what they use unless told otherwise: `provider/model`."""
+    """What agents can use.
 
-    providers: Mapping[str, ModelProvider]
+    `model` is what they use unless told otherwise. `local` providers are asked for the models that
+    begin with their name and a slash, `remote` for all others.
+    """
+
     tools: Mapping[str, Tool]
-    model: str
+    model: str = DEFAULT_MODEL
+    remote: ModelProvider | None = None
+    local: Mapping[str, ModelProvider] = MappingProxyType({})
+
+    def with_local(self, *providers: ModelProvider) -> "Catalogue":
+        """Give the same with providers that are asked here."""
+        return self._replace(local={provider.name: provider for provider in providers})
 
     def configured(self, agent: AgentSection | UnsetType) -> "Catalogue":
         """Give what agents can use under a tenant's configuration."""
@@ -36,12 +45,14 @@ class Catalogue(NamedTuple):
             model = agent.model
         if not isinstance(agent.tools, UnsetType) and not isinstance(agent.tools.allow, UnsetType):
             tools = {name: tools[name] for name in agent.tools.allow if name in tools}
-        return Catalogue(self.providers, tools, model)
+        return self._replace(tools=tools, model=model)
 
     @property
     def provider(self) -> ModelProvider:
-        """The provider of `model`."""
-        return self.providers[self.model.split("/", 1)[0]]
+        """Who has `model`."""
+        found = self.local.get(self.model.split("/", 1)[0]) or self.remote
+        assert found is not None
+        return found
 
 
 def system_prompt(agent: AgentSection | UnsetType) -> list[PromptMessage]:
@@ -65,6 +76,4 @@ def _named(things: Iterator[Any]) -> Mapping[str, Any]:
     return MappingProxyType(named)
 
 
-CATALOGUE: Final = Catalogue(
-    _named(_each(providers, "PROVIDER")), _named(_each(tools, "TOOL")), DEFAULT_MODEL
-)
+CATALOGUE: Final = Catalogue(_named(_each(tools, "TOOL")))

@@ -1,4 +1,4 @@
-"""The interface of a model. A provider is one file in `worker/agents/providers/`."""
+"""The interface of a model, as agents use it."""
 
 from collections.abc import AsyncGenerator
 from typing import Any, Literal, NamedTuple, Protocol

@@ -1,6 +1,6 @@
 """The handlers of `config.*`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
 import msgspec
@@ -9,13 +9,16 @@ from protocol import documents, params
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import config
 from protocol.methods.config import Overlay
+from protocol.models import ModelShown
 from worker.agents.catalogue import Catalogue
 from worker.config.overlay import PATH, Loaded, overlay_of
 from worker.config.secrets import redacted, restored
 from worker.dispatch import CallContext, handles
 from worker.sandbox.choice import misfit
+from worker.services import Services
 
 _SCHEMA: Final = msgspec.json.schema(Overlay)
+_models_decoder: Final = msgspec.json.Decoder(list[ModelShown])
 _HINTS: Final = {".".join(path): {"sensitive": True} for path in config.SECRETS}
 
 
@@ -38,10 +41,11 @@ async def get(call: CallContext, _params: config.GetParams) -> config.GetResult:
 @handles(config.SET)
 async def replace(call: CallContext, wanted: config.SetParams) -> config.WriteResult:
     """Write the whole configuration."""
-    check = _check_of(call)
+    written = _parsed(wanted.raw)
+    check = await _check_of(call, written)
 
     def change(before: Loaded) -> Overlay:
-        return check(restored(_parsed(wanted.raw), before.tree))
+        return check(restored(written, before.tree))
 
     return _written(await call.services.overlay.write(change, wanted.base_hash))
 
@@ -49,13 +53,14 @@ async def replace(call: CallContext, wanted: config.SetParams) -> config.WriteRe
 @handles(config.PATCH)
 async def patch(call: CallContext, wanted: config.PatchParams) -> config.WriteResult:
     """Change keys of the configuration."""
-    check = _check_of(call)
+    written = _parsed(wanted.raw)
+    check = await _check_of(call, written)
 
     def change(before: Loaded) -> Overlay:
         if before.issues:
             message = "the present configuration cannot be used; write a whole one (config.set)"
             raise GatewayError(ErrorCode.CONFLICT, message, issues=list(before.issues))
-        return check(restored(_merged(before.tree, _parsed(wanted.raw)), before.tree))
+        return check(restored(_merged(before.tree, written), before.tree))
 
     return _written(await call.services.overlay.write(change, wanted.base_hash))
 
@@ -96,18 +101,21 @@ def _merged(target: Any, patch_: Any) -> Any:
     return merged
 
 
-def _check_of(call: CallContext) -> Callable[[Any], Overlay]:
+async def _check_of(call: CallContext, written: Any) -> Callable[[Any], Overlay]:
     """Give what makes an overlay of a tree, if what it names is there and allowed.
+
+    Whether its model is, is looked at where `written` names one.
 
     Before a launcher was made known it is not known what the operator allows of sandboxes; then
     whoever starts one is told.
     """
     services = call.services
+    models = await _models(services, written)
 
     def check(tree: Any) -> Overlay:
         """Raises GatewayError: INVALID_REQUEST, naming the key."""
         overlay = overlay_of(tree)
-        _check_agent(overlay, services.catalogue)
+        _check_agent(overlay, services.catalogue, models)
         _check_tools(overlay, services.catalogue)
         allowed = services.launcher.known_ceilings
         if allowed is not None and (found := misfit(allowed, overlay)) is not None:
@@ -125,12 +133,22 @@ def _check_tools(overlay: Overlay, catalogue: Catalogue) -> None:
             _refuse("tools", f"no such tool: {name}; there are: {', '.join(catalogue.tools)}")
 
 
-def _check_agent(overlay: Overlay, catalogue: Catalogue) -> None:
+async def _models(services: Services, tree: Any) -> Collection[str] | None:
+    """Give the models that the operator allows, if the tree names one; egress is asked."""
+    agent = tree.get("agent") if isinstance(tree, dict) else None
+    model = agent.get("model") if isinstance(agent, dict) else None
+    if not isinstance(model, str) or model.split("/", 1)[0] in services.catalogue.local:
+        return None
+    found = _models_decoder.decode(await services.egress.call("models", {}))
+    return [each.id for each in found]
+
+
+def _check_agent(overlay: Overlay, catalogue: Catalogue, models: Collection[str] | None) -> None:
     agent = overlay.agent
     if agent is msgspec.UNSET:
         return
-    if agent.model is not msgspec.UNSET and agent.model.split("/", 1)[0] not in catalogue.providers:
-        _refuse("agent.model", f"no such provider; there are: {', '.join(catalogue.providers)}")
+    if models is not None and agent.model is not msgspec.UNSET and agent.model not in models:
+        _refuse("agent.model", f"no such model; there are: {', '.join(models)[:512]}")
     if agent.tools is not msgspec.UNSET and agent.tools.allow is not msgspec.UNSET:
         unknown = [name for name in agent.tools.allow if name not in catalogue.tools]
         if unknown:

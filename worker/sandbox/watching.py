@@ -49,9 +49,11 @@ class Watching:
         self._pieces: Final[deque[Piece]] = deque()  # bounded by the credit
         self._error: GatewayError | None = None
         self._streaming: Streaming | None = None
+        self._unavailable: GatewayError
 
     async def begin(self, link: LauncherLink, asked: launching.Attach) -> None:
         """Attach. Raises as `LauncherLink.stream`."""
+        self._unavailable = link.unavailable()
         self._streaming = await link.stream("terminal.attach", asked, self._on_reply, CREDIT)
 
     def next(self, most: int) -> Piece | None:
@@ -96,7 +98,7 @@ class Watching:
         elif isinstance(reply, Failure):
             self._error = failure_error(reply)
         elif isinstance(reply, LinkClosedError):
-            self._error = LauncherLink.unavailable()
+            self._error = self._unavailable
 
 
 class Shaping:

@@ -89,7 +89,7 @@ async def _list_slowly(call: CallContext, params: sessions.ListParams, now: int)
 
 def _listing(call: CallContext, page: Page, now: int) -> StoredListing:
     services = call.services
-    model = services.catalogue.configured(services.overlay.last_seen.agent).model
+    model = services.turns.catalogue(services.overlay.last_seen.agent).model
     return StoredListing(
         ts=now,
         count=page.count,

@@ -12,9 +12,11 @@ from functools import partial
 from typing import Final
 
 import apsw
+from msgspec import UnsetType
 
 from protocol import limits
 from protocol.errors import GatewayError
+from protocol.methods.config import AgentSection
 from protocol.methods.events import SessionChange
 from protocol.spawn import WorkerSpec
 from worker import log, refusal
@@ -68,6 +70,8 @@ class Turns:
     ) -> None:
         self._database: Final = database
         self._catalogue: Final = catalogue
+        self.default_model = catalogue.model
+        """What agents use unless the tenant chooses another; it may change."""
         self._overlay: Final = overlay
         self._clock: Final = clock
         self._events: Final = events
@@ -244,6 +248,10 @@ class Turns:
         asyncio.get_running_loop().call_later(RETRY_SECONDS, retry)
         self._changed.set()
 
+    def catalogue(self, agent: AgentSection | UnsetType) -> Catalogue:
+        """Give what agents use now under a tenant's configuration."""
+        return self._catalogue._replace(model=self.default_model).configured(agent)
+
     # One turn.
 
     def _start(self, run: writes.ClaimedRun) -> None:
@@ -281,7 +289,7 @@ class Turns:
         prompt = reads.prompt(self._database.read(), run.session, run.seq)
         context = ToolContext(run.session_key, run.id, self._clock, self._sandboxes)
         agent = AgentRun(
-            self._catalogue.configured(settings),
+            self.catalogue(settings),
             [*system_prompt(settings), *prompt],
             context,
             take,

@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from protocol.errors import GatewayError
 from protocol.methods.chat import Part, Role, TextPart, ToolCallPart, ToolResultPart, Usage
+from supervisor.egress.providers.echo import PIECES_MAX, pieces, tokens
 from tests.worker.harness import ManualClock, tool_context
+from tests.workers.echo import EchoProvider
 from worker.agents.catalogue import CATALOGUE
 from worker.agents.model import (
     Finished,
@@ -16,7 +18,6 @@ from worker.agents.model import (
     TextDelta,
     ToolCall,
 )
-from worker.agents.providers.echo import PIECES_MAX, EchoProvider, pieces, tokens
 from worker.agents.run import describe
 from worker.agents.tools.clock import TOOL, ClockArguments
 

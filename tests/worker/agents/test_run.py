@@ -289,15 +289,13 @@ async def test_cancelled_turn_is_consistent() -> None:
 
 
 def test_modules_of_the_folders_are_the_catalogue() -> None:
-    from worker.agents import catalogue, providers, tools
+    from worker.agents import catalogue, tools
 
     def modules(package: Any) -> set[str]:
         (folder,) = package.__path__
         return {path.stem for path in Path(folder).glob("*.py")} - {"__init__"}
 
     assert modules(tools) == set(catalogue.CATALOGUE.tools) == {"clock", "exec"}
-    assert len(modules(providers)) == len(catalogue.CATALOGUE.providers)
-    assert catalogue.CATALOGUE.provider.name == "builtin"
 
 
 def test_two_of_one_name_stop_the_start() -> None:

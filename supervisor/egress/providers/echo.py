@@ -17,14 +17,17 @@ from typing import Final, NamedTuple
 import msgspec
 
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods.chat import Part, TextPart, ToolCallPart, ToolResultPart, Usage
-from worker.agents.model import (
-    Finished,
-    ModelEvent,
+from protocol.models import (
+    AskedTool,
+    ChatMessage,
+    EmbedRequest,
+    ModelPiece,
     ModelRequest,
-    TextDelta,
-    ToolCall,
+    Spent,
+    TextBlock,
+    ToolPiece,
 )
+from supervisor.egress.upstream import Embedded, Finish, Target
 
 BYTES_PER_TOKEN: Final = 4
 PIECES_MAX: Final = 32
@@ -37,34 +40,52 @@ class _Command(NamedTuple):
     arguments: str
 
 
-class EchoProvider:
-    """See the module."""
+class Echo:
+    """See the module; implements `Upstream`."""
 
-    name: Final = "builtin"
-
-    async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-        """See `ModelProvider`."""
-        if request.model != "builtin/echo":
-            raise GatewayError(
-                ErrorCode.NOT_FOUND, "unknown model: the one there is, is builtin/echo"
-            )
+    async def ask(
+        self, target: Target, request: ModelRequest
+    ) -> AsyncGenerator[ModelPiece | Finish, None]:
+        """See `Upstream`."""
+        del target
         last = request.messages[-1]
-        spent = tokens(_text(part) for message in request.messages for part in message.parts)
-        heard = "".join(_text(part) for part in last.parts)
+        heard = text_of(last)
+        spent = tokens(said for message in request.messages for said in _said(message))
         answer = heard if last.role == "tool" else f"echo: {heard}"
         try:
             wanted = _command(heard.strip()) if last.role == "user" else None
         except ValueError as error:
             wanted, answer = None, f"not run: {error}"
         if wanted is not None and any(wanted.tool == offered.name for offered in request.tools):
-            name = f"{wanted.tool}-{len(request.messages)}"
-            yield ToolCall(name, wanted.tool, wanted.arguments)
-            yield Finished(Usage(input=spent, output=tokens([wanted.arguments])), "tool_calls")
+            call = AskedTool(
+                id=f"{wanted.tool}-{len(request.messages)}",
+                name=wanted.tool,
+                arguments=wanted.arguments,
+            )
+            usage = Spent(input=spent, output=tokens([wanted.arguments]))
+            if request.stream:
+                yield ModelPiece(tools=(ToolPiece(0, call.id, call.name, call.arguments),))
+                yield Finish("tool_calls", usage, "")
+            else:
+                yield Finish("tool_calls", usage, "", tool_calls=(call,))
+            return
+        usage = Spent(input=spent, output=tokens([answer]))
+        if not request.stream:
+            yield Finish("stop", usage, "", text=answer)
             return
         for piece in pieces(answer):
-            yield TextDelta(piece)
+            yield ModelPiece(piece)
             await asyncio.sleep(0)  # as from a network: others have their turn in between
-        yield Finished(Usage(input=spent, output=tokens([answer])), "stop")
+        yield Finish("stop", usage, "")
+
+    async def embed(self, target: Target, request: EmbedRequest) -> Embedded:
+        """See `Upstream`.
+
+        Raises:
+            GatewayError: INVALID_REQUEST, always: it makes no vectors.
+        """
+        message = f"model: {target.model_id} makes no embeddings"
+        raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="model")
 
 
 def tokens(texts: Iterable[str]) -> int:
@@ -77,6 +98,17 @@ def pieces(text: str) -> list[str]:
     words = _WORD.findall(text)
     size = max(1, -(-len(words) // PIECES_MAX))
     return ["".join(words[start : start + size]) for start in range(0, len(words), size)]
+
+
+def text_of(message: ChatMessage) -> str:
+    """Give what a message says."""
+    return "".join(block.text for block in message.content if isinstance(block, TextBlock))
+
+
+def _said(message: ChatMessage) -> Iterable[str]:
+    yield text_of(message)
+    for call in message.tool_calls:
+        yield call.arguments
 
 
 def _command(text: str) -> _Command | None:
@@ -94,14 +126,3 @@ def _command(text: str) -> _Command | None:
     if not argv:
         raise ValueError("write a command line after /run")
     return _Command("exec", msgspec.json.encode({"argv": argv}).decode())
-
-
-def _text(part: Part) -> str:
-    match part:
-        case TextPart() | ToolResultPart():
-            return part.text
-        case ToolCallPart():
-            return part.arguments
-
-
-PROVIDER: Final = EchoProvider()

@@ -1,0 +1,1 @@
+"""The providers' APIs, one module for each."""

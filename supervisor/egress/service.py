@@ -1,0 +1,272 @@
+"""What egress is asked: by the supervisor to know workers, by workers for models.
+
+What a worker may ask is the table `Egress.methods`: a name, and what answers it: a coroutine that
+is given the `Caller` and the parameters as they came, and gives the result as JSON. A part of
+egress that answers more adds its line there. What else a worker sends ends its link, and counts as
+its crash.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import Final, NoReturn
+
+import msgspec
+
+from protocol import aio, egress, frames, limits
+from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
+from protocol.link import LIVENESS, REQUESTS
+from protocol.models import EmbedRequest, ModelRequest
+from protocol.pace import Pace
+from protocol.spawn import LinkLost
+from supervisor.egress import asking
+from supervisor.egress.caller import Caller, Tenant, decoded
+from supervisor.egress.settings import read
+from supervisor.egress.till import Till
+from supervisor.egress.upstream import Upstream
+from supervisor.front.log import Log
+from supervisor.handed import Handed
+
+FROM_SUPERVISOR: Final = LIVENESS | REQUESTS | {frames.Event}
+FROM_WORKER: Final = REQUESTS
+REASON_CHARS_MAX: Final = 512
+
+Method = Callable[[Caller, bytes], Awaitable[bytes]]
+_encode: Final = msgspec.json.Encoder().encode
+
+
+class SupervisorLink:
+    """What the supervisor says; its end is ours. Implements `protocol.aio.LinkHandler`."""
+
+    def __init__(self) -> None:
+        self.egress: Egress | None = None
+        self.closed: Final = asyncio.Event()
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
+
+    def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        """See `LinkHandler`."""
+        task = asyncio.get_running_loop().create_task(self._answer(end, call))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _answer(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        assert self.egress is not None
+        try:
+            body = await self.egress.asked[call.method](call.params)
+        except GatewayError as error:
+            if end.link.is_serving(call.id):
+                end.fail(call.id, error)
+            return
+        if end.link.is_serving(call.id):
+            end.link.result(call.id, body)
+            end.flush()
+
+    def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`. What it asks for is short."""
+
+    def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`. Nothing is streamed to the supervisor."""
+
+    def on_notice(self, end: aio.LinkEnd, frame: object) -> None:
+        """See `LinkHandler`."""
+        if isinstance(frame, frames.Event) and self.egress is not None:
+            take = self.egress.told.get(frame.topic)
+            if take is not None:
+                take(frame.body)
+
+    def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
+        """See `LinkHandler`."""
+        self.closed.set()
+
+
+class WorkerLink:
+    """One generation of a tenant's worker; a `LinkHandler`.
+
+    Args:
+        owner: Where it is one of many.
+        tenant: Whose it is.
+        generation: Which.
+    """
+
+    def __init__(self, owner: "Egress", tenant: Tenant, generation: int) -> None:
+        self._owner: Final = owner
+        self.tenant: Final = tenant
+        self.generation: Final = generation
+        self._loop: Final = asyncio.get_running_loop()
+        self._open: Final[dict[int, tuple[asyncio.Task[bytes], Caller]]] = {}
+        self._pace: Final = Pace(limits.EGRESS_CALLS_PER_SECOND * 2, limits.EGRESS_CALLS_BURST * 2)
+
+    # protocol.aio.LinkHandler
+
+    def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
+        """See `LinkHandler`.
+
+        Raises:
+            RemoteProtocolError: no worker of ours asks for this.
+        """
+        if not self._pace.take(self._loop.time()):
+            reason = "more calls than a worker may make"
+            raise RemoteProtocolError(reason)
+        method = self._owner.methods.get(call.method)
+        if method is None:
+            reason = f"a call of {call.method[:64]!r}, which egress does not have"
+            raise RemoteProtocolError(reason)
+        caller = Caller(self.tenant, end, call)
+        task = self._loop.create_task(_called(method, caller, call.params))
+        self._open[call.id] = task, caller
+        task.add_done_callback(partial(self._on_done, end, call.id))
+
+    def _on_done(self, end: aio.LinkEnd, call_id: int, task: "asyncio.Task[bytes]") -> None:
+        _, caller = self._open.pop(call_id)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, GatewayError):
+            if isinstance(error, RemoteProtocolError):
+                end.close(error)
+                return
+            self._owner.log.broken("call", error)
+            error = GatewayError(ErrorCode.INTERNAL, "internal error of egress")
+        if not end.link.is_serving(call_id):
+            return  # the link has ended
+        if task.cancelled():
+            end.fail(call_id, GatewayError(ErrorCode.CANCELLED, "the caller has gone away"))
+        elif isinstance(error, GatewayError):
+            end.fail(call_id, error)
+        elif caller.streams:
+            end.link.end(call_id, task.result())
+            end.flush()
+        else:
+            end.link.result(call_id, task.result())
+            end.flush()
+
+    def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`."""
+        opened = self._open.get(call_id)
+        if opened is not None:
+            opened[0].cancel()
+
+    def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
+        """See `LinkHandler`."""
+        opened = self._open.get(call_id)
+        if opened is not None:
+            opened[1].on_credit()
+
+    def on_notice(self, end: aio.LinkEnd, frame: object) -> NoReturn:
+        """See `LinkHandler`. The link takes none."""
+        raise TypeError(type(frame).__name__)
+
+    def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
+        """See `LinkHandler`. Its calls end with it; the supervisor hears why."""
+        for task, _ in self._open.values():
+            task.cancel()
+        if isinstance(reason, OSError):
+            reason = None  # closed with something unread, it looks reset; that is no breach
+        self._owner.lost(self, None if reason is None else str(reason)[:REASON_CHARS_MAX])
+
+
+async def _called(method: Method, caller: Caller, params: bytes) -> bytes:
+    return await method(caller, params)
+
+
+class Egress:
+    """All tenants.
+
+    Args:
+        settings: What the operator has decided.
+        channel: Where the supervisor hands over links; non-blocking.
+        till: Where every call is paid.
+        upstreams: What makes each kind of provider's API, by its type.
+        log: For what only an operator must know.
+    """
+
+    def __init__(
+        self,
+        settings: egress.Settings,
+        channel: socket.socket,
+        till: Till,
+        upstreams: Mapping[str, Callable[[], Upstream]],
+        log: Log,
+    ) -> None:
+        self.till: Final = till
+        self.log: Final = log
+        self.supervisor: aio.LinkEnd | None = None
+        self.providers = asking.Providers(
+            settings, {kind: make() for kind, make in upstreams.items()}
+        )
+        self._tenants: Final[dict[str, Tenant]] = {}
+        self._handed: Final = Handed(channel, egress.Handed, 1, self._take, log)
+        self.methods: Final[dict[str, Method]] = {
+            "model": self._model,
+            "embed": self._embed,
+            "models": self._models,
+        }
+        """What workers may ask; see the module."""
+        self.asked: Final[dict[str, Callable[[bytes], Awaitable[bytes]]]] = {
+            "quotas": self._quotas,
+            "quota.use": self._use,
+        }
+        """What the supervisor may ask."""
+        self.told: Final[dict[str, Callable[[bytes], None]]] = {
+            "quota": self._on_quota,
+            "gone": self._on_gone,
+        }
+        """What the supervisor tells, by topic."""
+
+    def close(self) -> None:
+        """Take no more workers."""
+        self._handed.close()
+
+    async def _take(self, message: egress.Handed, ends: list[socket.socket]) -> None:
+        (end,) = ends
+        match message:
+            case egress.Place():
+                tenant = self._tenants.get(message.tenant)
+                if tenant is None:
+                    tenant = self._tenants[message.tenant] = Tenant(message.tenant, message.quota)
+                tenant.links += 1
+                await aio.attach(end, FROM_WORKER, WorkerLink(self, tenant, message.generation))
+            case egress.Configured():
+                self.providers = self.providers._replace(settings=read(end.detach()))
+            case egress.Proxies():
+                end.close()
+
+    def lost(self, link: WorkerLink, reason: str | None) -> None:
+        """Forget a worker, and tell the supervisor."""
+        tenant = link.tenant
+        tenant.links -= 1
+        if not tenant.links and self._tenants.get(tenant.name) is tenant:
+            del self._tenants[tenant.name]
+        if self.supervisor is not None and not self.supervisor.closed:
+            told = LinkLost(tenant=tenant.name, generation=link.generation, reason=reason)
+            self.supervisor.link.send(frames.Event("worker.link_lost", _encode(told)))
+            self.supervisor.flush()
+
+    # What workers ask.
+
+    async def _model(self, caller: Caller, params: bytes) -> bytes:
+        request = decoded("model", params, ModelRequest)
+        return _encode(await asking.ask(self.providers, self.till, caller, request))
+
+    async def _embed(self, caller: Caller, params: bytes) -> bytes:
+        request = decoded("embed", params, EmbedRequest)
+        return _encode(await asking.embed(self.providers, self.till, caller, request))
+
+    async def _models(self, _caller: Caller, _params: bytes) -> bytes:
+        return _encode(self.providers.shown())
+
+    # What the supervisor says.
+
+    async def _quotas(self, _params: bytes) -> bytes:
+        return b"[]"
+
+    async def _use(self, _params: bytes) -> bytes:
+        return b"[]"
+
+    def _on_quota(self, body: bytes) -> None:
+        told = msgspec.json.decode(body, type=egress.QuotaOf)
+        tenant = self._tenants.get(told.tenant)
+        if tenant is not None:
+            tenant.quota = told.quota
+
+    def _on_gone(self, body: bytes) -> None:
+        msgspec.json.decode(body, type=egress.Gone)

@@ -1,0 +1,164 @@
+"""Keeps egress: each one knows settings and quotas, and workers get links to the present one."""
+
+import asyncio
+import contextlib
+import functools
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from protocol import egress
+from protocol.errors import ErrorCode, GatewayError, LinkClosedError
+from protocol.quotas import Standing, Use, UseAsked
+from supervisor.config import Config
+from supervisor.egress import confinement
+from supervisor.egress_process import EgressProcess
+from supervisor.isolation import Report
+from supervisor.keeper import Keeper
+from supervisor.logs import Log
+from supervisor.quotas import Quotas
+from supervisor.registry import Tenant
+from supervisor.workers import Workers
+
+QUOTAS_PER_CALL: Final = 1000
+ANSWER_SECONDS: Final = 5.0
+
+
+class Around(Protocol):
+    """What is needed of the supervisor."""
+
+    @property
+    def config(self) -> Config:
+        """What is in force."""
+
+    @property
+    def rows(self) -> dict[str, Tenant]:
+        """The tenants."""
+
+    @property
+    def workers(self) -> Workers:
+        """Whose links it tells of."""
+
+    @property
+    def quotas(self) -> Quotas:
+        """Who is told what tenants have come to."""
+
+
+class Egresses(Keeper[EgressProcess]):
+    """See the module.
+
+    Args:
+        ledger: The directory of what it keeps.
+        isolation: As whom it runs, and whether system calls can be filtered.
+        around: The supervisor.
+        then: See `Keeper`, like the others.
+    """
+
+    def __init__(
+        self,
+        ledger: Path,
+        isolation: Report,
+        around: Around,
+        then: Callable[[], None],
+        run: Callable[[Coroutine[Any, Any, None]], None],
+        log: Log,
+        respawns: Counter[str],
+    ) -> None:
+        super().__init__("egress", self._started, then, run, log, respawns)
+        self._ledger: Final = ledger
+        self._isolation: Final = isolation
+        self._around: Final = around
+
+    async def _started(self) -> EgressProcess:
+        process = EgressProcess(
+            functools.partial(self._around.workers.shared_lost_link, "egress"),
+            self._around.quotas.on_standing,
+            self.ended,
+            self._log.bind(source="egress"),
+        )
+        await process.start(self._settings(self._around.config))
+        self._run(self._tell_quotas(process))
+        return process
+
+    async def _tell_quotas(self, process: EgressProcess) -> None:
+        rows = list(self._around.rows.values())
+        with contextlib.suppress(GatewayError, LinkClosedError, TimeoutError):
+            for first in range(0, len(rows), QUOTAS_PER_CALL):
+                part = rows[first : first + QUOTAS_PER_CALL]
+                quotas = tuple(egress.QuotaOf(tenant=row.id, quota=row.quota) for row in part)
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    body = await process.call("quotas", egress.Quotas(quotas=quotas))
+                told = msgspec.json.decode(body, type=tuple[Standing, ...])
+                await self._around.quotas.settle((row.id for row in part), told)
+
+    def configure(self, config: Config) -> None:
+        """Have the present one go by this configuration."""
+        if self.present is not None:
+            self.present.configure(self._settings(config))
+
+    def limit(self, tenant: str) -> None:
+        """Have a tenant's quota be in force as the registry has it; who is gone is forgotten."""
+        row = self._around.rows.get(tenant)
+        if self.present is None:
+            return
+        if row is None:
+            self.present.forget(tenant)
+        else:
+            self.present.limit(egress.QuotaOf(tenant=tenant, quota=row.quota))
+
+    async def spent(self, tenant: str) -> tuple[Use, ...]:
+        """Say what of tokens, cost and runs is used.
+
+        Raises:
+            GatewayError: UNAVAILABLE: it is being replaced.
+        """
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                process = await self.get()
+                body = await process.call("quota.use", UseAsked(tenant=tenant))
+        except (LinkClosedError, TimeoutError):
+            message = "what is used is not known just now; try again"
+            raise GatewayError(ErrorCode.UNAVAILABLE, message, retryAfterMs=1000) from None
+        return msgspec.json.decode(body, type=tuple[Use, ...])
+
+    def _settings(self, config: Config) -> egress.Settings:
+        section = config.egress
+        return egress.Settings(
+            ledger_directory=str(self._ledger),
+            uid=self._isolation.egress_uid,
+            policy=b"" if self._isolation.found.seccomp else confinement.policy(),
+            providers={
+                name: egress.Provider(type=each.type, base_url=each.base_url.rstrip("/"))
+                for name, each in config.providers.items()
+            },
+            billing=config.billing.billing(),
+            models={
+                name: egress.Model(
+                    provider=each.provider,
+                    upstream_model=each.upstream_model or name,
+                    context_window=each.context_window,
+                    max_output_tokens=each.max_output_tokens,
+                    input=each.input,
+                    embeds=each.embeds,
+                    fallbacks=each.fallbacks,
+                )
+                for name, each in config.models.items()
+            },
+            allow_hosts=section.allow_hosts,
+            fetch_hosts=section.fetch_hosts,
+            sandbox_hosts=config.sandbox.network,
+            concurrent=section.concurrent,
+            connect_seconds=section.connect_seconds,
+            first_byte_seconds=section.first_byte_seconds,
+            idle_seconds=section.idle_seconds,
+            total_seconds=section.total_seconds,
+            retries=section.retries,
+            keys={
+                name: each.api_key.text()
+                for name, each in config.providers.items()
+                if each.api_key is not None
+            },
+        )

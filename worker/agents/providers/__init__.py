@@ -1,1 +1,0 @@
-"""The model providers; each module here has one as `PROVIDER`."""

@@ -1,0 +1,1 @@
+"""The worker's side of egress, through which its agents reach models."""
