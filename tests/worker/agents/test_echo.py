@@ -1,10 +1,8 @@
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import GatewayError
 from protocol.methods.chat import Part, Role, TextPart, ToolCallPart, ToolResultPart, Usage
 from supervisor.egress.providers.echo import PIECES_MAX, pieces, tokens
 from tests.worker.harness import ManualClock, tool_context
@@ -69,11 +67,6 @@ async def test_time_calls_the_clock_and_says_what_it_said() -> None:
 
 async def test_without_the_tool_a_command_is_text() -> None:
     assert (await answer(said("/time"), with_tools=False))[1] == TextDelta("/time")
-
-
-async def test_other_models_are_refused() -> None:
-    with pytest.raises(GatewayError, match="unknown model"):
-        await answer(said("x"), model="builtin/other")
 
 
 @given(st.text())
