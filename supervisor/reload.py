@@ -12,7 +12,6 @@ import msgspec
 
 from protocol.control.shapes import Reloaded
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.billing_config import BillingSection
 from supervisor.config import Config, ConfigError
 from supervisor.config_models import EgressSection
 from supervisor.keeper import START_ERRORS
@@ -39,7 +38,10 @@ LIVE: Final = frozenset(
         "providers",
         "models",
         "agents.model",
-        *(f"billing.{field}" for field in BillingSection.__struct_fields__),
+        "billing.unpriced",
+        "billing.rate_card",
+        "billing.sandbox_second",
+        "billing.egress_gib",
         *(f"egress.{field}" for field in EgressSection.__struct_fields__),
     }
 )

@@ -5,7 +5,6 @@ Processes at a time: the present generation, a next one that starts beside it, a
 """
 
 import asyncio
-import contextlib
 import signal
 from collections.abc import Coroutine
 from typing import Any, Final

@@ -13,7 +13,9 @@ from typing import Final, Protocol
 
 import msgspec
 
-from protocol import aio, descriptors, egress, frames, launching, limits
+from protocol import aio, descriptors, frames, launching, limits
+from protocol.egress import EGRESS
+from protocol.egress import Place as EgressPlace
 from protocol.errors import RemoteProtocolError
 from protocol.launching import LAUNCHER
 from protocol.meters import Histogram
@@ -75,7 +77,7 @@ class Introducing(Protocol):
     def place_of(self, tenant: str, generation: int) -> launching.Place:
         """Say what the launcher is told."""
 
-    def egress_place_of(self, tenant: str, generation: int) -> egress.Place:
+    def egress_place_of(self, tenant: str, generation: int) -> EgressPlace:
         """Say what egress is told."""
 
 
@@ -215,11 +217,11 @@ class WorkerProcess:
             descriptors.send(self._channel, payload, ends)
             launcher.place(place, link, channel)
 
-    def _meet_egress(self, present: EgressProcess, place: egress.Place) -> None:
+    def _meet_egress(self, present: EgressProcess, place: EgressPlace) -> None:
         assert self._channel is not None
         link, theirs = socket.socketpair()
         with link, theirs:
-            descriptors.send(self._channel, egress.EGRESS, [theirs.fileno()])
+            descriptors.send(self._channel, EGRESS, [theirs.fileno()])
             present.place(place, link)
 
     def loses_links(self) -> bool:

@@ -9,7 +9,7 @@ from protocol import documents, params
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import config
 from protocol.methods.config import Overlay
-from protocol.models import ModelShown
+from protocol.models import ModelId, ModelShown
 from worker.agents.catalogue import Catalogue
 from worker.config.overlay import PATH, Loaded, overlay_of
 from worker.config.secrets import redacted, restored
@@ -137,7 +137,11 @@ async def _models(services: Services, tree: Any) -> Collection[str] | None:
     """Give the models that the operator allows, if the tree names one; egress is asked."""
     agent = tree.get("agent") if isinstance(tree, dict) else None
     model = agent.get("model") if isinstance(agent, dict) else None
-    if not isinstance(model, str) or model.split("/", 1)[0] in services.catalogue.local:
+    try:
+        named = msgspec.convert(model, ModelId)
+    except msgspec.ValidationError:
+        return None  # it is refused for that
+    if named.split("/", 1)[0] in services.catalogue.local:
         return None
     found = _models_decoder.decode(await services.egress.call("models", {}))
     return [each.id for each in found]

@@ -65,7 +65,7 @@ async def test_patch_merges_and_null_takes_away(tenant_dir: Path) -> None:
         ("isolation: {mode: none}", "raw.isolation"),
         ("skills: {entries: {a: {command: sh}}}", "raw.skills.entries[...].command"),
         ("agent: {systemPrompt: 5}", "raw.agent.systemPrompt"),
-        ("agent: {model: other/model}", "raw.agent.model"),
+        ("agent: {model: no model}", "raw.agent.model"),
         ("agent: {tools: {allow: [rm]}}", "raw.agent.tools.allow"),
         ("skills: {entries: {a: {env: {ld_preload: x}}}}", "raw.skills.entries[...].env"),
         ("- 1", "raw"),
