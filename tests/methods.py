@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from protocol.methods import METHODS, Method, Params
+from protocol.methods import METHODS, Method, Params, answered_by
 
 SESSION_KEY = "agent:main:main"
 SAMPLES = (
@@ -91,3 +91,4 @@ def _text(name: str, schema: dict[str, Any]) -> str:
 
 
 ALL = sorted(METHODS)
+OF_TENANTS = sorted(METHODS.keys() - answered_by("operator"))

@@ -21,7 +21,7 @@ from supervisor.config import Config
 from supervisor.state import StateRoot
 from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import TenantDesk
-from tests.methods import ALL, example, ids_of
+from tests.methods import ALL, OF_TENANTS, example, ids_of
 from tests.supervisor.desk_actions import DeskActions
 from tests.worker.harness import Front, running_worker
 from tests.worker.launcher import RUNS, LauncherEnd
@@ -85,7 +85,7 @@ async def tenant(
         yield Both(name, rig.front, supervisor)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - answered_by("operator")))
+@pytest.mark.parametrize("method", OF_TENANTS)
 async def test_every_method_needs_its_scope_and_no_other(
     method: str, state_dir: Path, supervisor: TenantRequests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
