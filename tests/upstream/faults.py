@@ -7,7 +7,7 @@
 | `400`, `429`, `503` … | an error of that status in the API's shape |
 | `quota` | 429 that waiting does not mend: `insufficient_quota` |
 | `plain-500` | an error that is no JSON |
-| `key` | 401 whose body and headers repeat the key that was sent |
+| `key`, `key-400` | 401 or 400 whose body and headers repeat the key that was sent |
 | `redirect` | 302 to `169.254.169.254` |
 | `empty`, `malformed`, `type`, `shape` | 200 with nothing, no JSON, HTML, other JSON |
 | `deep`, `error` | 200 with 100,000 brackets, an error object |
@@ -29,6 +29,7 @@
 """
 
 import asyncio
+import functools
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
@@ -37,7 +38,7 @@ from tests.upstream.dialects import Dialect
 from tests.upstream.script import Plan
 
 MEGABYTES: Final = 100
-PIECES_BEFORE: Final = 3
+PIECES_BEFORE: Final = 4
 _BLOCK: Final = 65_536
 _STATUS_KINDS: Final = {
     400: "invalid_request_error",
@@ -59,6 +60,7 @@ class Out(Protocol):
     """A connection, as far as a fault needs it."""
 
     key: str
+    chunked: bool
 
     def head(self, status: int, *fields: bytes, length: int | None = None) -> None: ...
 
@@ -100,9 +102,10 @@ async def before(kind: str, out: Out, plan: Plan, dialect: Dialect) -> bool:  # 
             whole(out, 429, dialect.error("insufficient_quota", "You exceeded your quota"))
         case "plain-500":
             whole(out, 500, b"<html>it broke</html>", b"Content-Type: text/html")
-        case "key":
+        case "key" | "key-400":
             body = dialect.error("authentication_error", f"Incorrect API key: {out.key}")
-            whole(out, 401, body, _JSON, b"X-Key: " + out.key.encode())
+            status = 401 if kind == "key" else 400
+            whole(out, status, body, _JSON, b"X-Key: " + out.key.encode())
         case "redirect":
             target = b"Location: http://169.254.169.254/latest/meta-data/"
             whole(out, 302, b"", target)
@@ -126,16 +129,16 @@ async def before(kind: str, out: Out, plan: Plan, dialect: Dialect) -> bool:  # 
             out.head(200, _JSON, *[b"X-%d: " % at + b"a" * 1000 for at in range(1000)], length=0)
             out.end()
         case "gzip":
-            packed = zlib.compressobj(wbits=31)
-            body = packed.compress(b" " * (MEGABYTES << 20)) + packed.flush()
-            whole(out, 200, body, _JSON, b"Content-Encoding: gzip")
+            whole(out, 200, _bomb(), _JSON, b"Content-Encoding: gzip")
         case "drip":
             body = dialect.whole(plan)
             out.head(200, _JSON, length=len(body))
             await _drip(out, body)
         case _ if kind.isdecimal():
             status = int(kind)
-            after = [b"Retry-After: " + plan.options["after"].encode()] * ("after" in plan.options)
+            after = [
+                b"Retry-After: " + each.encode() for each in (plan.options.get("after"),) if each
+            ]
             whole(out, status, dialect.error(_STATUS_KINDS[status], "as asked"), _JSON, *after)
         case _:
             return False
@@ -184,10 +187,17 @@ async def _break(kind: str, out: Out, dialect: Dialect, rest: bytes) -> None:
         case "chunk-middle":
             out.raw(b"zz\r\nno chunk\r\n")
         case "end-middle":
-            pass
+            if not out.chunked:
+                out.close()
         case _:
             raise ValueError(kind)
     out.end()
+
+
+@functools.cache
+def _bomb() -> bytes:
+    packed = zlib.compressobj(level=1, wbits=31)
+    return packed.compress(b" " * (MEGABYTES << 20)) + packed.flush()
 
 
 async def _blocks(out: Out) -> None:

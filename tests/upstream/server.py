@@ -83,7 +83,7 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._fields: dict[str, str] = {}
         self._body: list[bytes] = []
-        self._chunked = False
+        self.chunked = False
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
@@ -204,8 +204,12 @@ class Connection(asyncio.Protocol):
             faults.whole(self, 200, dialect.whole(plan), *_COMMON)
 
     async def _play(self, fault: str, plan: Plan, dialect: Dialect) -> None:
-        if not await faults.before(fault, self, plan, dialect):
-            await faults.middle(fault, self, plan, dialect)
+        try:
+            if not await faults.before(fault, self, plan, dialect):
+                await faults.middle(fault, self, plan, dialect)
+        except Exception:
+            self._transport.abort()
+            raise
 
     def _stream(self, plan: Plan, dialect: Dialect) -> None:
         end = {"crlf": b"\r\n", "cr": b"\r"}.get(plan.options.get("line", ""), b"\n")
@@ -232,19 +236,19 @@ class Connection(asyncio.Protocol):
     # faults.Out
 
     def head(self, status: int, *fields: bytes, length: int | None = None) -> None:
-        self._chunked = length is None
+        self.chunked = length is None
         size = b"Transfer-Encoding: chunked" if length is None else b"Content-Length: %d" % length
         first = b"HTTP/1.1 %d %b" % (status, _REASONS.get(status, b"Error"))
         self._transport.write(b"\r\n".join([first, *fields, size, b"\r\n"]))
 
     def body(self, data: bytes) -> None:
-        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
     def raw(self, data: bytes) -> None:
         self._transport.write(data)
 
     def end(self) -> None:
-        if self._chunked:
+        if self.chunked:
             self._transport.write(b"0\r\n\r\n")
         if self.answering:
             self.answering = False

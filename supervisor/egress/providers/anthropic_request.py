@@ -15,7 +15,15 @@ from typing import Any, Final
 import msgspec
 
 from protocol.errors import ErrorCode, GatewayError
-from protocol.models import Block, ChatMessage, ImageBlock, ModelRequest, NamedTool, TextBlock
+from protocol.models import (
+    Block,
+    ChatMessage,
+    ImageBlock,
+    ModelRequest,
+    NamedTool,
+    OfferedTool,
+    TextBlock,
+)
 from supervisor.egress.upstream import Target
 
 MAX_TOKENS_DEFAULT: Final = 4096
@@ -24,10 +32,6 @@ _BUDGET_LEAST: Final = 1024
 _CHOICES: Final = {"auto": "auto", "none": "none", "required": "any"}
 _TEMPERATURE_MAX: Final = 1.0
 _ANY: Final = msgspec.Raw(b"{}")
-
-
-class _Format(msgspec.Struct):
-    type: str = "text"
 
 
 def written(target: Target, request: ModelRequest) -> dict[str, Any]:
@@ -53,29 +57,13 @@ def written(target: Target, request: ModelRequest) -> dict[str, Any]:
             body["temperature"] = min(request.temperature, _TEMPERATURE_MAX)
         body["top_p"] = request.top_p
     if request.tools:
-        body["tools"] = [
-            {
-                "name": tool.name,
-                "description": tool.description or None,
-                "input_schema": tool.parameters,
-            }
-            for tool in request.tools
-        ]
-        for tool in body["tools"]:
-            if tool["description"] is None:
-                del tool["description"]
+        body["tools"] = [_tool(tool) for tool in request.tools]
         body["tool_choice"] = _choice(request, thinks=thinking is not None)
     return {name: value for name, value in body.items() if value is not None}
 
 
 def _check_format(request: ModelRequest) -> None:
-    if request.response_format is None:
-        return
-    try:
-        kind = msgspec.json.decode(request.response_format, type=_Format).type
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        kind = ""
-    if kind != "text":
+    if request.response_format is not None and request.response_format.get("type") != "text":
         msg = "response_format: this model's provider takes only text; use a tool instead"
         raise GatewayError(ErrorCode.INVALID_REQUEST, msg, field="response_format")
 
@@ -87,6 +75,11 @@ def _thinking(request: ModelRequest, max_tokens: int) -> dict[str, Any] | None:
     if budget < _BUDGET_LEAST or request.messages[-1].role == "tool":
         return None
     return {"type": "enabled", "budget_tokens": budget}
+
+
+def _tool(tool: OfferedTool) -> dict[str, Any]:
+    written = {"name": tool.name, "input_schema": tool.parameters}
+    return written | {"description": tool.description} if tool.description else written
 
 
 def _choice(request: ModelRequest, *, thinks: bool) -> dict[str, Any]:

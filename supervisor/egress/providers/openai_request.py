@@ -6,7 +6,15 @@ https://platform.openai.com/docs/api-reference/chat/create
 import re
 from typing import Any, Final
 
-from protocol.models import Block, ChatMessage, ImageBlock, ModelRequest, NamedTool, TextBlock
+from protocol.models import (
+    Block,
+    ChatMessage,
+    ImageBlock,
+    ModelRequest,
+    NamedTool,
+    OfferedTool,
+    TextBlock,
+)
 from supervisor.egress.upstream import Target
 
 # OpenAI's own, and its models elsewhere, take no `max_tokens` any more; many others only that.
@@ -31,7 +39,7 @@ def written(target: Target, request: ModelRequest) -> dict[str, Any]:
     if request.stream:
         body |= {"stream": True, "stream_options": {"include_usage": True}}
     if request.tools:
-        body["tools"] = [{"type": "function", "function": tool} for tool in request.tools]
+        body["tools"] = [_tool(tool) for tool in request.tools]
         body["tool_choice"] = request.tool_choice
         body["parallel_tool_calls"] = request.parallel_tool_calls
         if isinstance(request.tool_choice, NamedTool):
@@ -68,6 +76,13 @@ def _message(message: ChatMessage) -> dict[str, Any]:
     if message.name is not None:
         written["name"] = message.name
     return written
+
+
+def _tool(tool: OfferedTool) -> dict[str, Any]:
+    function = {"name": tool.name, "parameters": tool.parameters}
+    if tool.description:
+        function["description"] = tool.description
+    return {"type": "function", "function": function}
 
 
 def _part(block: Block) -> dict[str, Any]:
