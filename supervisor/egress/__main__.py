@@ -11,6 +11,7 @@ os.environ["UV_USE_IO_URING"] = "0"
 from protocol import descriptors
 from protocol.egress import Settings
 from supervisor.egress import main as egress
+from supervisor.egress import outward
 from supervisor.egress.confinement import confine
 from supervisor.egress.settings import read
 from supervisor.zygote.title import set_title
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
     except EOFError:
         return 0
     settings: Settings = read(settings_descriptor)
-    egress.prepare(settings)
+    outward.prepare(settings)
     confine(settings)
     return egress.run(settings, link, channel)
 

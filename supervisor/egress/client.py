@@ -68,7 +68,7 @@ class _Resolver(AbstractResolver):
 
 
 class Client:
-    """Asks providers. Belongs to one event loop and to one `Settings`: a change needs another.
+    """Asks providers. Belongs to one event loop.
 
     Args:
         settings: Time limits, retries, `allow_hosts`.
@@ -85,23 +85,42 @@ class Client:
         trust: ssl.SSLContext | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        self.guard: Final = guard or Guard(settings.allow_hosts)
-        self._settings: Final = settings
-        self._limits: Final = _limits(settings, settings.total_seconds)
+        self._trust: Final = trust or ssl.create_default_context()
         self._sleep: Final = sleep
-        self._sites: Final[dict[str, Site]] = {}
-        self._session: Final = aiohttp.ClientSession(
+        self._retired: Final[set[aiohttp.ClientSession]] = set()
+        self._closing: Final[set[asyncio.Task[None]]] = set()
+        self._open(settings, guard or Guard(settings.allow_hosts))
+
+    def configure(self, settings: egress.Settings) -> None:
+        """Go by these from here on, with new connections; calls that have begun go on."""
+        self._retired.add(self._session)
+        wait = self._settings.total_seconds
+        asyncio.get_running_loop().call_later(wait, self._end, self._session)
+        self._open(settings, Guard(settings.allow_hosts))
+
+    def _open(self, settings: egress.Settings, guard: Guard) -> None:
+        self.guard = guard
+        self._settings = settings
+        self._limits = _limits(settings, settings.total_seconds)
+        self._sites: dict[str, Site] = {}
+        self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                resolver=_Resolver(self.guard),
+                resolver=_Resolver(guard),
                 use_dns_cache=False,
                 limit=CONNECTIONS_MAX,
                 keepalive_timeout=KEEP_ALIVE_SECONDS,
-                ssl=trust or ssl.create_default_context(),
+                ssl=self._trust,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         )
+
+    def _end(self, session: aiohttp.ClientSession) -> None:
+        self._retired.discard(session)
+        task = asyncio.get_running_loop().create_task(session.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     def body(
         self,
@@ -114,7 +133,8 @@ class Client:
 
     async def close(self) -> None:
         """End every connection."""
-        await self._session.close()
+        for session in (self._session, *self._retired):
+            await session.close()
 
     async def site(self, base_url: str) -> Site:
         """Give a provider's place; looked at once, what its name says at every connection.

@@ -8,24 +8,15 @@ link to the supervisor and of its end of the descriptor channel, whose first mes
 import asyncio
 import gc
 import socket
-from collections.abc import Callable, Mapping
 
 import uvloop
 
 from protocol import aio
 from protocol.egress import Settings
 from supervisor.egress.free_till import FreeTill
-from supervisor.egress.providers.echo import Echo
+from supervisor.egress.outward import Outward
 from supervisor.egress.service import FROM_SUPERVISOR, Egress, SupervisorLink
-from supervisor.egress.settings import is_remote
-from supervisor.egress.upstream import Upstream
 from supervisor.front.log import Log
-
-
-def prepare(settings: Settings) -> None:
-    """Import what goes out, 20 MB and 0.2 s, if anything does."""
-    if is_remote(settings):
-        import aiohttp  # noqa: F401, PLC0415
 
 
 def run(settings: Settings, link: socket.socket, channel: socket.socket) -> int:
@@ -41,16 +32,12 @@ async def _serve(settings: Settings, link: socket.socket, channel: socket.socket
     asyncio.get_running_loop().set_exception_handler(
         lambda _loop, context: log.broken("event loop", context.get("exception") or RuntimeError())
     )
-    handler = SupervisorLink()
+    handler, outward = SupervisorLink(), Outward()
     # First: what it has to know comes at once.
-    handler.egress = egress = Egress(settings, channel, FreeTill(), upstreams(), log)
+    handler.egress = egress = Egress(settings, channel, FreeTill(), outward, log)
     egress.supervisor = await aio.attach(link, FROM_SUPERVISOR, handler)
     log.info("start")
     await handler.closed.wait()
     egress.close()
+    await outward.close()
     return 0
-
-
-def upstreams() -> Mapping[str, Callable[[], Upstream]]:
-    """Give what makes each kind of provider's API, by its type."""
-    return {"builtin": Echo}

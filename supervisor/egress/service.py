@@ -8,7 +8,7 @@ its crash.
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final, NoReturn
 
@@ -22,9 +22,9 @@ from protocol.pace import Pace
 from protocol.spawn import LinkLost
 from supervisor.egress import asking
 from supervisor.egress.caller import Caller, Tenant, decoded
+from supervisor.egress.outward import Outward
 from supervisor.egress.settings import read
 from supervisor.egress.till import Till
-from supervisor.egress.upstream import Upstream
 from supervisor.front.log import Log
 from supervisor.handed import Handed
 
@@ -175,7 +175,7 @@ class Egress:
         settings: What the operator has decided.
         channel: Where the supervisor hands over links; non-blocking.
         till: Where every call is paid.
-        upstreams: What makes each kind of provider's API, by its type.
+        outward: What asks somebody outside.
         log: For what only an operator must know.
     """
 
@@ -184,15 +184,14 @@ class Egress:
         settings: egress.Settings,
         channel: socket.socket,
         till: Till,
-        upstreams: Mapping[str, Callable[[], Upstream]],
+        outward: Outward,
         log: Log,
     ) -> None:
         self.till: Final = till
         self.log: Final = log
         self.supervisor: aio.LinkEnd | None = None
-        self.providers = asking.Providers(
-            settings, {kind: make() for kind, make in upstreams.items()}
-        )
+        self._outward: Final = outward
+        self.providers = asking.Providers(settings, outward.configured(settings))
         self._tenants: Final[dict[str, Tenant]] = {}
         self._handed: Final = Handed(channel, egress.Handed, 1, self._take, log)
         self.methods: Final[dict[str, Method]] = {
@@ -226,7 +225,8 @@ class Egress:
                 tenant.links += 1
                 await aio.attach(end, FROM_WORKER, WorkerLink(self, tenant, message.generation))
             case egress.Configured():
-                self.providers = self.providers._replace(settings=read(end.detach()))
+                settings = read(end.detach())
+                self.providers = asking.Providers(settings, self._outward.configured(settings))
             case egress.Proxies():
                 end.close()
 

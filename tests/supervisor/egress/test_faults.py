@@ -306,6 +306,22 @@ async def test_a_name_is_looked_up_at_each_connection_and_judged(upstream: FakeU
     await client.close()
 
 
+async def test_new_settings_are_gone_by_at_once_and_let_calls_go_on(
+    upstream: FakeUpstream, kind: str
+) -> None:
+    client, provider = asking.open_provider(kind, asking.settings(upstream))
+    place = target(upstream, kind, "fake/chunks:20/pace:5")
+    answer = provider.ask(place, request(stream=True))
+    said = [await anext(answer)]
+    client.configure(asking.settings(upstream, allow_hosts=()))
+    with pytest.raises(GatewayError) as caught:
+        await ask(provider, place, request())
+    assert caught.value.code is ErrorCode.FORBIDDEN
+    said += [piece async for piece in answer]
+    assert "".join(piece.text for piece in said) == "word " * 20
+    await client.close()
+
+
 async def test_nobody_there_is_unavailable_and_tried_again(asker: Asker, kind: str) -> None:
     with FakeUpstream() as gone:
         place = target(gone, kind)
