@@ -4,22 +4,17 @@ Rows come one after the other, in memory that does not grow. Times are Unix ms, 
 UTC: `2026-11-03` is a day, `2026-11` a month.
 """
 
-import time
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import apsw
 
-from protocol.quotas import DAY_MS
 from supervisor.egress import ledger_schema
-from supervisor.egress.ledger_schema import GROUPED, SUMMED, Kind
+from supervisor.egress.ledger_schema import GROUPED, SUMMED, Kind, Per
 from supervisor.state import StateError
 
 BUSY_MS: Final = 5000
-Per = Literal["day", "month"]
-Value = str | int | None
 
 
 class LedgerError(StateError):
@@ -89,18 +84,6 @@ _ENTRY_COLUMNS: Final = ", ".join(
 _TOTAL_COLUMNS: Final = ", ".join(Total._fields)
 
 
-@lru_cache(maxsize=64)
-def _periods_of(day: int) -> tuple[str, str]:
-    moment = time.gmtime(day * DAY_MS // 1000)
-    month = f"{moment.tm_year:04d}-{moment.tm_mon:02d}"
-    return f"{month}-{moment.tm_mday:02d}", month
-
-
-def periods_at(at_ms: int) -> tuple[str, str]:
-    """Give the day and the month that a moment lies in."""
-    return _periods_of(at_ms // DAY_MS)
-
-
 def open_ledger(directory: Path) -> apsw.Connection | None:
     """Open the ledger for reading; None where nothing was ever spent.
 
@@ -166,7 +149,7 @@ def rows(
     since_ms: int = 0,
     until_ms: int | None = None,
     kinds: Sequence[Kind] = (),
-) -> Iterator[tuple[Value, ...]]:
+) -> Iterator[tuple[Any, ...]]:
     """Give some columns of rows, for long reports; arguments as of `entries`.
 
     Args:
@@ -178,7 +161,7 @@ def rows(
         kinds: See `entries`.
     """
     conditions = ["entries.at >= ?"]
-    values: list[Value] = [since_ms]
+    values: list[str | int] = [since_ms]
     if tenant is not None:
         conditions.append("entries.tenant = ?")
         values.append(tenant)

@@ -11,6 +11,7 @@ from typing import Final, Literal
 import apsw
 
 Kind = Literal["model", "embedding", "sandbox", "egress"]
+Per = Literal["day", "month"]
 NAME: Final = "ledger.sqlite"
 
 _MIGRATIONS: Final = (

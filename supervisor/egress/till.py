@@ -1,15 +1,26 @@
 """The till: what is reserved before a call, and what it has cost after it."""
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from protocol.models import Spent
 
 
 class Estimate(NamedTuple):
-    """The most that a call can cost by what is known before it: never too little, bounded by it."""
+    """The most that a call can cost by what is known before it: never too little, bounded by it.
+
+    Where a quota leaves less than `output_tokens`, so much less is reserved, and has to be asked
+    for; but not less than `output_tokens_min`.
+    """
 
     input_tokens: int
     output_tokens: int
+    output_tokens_min: int | None = None
+
+    @property
+    def least(self) -> int:
+        """The fewest tokens of an answer that are worth asking for; None was exactly so many."""
+        least = self.output_tokens_min
+        return self.output_tokens if least is None else min(least, self.output_tokens)
 
 
 class Purpose(NamedTuple):
@@ -21,6 +32,7 @@ class Purpose(NamedTuple):
     session_key: str | None = None
     own_key: bool = False
     """The tenant's own key pays: its tokens count, and cost the operator nothing."""
+    kind: Literal["model", "embedding"] = "model"
 
 
 class Reservation(NamedTuple):

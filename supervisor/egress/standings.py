@@ -1,0 +1,103 @@
+"""How tenants stand with their quotas, told when it changes.
+
+By what was settled alone: what is set aside for calls under way may come back in a moment, and who
+is blocked is blocked until the window's end.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from protocol.quotas import (
+    SPENDING,
+    Metric,
+    Quota,
+    Reached,
+    Standing,
+    limit_of,
+    soft_limit,
+    window_end,
+)
+
+
+class Standings:
+    """Of all tenants.
+
+    Args:
+        settled: Says what a tenant has spent of a metric in its present window.
+        tell: Called with every standing that is another than before.
+    """
+
+    def __init__(
+        self, settled: Callable[[str, Metric], int], tell: Callable[[Standing], None]
+    ) -> None:
+        self._settled: Final = settled
+        self._tell: Final = tell
+        self._quotas: Final[dict[str, Quota]] = {}
+        self._limited: Final[dict[str, tuple[tuple[Metric, int, int], ...]]] = {}
+        """By tenant: metric, limit and where the warning begins, of what is limited."""
+        self._told: Final[dict[str, Standing]] = {}
+        """Those that are not at ease."""
+
+    def quota(self, tenant: str) -> Quota | None:
+        """Give what a tenant may spend; None: it is not known."""
+        return self._quotas.get(tenant)
+
+    def limit(self, tenant: str, quota: Quota) -> None:
+        """Take what a tenant may spend from here on; `look` is to follow."""
+        self._quotas[tenant] = quota
+        limits = [(metric, limit_of(quota, metric)) for metric in SPENDING]
+        limited = tuple(
+            (metric, limit, soft_limit(quota, limit))
+            for metric, limit in limits
+            if limit is not None
+        )
+        if limited:
+            self._limited[tenant] = limited
+        else:
+            self._limited.pop(tenant, None)
+
+    def forget(self, tenant: str) -> None:
+        """The tenant is gone."""
+        for known in (self._quotas, self._limited, self._told):
+            known.pop(tenant, None)
+
+    def of(self, tenant: str, now_ms: int) -> Standing:
+        """Say how a tenant stands now."""
+        reached = [
+            Reached(metric=metric, limit=limit, used=used, resets_at_ms=window_end(metric, now_ms))
+            for metric, limit, soft in self._limited.get(tenant, ())
+            if (used := self._settled(tenant, metric)) >= soft
+        ]
+        full = [each for each in reached if each.used >= each.limit]
+        return Standing(
+            tenant=tenant,
+            blocked=max(full, key=lambda each: each.resets_at_ms, default=None),
+            warned=tuple(reached),
+        )
+
+    def look(self, tenant: str, now_ms: int) -> None:
+        """Tell how a tenant stands, if that has changed: in another limit, or another window."""
+        if tenant not in self._limited and tenant not in self._told:
+            return
+        now, before = self.of(tenant, now_ms), self._told.get(tenant)
+        if _gist(now) == _gist(before or Standing(tenant=tenant)):
+            return
+        if now.warned:
+            self._told[tenant] = now
+        else:
+            self._told.pop(tenant, None)
+        self._tell(now)
+
+    def look_at_all(self, now_ms: int) -> None:
+        """The windows are others: look at whom that may concern."""
+        for tenant in list(self._limited):
+            self.look(tenant, now_ms)
+
+
+def _gist(standing: Standing) -> tuple[object, ...]:
+    """What of a standing is news: how much is used beyond a limit is none."""
+
+    def of(reached: Reached | None) -> object:
+        return reached and (reached.metric, reached.limit, reached.resets_at_ms)
+
+    return of(standing.blocked), *map(of, standing.warned)
