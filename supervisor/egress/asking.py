@@ -29,6 +29,8 @@ from supervisor.egress.upstream import BrokenOffError, Finish, Target, Upstream
 
 OUTPUT_TOKENS_DEFAULT: Final = 4096
 """What an answer may have where neither the request nor the operator says it."""
+OUTPUT_TOKENS_MIN: Final = 256
+"""To how much of it a quota that is nearly used may cut that."""
 IMAGE_TOKENS: Final = 4096
 MESSAGE_TOKENS: Final = 16
 TOOLS_TOKENS: Final = 1024
@@ -91,15 +93,11 @@ def estimate(request: ModelRequest, model: egress.Model) -> Estimate:
             tokens += MESSAGE_TOKENS + len(call.name) + len(call.arguments.encode())
     for tool in request.tools:
         tokens += len(tool.name) + len(tool.description.encode()) + len(tool.parameters)
-    return Estimate(tokens, output_tokens(request, model))
-
-
-def output_tokens(request: ModelRequest, model: egress.Model) -> int:
-    """Give what an answer may have: it is reserved, and sent with the request."""
     most = model.max_output_tokens
     if request.max_tokens is None:
-        return most or OUTPUT_TOKENS_DEFAULT
-    return request.max_tokens if most is None else min(request.max_tokens, most)
+        # As much as the quota leaves, since nobody has said how much it is to be.
+        return Estimate(tokens, most or OUTPUT_TOKENS_DEFAULT, OUTPUT_TOKENS_MIN)
+    return Estimate(tokens, request.max_tokens if most is None else min(request.max_tokens, most))
 
 
 class _Call:
@@ -224,7 +222,7 @@ async def embed(
         message = f"model: {request.model} makes no embeddings"
         raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="model")
     size = sum(MESSAGE_TOKENS + len(text.encode()) for text in request.texts)
-    purpose = Purpose(target.model_id, target.model.provider, request.run_id)
+    purpose = Purpose(target.model_id, target.model.provider, request.run_id, kind="embedding")
     reservation = await till.reserve(caller.tenant.name, purpose, Estimate(size, 0))
     try:
         made = await providers.upstream(target).embed(target, request)

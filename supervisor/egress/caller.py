@@ -8,7 +8,6 @@ import msgspec
 from protocol import frames
 from protocol.aio import LinkEnd
 from protocol.params import decode
-from protocol.quotas import Quota
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -16,9 +15,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 class Tenant:
     """A tenant, as long as it has a worker; what it may spend is the till's to know."""
 
-    def __init__(self, name: str, quota: Quota) -> None:
+    def __init__(self, name: str) -> None:
         self.name: Final = name
-        self.quota = quota
         self.links = 0
 
 

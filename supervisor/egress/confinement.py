@@ -39,6 +39,7 @@ _WRITING: Final = (
     "fallocate",
     "fsync",
     "fdatasync",
+    "flock",
     "unlink",
     "rename",
     "renameat",

@@ -24,7 +24,7 @@ from supervisor.egress.ledger_schema import GROUPED, SUMMED, Kind, Per
 from supervisor.egress.periods import periods_at
 
 WAITING_MAX: Final = 16_384
-LOCK_SECONDS: Final = 10.0
+LOCK_SECONDS: Final = 4.0
 LOCK_POLL_SECONDS: Final = 0.02
 BUSY_MS: Final = 5000
 LOG_PAGES_MAX: Final = 1000
@@ -323,7 +323,11 @@ async def open_ledger(directory: Path) -> Ledger:
     try:
         lock = await _locked(directory / LOCK_NAME)
         try:
-            return Ledger(directory / ledger_schema.NAME, lock)
+            path = directory / ledger_schema.NAME
+            # SQLite gives the files beside it the mode of this one. Not once it is open: closing
+            # any descriptor of a file gives up all our locks on it (fcntl(2)).
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            return Ledger(path, lock)
         except BaseException:
             os.close(lock)
             raise
@@ -351,10 +355,9 @@ async def _locked(path: Path) -> int:
 
 
 def _connect(path: Path) -> apsw.Connection:
-    mode = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_NOFOLLOW
+    mode = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_NOFOLLOW
     db = apsw.Connection(str(path), flags=mode)
     try:
-        path.chmod(0o600)
         db.set_busy_timeout(BUSY_MS)
         db.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         for pragma in (

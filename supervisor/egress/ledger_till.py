@@ -77,6 +77,8 @@ class LedgerTill:
         tell: Callable[[Standing], None],
         now_ms: Callable[[], int] = unix_ms,
     ) -> None:
+        self.left: Final = ledger.left
+        """What the process before has left, which was released."""
         self._ledger: Final = ledger
         self._now_ms: Final = now_ms
         self._books: Final = Books(ledger.sums, now_ms)

@@ -2,21 +2,27 @@
 
 Started as `python -m supervisor.egress <link> <channel>`: the descriptors of its end of the data
 link to the supervisor and of its end of the descriptor channel, whose first message comes with the
-`Settings`. It ends with 0 when the link to the supervisor ends.
+`Settings`. It ends with 0 when the link to the supervisor ends, and with 3 when it has no ledger.
 """
 
 import asyncio
 import gc
 import socket
+from typing import Final
 
 import uvloop
 
 from protocol import aio
 from protocol.egress import Settings
-from supervisor.egress.free_till import FreeTill
+from supervisor.egress.ledger import LedgerError
+from supervisor.egress.ledger_till import open_till
 from supervisor.egress.outward import Outward
 from supervisor.egress.service import FROM_SUPERVISOR, Egress, SupervisorLink
 from supervisor.front.log import Log
+
+RETRY_SECONDS: Final = 3.0
+"""How long it waits before it makes room for one that tries the ledger again."""
+EXIT_NO_LEDGER: Final = 3
 
 
 def run(settings: Settings, link: socket.socket, channel: socket.socket) -> int:
@@ -33,11 +39,23 @@ async def _serve(settings: Settings, link: socket.socket, channel: socket.socket
         lambda _loop, context: log.broken("event loop", context.get("exception") or RuntimeError())
     )
     handler, outward = SupervisorLink(), Outward()
-    # First: what it has to know comes at once.
-    handler.egress = egress = Egress(settings, channel, FreeTill(), outward, log)
+    try:
+        # First: nobody is let in before it is known what was spent.
+        till = await open_till(settings, handler.tell_standing)
+    except LedgerError as error:
+        log.warning("no ledger", error=str(error))
+        await asyncio.sleep(RETRY_SECONDS)
+        return EXIT_NO_LEDGER
+    if till.left.calls:
+        log.warning("calls were under way when the one before ended", **till.left._asdict())
+    # Then: what it has to know comes at once.
+    handler.egress = egress = Egress(settings, channel, till, outward, log)
     egress.supervisor = await aio.attach(link, FROM_SUPERVISOR, handler)
     log.info("start")
+    looking = asyncio.create_task(till.keep_looking())
     await handler.closed.wait()
+    looking.cancel()
     egress.close()
     await outward.close()
+    till.close()
     return 0

@@ -19,12 +19,13 @@ from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from protocol.link import LIVENESS, REQUESTS
 from protocol.models import EmbedRequest, ModelRequest
 from protocol.pace import Pace
+from protocol.quotas import Standing, UseAsked
 from protocol.spawn import LinkLost
 from supervisor.egress import asking
 from supervisor.egress.caller import Caller, Tenant, decoded
+from supervisor.egress.ledger_till import LedgerTill
 from supervisor.egress.outward import Outward
 from supervisor.egress.settings import read
-from supervisor.egress.till import Till
 from supervisor.front.log import Log
 from supervisor.handed import Handed
 
@@ -61,6 +62,11 @@ class SupervisorLink:
         if end.link.is_serving(call.id):
             end.link.result(call.id, body)
             end.flush()
+
+    def tell_standing(self, standing: Standing) -> None:
+        """Tell the supervisor what a tenant has come to; before it is there, it will ask."""
+        if self.egress is not None:
+            self.egress.tell("quota.standing", standing)
 
     def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
         """See `LinkHandler`. What it asks for is short."""
@@ -183,7 +189,7 @@ class Egress:
         self,
         settings: egress.Settings,
         channel: socket.socket,
-        till: Till,
+        till: LedgerTill,
         outward: Outward,
         log: Log,
     ) -> None:
@@ -208,6 +214,7 @@ class Egress:
         self.told: Final[dict[str, Callable[[bytes], None]]] = {
             "quota": self._on_quota,
             "gone": self._on_gone,
+            "sandbox.ran": self._on_ran,
         }
         """What the supervisor tells, by topic."""
 
@@ -221,12 +228,14 @@ class Egress:
             case egress.Place():
                 tenant = self._tenants.get(message.tenant)
                 if tenant is None:
-                    tenant = self._tenants[message.tenant] = Tenant(message.tenant, message.quota)
+                    tenant = self._tenants[message.tenant] = Tenant(message.tenant)
                 tenant.links += 1
+                self.till.limit(message.tenant, message.quota)
                 await aio.attach(end, FROM_WORKER, WorkerLink(self, tenant, message.generation))
             case egress.Configured():
                 settings = read(end.detach())
                 self.providers = asking.Providers(settings, self._outward.configured(settings))
+                self.till.configure(settings)
             case egress.Proxies():
                 end.close()
 
@@ -236,9 +245,13 @@ class Egress:
         tenant.links -= 1
         if not tenant.links and self._tenants.get(tenant.name) is tenant:
             del self._tenants[tenant.name]
+        told = LinkLost(tenant=tenant.name, generation=link.generation, reason=reason)
+        self.tell("worker.link_lost", told)
+
+    def tell(self, topic: str, message: msgspec.Struct) -> None:
+        """Tell the supervisor something."""
         if self.supervisor is not None and not self.supervisor.closed:
-            told = LinkLost(tenant=tenant.name, generation=link.generation, reason=reason)
-            self.supervisor.link.send(frames.Event("worker.link_lost", _encode(told)))
+            self.supervisor.link.send(frames.Event(topic, _encode(message)))
             self.supervisor.flush()
 
     # What workers ask.
@@ -256,17 +269,21 @@ class Egress:
 
     # What the supervisor says.
 
-    async def _quotas(self, _params: bytes) -> bytes:
-        return b"[]"
+    async def _quotas(self, params: bytes) -> bytes:
+        quotas = msgspec.json.decode(params, type=egress.Quotas).quotas
+        for each in quotas:
+            self.till.limit(each.tenant, each.quota)
+        return _encode(self.till.standings(each.tenant for each in quotas))
 
-    async def _use(self, _params: bytes) -> bytes:
-        return b"[]"
+    async def _use(self, params: bytes) -> bytes:
+        return _encode(self.till.uses(msgspec.json.decode(params, type=UseAsked).tenant))
 
     def _on_quota(self, body: bytes) -> None:
         told = msgspec.json.decode(body, type=egress.QuotaOf)
-        tenant = self._tenants.get(told.tenant)
-        if tenant is not None:
-            tenant.quota = told.quota
+        self.till.limit(told.tenant, told.quota)
 
     def _on_gone(self, body: bytes) -> None:
-        msgspec.json.decode(body, type=egress.Gone)
+        self.till.forget(msgspec.json.decode(body, type=egress.Gone).tenant)
+
+    def _on_ran(self, body: bytes) -> None:
+        self.till.ran(msgspec.json.decode(body, type=egress.Ran))

@@ -15,7 +15,7 @@ from protocol.quotas import Quota
 from supervisor.egress import ledger_till
 from supervisor.egress.till import Estimate
 from tests.supervisor.egress.test_ledger import checked
-from tests.supervisor.egress.tilling import MODEL, Clock, reserved, rows, till_over
+from tests.supervisor.egress.tilling import MODEL, Clock, reserved, rows, till_over, turning
 from tests.workers.faults import FailingVFS, Orders
 
 SMALL = Estimate(10, 20)
@@ -48,8 +48,7 @@ async def test_a_disk_that_refuses(tmp_path: Path, number: int, lasting: bool) -
                     assert till.uses("acme")[0].used == charged
                     continue
                 settling = asyncio.ensure_future(till.settle(reservation, Spent(input=7)))
-                while not settling.done() and not till._owed:
-                    await asyncio.sleep(0)
+                await turning(lambda: settling.done() or bool(till._owed))  # noqa: B023
                 if not settling.done():
                     owed += 1
                     # It has been spent: it counts, and nobody spends before it is written.
@@ -84,8 +83,7 @@ async def test_a_disk_that_refuses_for_long_is_said_and_the_row_written_when_it_
             with pytest.raises(GatewayError, match="charged when it can") as caught:
                 await till.settle(reservation, Spent(input=7))
             assert caught.value.code is ErrorCode.UNAVAILABLE
-            while not till._owed:
-                await asyncio.sleep(0)
+            await turning(lambda: bool(till._owed))
             orders.disarm()
             till.look()
     assert [row.input_tokens for row in rows(ledger)] == [7]

@@ -1,5 +1,6 @@
 """A till over a real ledger, a clock to set, and what a call is for."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime
@@ -72,3 +73,10 @@ def rows(directory: Path, **which: Any) -> list[ledger_reading.Entry]:
 def reserved(directory: Path) -> list[tuple[Any, ...]]:
     with reading(directory) as db:
         return list(db.execute("SELECT * FROM reservations ORDER BY id"))
+
+
+async def turning(holds: Callable[[], bool]) -> None:
+    """Let the loop turn until something holds that another thread brings about."""
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0)
