@@ -56,10 +56,14 @@ class Failure(_Frame, frozen=True, tag=3):
 
 
 class Chunk(_Frame, frozen=True, tag=4):
-    """One piece of a stream, at most 64 KiB; costs the callee one credit."""
+    """One piece of a stream, at most 64 KiB; costs the callee one credit.
+
+    `goes_on`: what it is the beginning of did not fit, and goes on in the next one.
+    """
 
     id: CallId
     data: Annotated[bytes, msgspec.Meta(max_length=limits.CHUNK_BYTES_MAX)]
+    goes_on: bool = False
 
 
 class End(_Frame, frozen=True, tag=5):

@@ -287,6 +287,8 @@ MODEL_MESSAGES_MAX: Final = 4096
 MODEL_TOOLS_MAX: Final = 128
 MODEL_TOKENS_MAX: Final = 1_000_000
 EMBED_TEXTS_MAX: Final = 2048
+# `user` of OpenAI's clients: percent-encoded it has to fit a session key.
+OPENAI_USER_CHARS_MAX: Final = 128
 # A worker asks egress no more than this; one that asks twice as much breaks its link.
 EGRESS_CALLS_PER_SECOND: Final = 4000
 EGRESS_CALLS_BURST: Final = 1024

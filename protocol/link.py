@@ -172,8 +172,8 @@ class Link:
         serving = self._serving.get(call_id)
         return 0 if serving is None else serving.credit
 
-    def chunk(self, call_id: int, data: bytes) -> None:
-        """Send one piece of a stream.
+    def chunk(self, call_id: int, data: bytes, *, goes_on: bool = False) -> None:
+        """Send one piece of a stream, or with `goes_on` the beginning of one.
 
         Raises:
             LocalProtocolError: no credit is left, the piece is over its bound or the call is not
@@ -184,7 +184,7 @@ class Link:
             credit = self.stream_credit(call_id)
             msg = f"a chunk of {len(data)} bytes on call {call_id} with a credit of {credit}"
             raise LocalProtocolError(msg)
-        self._say(frames.Chunk(call_id, data))
+        self._say(frames.Chunk(call_id, data, goes_on))
         serving.credit -= 1
 
     def send(self, frame: frames.Event | frames.Drain | frames.Drained) -> None:

@@ -18,7 +18,17 @@ LAG_INTERVAL_SECONDS: Final = 0.25
 """How often a loop is looked at: what lasts longer is always seen."""
 
 RouteName = Literal[
-    "rpc", "ws", "terminal", "batch", "webhook", "control", "metrics", "probe", "openapi", "other"
+    "rpc",
+    "ws",
+    "terminal",
+    "batch",
+    "webhook",
+    "openai",
+    "control",
+    "metrics",
+    "probe",
+    "openapi",
+    "other",
 ]
 """Where something was asked for. `batch` is one call of several in a message, which counts as
 `rpc` or `ws` itself; `other` is what no route was found for."""

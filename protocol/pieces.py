@@ -43,6 +43,13 @@ class Pieces:
         else:
             self.pieces.append(bytearray(piece))
 
+    def between(self, before: bytes, after: bytes) -> "Pieces":
+        """Give it with something before and after it, without a copy."""
+        found = Pieces(before)
+        found.pieces.extend((*self.pieces, after))
+        found._size += self._size + len(after)
+        return found
+
     def cut(self, begin: int, end: int) -> "Pieces":
         """Give what is from `begin` on and before `end`, without a copy."""
         found = Pieces()

@@ -35,9 +35,9 @@ class CallStream:
         """How many chunks are taken now."""
         return self._end.link.stream_credit(self._call_id)
 
-    def send(self, chunk: bytes) -> None:
-        """Send one; costs one credit."""
-        self._end.link.chunk(self._call_id, chunk)
+    def send(self, chunk: bytes, *, goes_on: bool = False) -> None:
+        """Send one, or with `goes_on` the beginning of one; costs one credit."""
+        self._end.link.chunk(self._call_id, chunk, goes_on=goes_on)
         self._end.flush()
 
 

@@ -92,7 +92,7 @@ class TenantCall:
         self._end, self._call_id = end, call_id
         self.params = b""
         if self.credit and self._client is not None:
-            self._stream = EventStream(self._client, end, call_id, _event(self.method))
+            self._stream = self._begin_stream(self._client, end, call_id)
 
     def fail(self, error: GatewayError) -> None:
         """See `Pending`."""
@@ -103,7 +103,7 @@ class TenantCall:
         """Take part of the worker's answer; what it gets wrong is raised, and ends its link."""
         if isinstance(reply, Chunk):
             if self._client is not None and self._stream is not None:
-                self._stream.chunk(reply.data)
+                self._stream.chunk(reply)
             return
         self._retire()
         if isinstance(reply, LinkClosedError):
@@ -149,6 +149,9 @@ class TenantCall:
 
     # Inside.
 
+    def _begin_stream(self, client: Client, end: LinkEnd, call_id: int) -> EventStream:
+        return EventStream(client, end, call_id, _event(self.method))
+
     def _retire(self) -> None:
         if self._reserved:
             self._tenant.release(self._reserved)
@@ -170,7 +173,7 @@ class TenantCall:
             return
         body = self._envelope.refusal(error)
         if self._stream is not None and self._stream.begun:
-            self._stream.finish(body)
+            self._stream.fail(body)
         else:
             client.answer(error.code.http_status, body, response.error_headers(error))
 

@@ -215,9 +215,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def send_event(self, name: bytes, data: bytes) -> None:
         """See `Client`."""
-        if self._request is not None:
-            event = response.event(name, data)
-            self._send(event if self._request.asked.old_version else response.chunk(event))
+        self.send_events(response.event(name, data))
 
     def end_events(self) -> None:
         """See `Client`."""
@@ -232,6 +230,11 @@ class Connection(asyncio.BufferedProtocol):
             self._break(error)
 
     # exchange.Caller
+
+    def send_events(self, data: bytes) -> None:
+        """See `Caller`."""
+        if self._request is not None:
+            self._send(data if self._request.asked.old_version else response.chunk(data))
 
     def switch(self, head: bytes, successor: MakeSuccessor) -> None:
         """See `Caller`. From here on this connection is the successor's."""

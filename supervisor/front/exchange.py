@@ -35,6 +35,7 @@ class Asked:
         "query",
         "route",
         "secret",
+        "session_key",
         "tokens_version",
         "upgrade",
         "verb",
@@ -50,6 +51,7 @@ class Asked:
         self.tokens_version = 0
         self.secret = ""
         self.idempotency_key: str | None = None
+        self.session_key: str | None = None
         self.is_json = False
         self.origin = b""
         self.forwarded = b""
@@ -174,6 +176,9 @@ class Client(Protocol):
 
 class Caller(Client, Protocol):
     """The client of a request that came by itself, on a connection that is its own."""
+
+    def send_events(self, data: bytes) -> None:
+        """Send part of a stream of events as it is; it must not be empty."""
 
     def switch(self, head: bytes, successor: "MakeSuccessor") -> None:
         """Answer with this head, and give the connection to who speaks another protocol on it."""

@@ -24,6 +24,7 @@ _KEPT: Final = frozenset(
         b"transfer-encoding",
         b"upgrade",
         b"x-forwarded-for",
+        b"x-openclaw-session-key",
     }
 )
 # Given more than once they are one list (RFC 9110, section 5.3).
@@ -140,6 +141,12 @@ class Head:
     def accepts_events(self) -> bool:
         """Whether the caller asks for a stream of events."""
         return b"text/event-stream" in self.fields.get(b"accept", b"").lower()
+
+    @property
+    def session_key(self) -> str | None:
+        """The session that the caller names, as it came."""
+        key = self.fields.get(b"x-openclaw-session-key")
+        return None if key is None else key.decode("latin-1")
 
     @property
     def idempotency_key(self) -> str | None:

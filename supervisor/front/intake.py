@@ -326,6 +326,7 @@ class Intake:
             elif not asked.secret:
                 raise unauthorized()
         asked.idempotency_key = head.idempotency_key
+        asked.session_key = head.session_key
         asked.wants_events = head.accepts_events
         asked.is_json = head.is_json
 

@@ -8,8 +8,10 @@ import msgspec
 from protocol import limits, openapi
 from protocol.errors import ErrorCode, GatewayError
 from protocol.meters import RouteName
+from protocol.methods import Method, Scope
+from protocol.methods.openai import MODEL
 from protocol.names import is_account_id
-from supervisor.front import control, response, rpc, terminal, upgrade, webhook, websocket
+from supervisor.front import control, openai, response, rpc, terminal, upgrade, webhook, websocket
 from supervisor.front.entrance import entrance
 from supervisor.front.exchange import Client, Request, Route
 from supervisor.front.socket_end import Hall
@@ -102,6 +104,7 @@ class Routes:
                 "metrics", ("GET",), start_control, response.problem_body, "secret", text=True
             ),
         }
+        self._exact.update({path: _openai(method) for path, method in openai.PATHS.items()})
         self._webhook: Final = Route(
             "webhook",
             ("POST",),
@@ -111,6 +114,7 @@ class Routes:
             # Room for what the body is wrapped into.
             limits.HTTP_BODY_BYTES_MAX - limits.KIB,
         )
+        self._model: Final = _openai(MODEL)
         self._control: Final = Route(
             "control",
             control.VERBS,
@@ -137,9 +141,24 @@ class Routes:
             return route
         if path.startswith(webhook.PREFIX) and is_account_id(path.removeprefix(webhook.PREFIX)):
             return self._webhook
+        if path.startswith(openai.MODELS_PREFIX):
+            return self._model
         if path in control.PATHS or path.startswith(control.PREFIX):
             return self._control._replace(verbs=control.verbs(path))
         raise GatewayError(ErrorCode.NOT_FOUND, "nothing is served at this path")
+
+
+def _openai(method: Method) -> Route:
+    verb = "GET" if method.scope is Scope.READ else "POST"
+    return Route(
+        "openai",
+        (verb,),
+        openai.starter(method),
+        openai.refusal,
+        "token",
+        # Room for what the body is wrapped into.
+        limits.HTTP_BODY_BYTES_MAX - 4 * limits.KIB if verb == "POST" else 0,
+    )
 
 
 def _open(name: RouteName, start: Callable[[Client, Request], None]) -> Route:

@@ -13,6 +13,7 @@ from supervisor.front.calls import Envelope, TenantCall
 from supervisor.front.exchange import Client, Request
 
 R = TypeVar("R", bound=jsonrpc.Request)
+_one_value: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 class RpcEnvelope:
@@ -118,6 +119,25 @@ def envelope_of(call: jsonrpc.Request) -> Envelope:
 def refusal(error: GatewayError) -> bytes:
     """Give the body of a refusal that comes before the id is known."""
     return jsonrpc.refusal(None, error)
+
+
+def check_value(body: bytes | Pieces) -> None:
+    """Refuse what is not one value of JSON; what is in pieces is the worker's to refuse.
+
+    Raises:
+        GatewayError: PARSE_ERROR.
+    """
+    check_encoding(body)
+    if not isinstance(body, bytes):
+        return
+    try:
+        _one_value.decode(body)
+    except msgspec.DecodeError as error:
+        msg = f"the body is no JSON: {error}"
+        raise GatewayError(ErrorCode.PARSE_ERROR, msg) from error
+    except RecursionError as error:
+        msg = "the body is nested too deeply"
+        raise GatewayError(ErrorCode.PARSE_ERROR, msg) from error
 
 
 def check_encoding(body: bytes | Pieces) -> None:

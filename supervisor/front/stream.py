@@ -4,6 +4,7 @@ from typing import Final
 
 from protocol import limits
 from protocol.aio import LinkEnd
+from protocol.frames import Chunk
 from supervisor.front.exchange import Client
 
 CREDIT_BATCH: Final = limits.STREAM_CREDIT_INITIAL // 2
@@ -31,10 +32,13 @@ class EventStream:
         self._owed = 0
         self.begun = False
 
-    def chunk(self, data: bytes) -> None:
+    def chunk(self, chunk: Chunk) -> None:
         """Send one chunk on."""
         self._begin()
-        self._client.send_event(self._name, data)
+        self._client.send_event(self._name, chunk.data)
+        self._sent()
+
+    def _sent(self) -> None:
         self._owed += 1
         if self._owed >= CREDIT_BATCH:
             self.grant()
@@ -48,6 +52,10 @@ class EventStream:
 
     def finish(self, response: bytes) -> None:
         """Send the last event, of type `result`, and end the stream."""
+        self.fail(response)
+
+    def fail(self, response: bytes) -> None:
+        """End it with a refusal, likewise."""
         self._begin()
         self._client.send_event(b"result", response)
         self._client.end_events()

@@ -2,17 +2,14 @@
 
 from typing import Final
 
-import msgspec
-
-from protocol.errors import ErrorCode, GatewayError
+from protocol.errors import GatewayError
 from supervisor.front import response
 from supervisor.front.calls import TenantCall
 from supervisor.front.exchange import Client, Request
-from supervisor.front.rpc import check_encoding
+from supervisor.front.rpc import check_value
 
 PREFIX: Final = "/channels/webhook/"
 METHOD: Final = "channels.inbound"
-_one_value: Final = msgspec.json.Decoder(msgspec.Raw)
 
 
 class PlainEnvelope:
@@ -34,8 +31,9 @@ _plain: Final = PlainEnvelope()
 
 def start(client: Client, request: Request) -> None:
     """Forward the body as the envelope of an inbound message."""
+    body = bytes(request.body)
     try:
-        body = _checked(bytes(request.body))
+        check_value(body)
     except GatewayError as error:
         client.refuse(error)
         return
@@ -44,16 +42,3 @@ def start(client: Client, request: Request) -> None:
     params = b'{"account":"%b","envelope":%b}' % (account, body)
     request.body = b""
     TenantCall(client, request, _plain, METHOD, params).start(streams=request.asked.wants_events)
-
-
-def _checked(body: bytes) -> bytes:
-    check_encoding(body)
-    try:
-        _one_value.decode(body)
-    except msgspec.DecodeError as error:
-        msg = f"the body is no JSON: {error}"
-        raise GatewayError(ErrorCode.PARSE_ERROR, msg) from error
-    except RecursionError as error:
-        msg = "the body is nested too deeply"
-        raise GatewayError(ErrorCode.PARSE_ERROR, msg) from error
-    return body

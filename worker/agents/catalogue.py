@@ -55,11 +55,21 @@ class Catalogue(NamedTuple):
         return found
 
 
-def system_prompt(agent: AgentSection | UnsetType) -> list[PromptMessage]:
-    """Give what the model is told before anything else under a tenant's configuration."""
-    if isinstance(agent, UnsetType) or isinstance(agent.system_prompt, UnsetType):
-        return []
-    return [PromptMessage("system", (TextPart(text=agent.system_prompt),))]
+def system_prompt(
+    agent: AgentSection | UnsetType, instructions: str | None = None
+) -> list[PromptMessage]:
+    """Give what the model is told before anything else.
+
+    Args:
+        agent: The tenant's configuration.
+        instructions: Those of one turn.
+    """
+    told = []
+    if not isinstance(agent, UnsetType) and not isinstance(agent.system_prompt, UnsetType):
+        told.append(agent.system_prompt)
+    if instructions is not None:
+        told.append(instructions)
+    return [PromptMessage("system", (TextPart(text=text),)) for text in told]
 
 
 def _each(package: ModuleType, attribute: str) -> Iterator[Any]:

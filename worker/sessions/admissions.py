@@ -27,11 +27,15 @@ class NewSession(NamedTuple):
 
 
 class NewTurn(NamedTuple):
-    """A message of the user, and the turn that is to answer it."""
+    """A message of the user, and the turn that is to answer it.
+
+    `instructions` are for this turn alone, after what its agent is told in any case.
+    """
 
     run_id: str
     message_id: str
     text: str
+    instructions: str | None = None
 
 
 class Admission(NamedTuple):
@@ -176,7 +180,7 @@ def _add_turn(
     # The message's number is known only after it, and it names the turn.
     connection.execute(
         "INSERT INTO runs (id, session, state, owner, lease_expires_at, message_seq, created_at,"
-        " started_at) VALUES (?, ?, ?, ?, ?, 0, ?, ?)",
+        " started_at, instructions) VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?)",
         (
             turn.run_id,
             session,
@@ -185,6 +189,7 @@ def _add_turn(
             held and held.expires_at,
             now,
             now if starts else None,
+            turn.instructions,
         ),
     )
     seq = connection.last_insert_rowid()

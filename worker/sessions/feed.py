@@ -79,8 +79,8 @@ class Stream(Protocol):
     def credit(self) -> int:
         """How many chunks are taken now."""
 
-    def send(self, chunk: bytes) -> None:
-        """Send one; costs one credit."""
+    def send(self, chunk: bytes, *, goes_on: bool = False) -> None:
+        """Send one, or with `goes_on` the beginning of one; costs one credit."""
 
 
 class DeltaPump:

@@ -56,6 +56,16 @@ def for_peer(agent_id: str, channel: str, account: str, user: str, conversation:
     return key if conversation is None else f"{key}:{_encoded(conversation)}"
 
 
+def for_openai_user(agent_id: str, user: str) -> str:
+    """Give the key of the conversation with a user of OpenAI's API.
+
+    Args:
+        agent_id: Who answers.
+        user: Whatever text the client tells its users apart by; as `for_peer` for its characters.
+    """
+    return f"agent:{agent_id}:openai-user:{_encoded(user.encode().decode('latin-1'))}"
+
+
 def _encoded(name: str) -> str:
     return _NOT_PLAIN.sub(lambda match: f"%{ord(match[0]):02x}", name)
 

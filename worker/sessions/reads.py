@@ -302,6 +302,12 @@ def prompt(connection: apsw.Connection, session_row: int, run_seq: int) -> list[
     return [PromptMessage(row.role, tuple(_parts_decoder.decode(row.content))) for row in kept]
 
 
+def instructions(connection: apsw.Connection, run_seq: int) -> str | None:
+    """Give what a turn alone is told."""
+    row = connection.execute("SELECT instructions FROM runs WHERE seq = ?", (run_seq,)).fetchone()
+    return None if row is None else row[0]
+
+
 def _newest(connection: apsw.Connection, session_row: int, run_seq: int) -> Iterator[_PromptRow]:
     rows = connection.execute(
         """SELECT run, seq, role, content FROM messages WHERE session = ?1 AND

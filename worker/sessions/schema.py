@@ -171,4 +171,7 @@ END;
 INSERT INTO session_words (session_words) VALUES ('rebuild');
 """
 
-MIGRATIONS: Final = (_FIRST, _ABORTS, _TRANSCRIPTS)
+# What one turn alone is told beside the prompt that its agent has.
+_INSTRUCTIONS: Final = "ALTER TABLE runs ADD COLUMN instructions TEXT;"
+
+MIGRATIONS: Final = (_FIRST, _ABORTS, _TRANSCRIPTS, _INSTRUCTIONS)

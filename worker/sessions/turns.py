@@ -286,11 +286,13 @@ class Turns:
             told.text(text)
 
         settings = (await self._overlay.usable()).agent
-        prompt = reads.prompt(self._database.read(), run.session, run.seq)
+        reader = self._database.read()
+        prompt = reads.prompt(reader, run.session, run.seq)
+        told_before = system_prompt(settings, reads.instructions(reader, run.seq))
         context = ToolContext(run.session_key, run.id, self._clock, self._sandboxes)
         agent = AgentRun(
             self.catalogue(settings),
-            [*system_prompt(settings), *prompt],
+            [*told_before, *prompt],
             context,
             take,
         )

@@ -1,0 +1,1 @@
+"""OpenAI's API: its requests into ours, our answers into its."""

@@ -1,0 +1,146 @@
+"""What of OpenAI's requests needs a look: pictures, tools, formats, and what cannot be honoured.
+
+Refusals name the field as the client wrote it, below `body`, and what to do.
+"""
+
+import binascii
+import re
+from collections.abc import Iterable
+from typing import Any, Final, Literal, NoReturn
+
+import msgspec
+
+from protocol.errors import ErrorCode, GatewayError
+from protocol.methods import openai
+from protocol.models import Block, ImageBlock, NamedTool, OfferedTool, TextBlock
+from worker.openai import schemas
+
+_DATA_URL: Final = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,", re.IGNORECASE)
+_NO_SCHEMA: Final = msgspec.Raw(b'{"type":"object","properties":{}}')
+_NULL: Final = b"null"
+
+
+def refuse(field: str, why: str) -> NoReturn:
+    """Refuse a request for one of its fields.
+
+    Raises:
+        GatewayError: INVALID_REQUEST, always.
+    """
+    field = f"body.{field}"
+    raise GatewayError(ErrorCode.INVALID_REQUEST, f"{field}: {why}", field=field)
+
+
+def is_given(raw: msgspec.Raw | None) -> bool:
+    """Say whether a field that is not decoded holds more than null."""
+    return raw is not None and bytes(raw) != _NULL
+
+
+def check_supported(body: openai.Unsupported) -> None:
+    """Refuse what would change the answer and cannot be honoured."""
+    if body.n not in (None, 1):
+        refuse("n", "one answer is given to a request; leave it out, and ask again for another")
+    for field in ("logprobs", "top_logprobs"):
+        if getattr(body, field):
+            refuse(field, "probabilities of tokens are not told; leave it out")
+    if body.logit_bias:
+        refuse("logit_bias", "tokens cannot be favoured; leave it out")
+    for field in ("frequency_penalty", "presence_penalty"):
+        if getattr(body, field):
+            refuse(field, "repetition cannot be penalized; leave it out or give 0")
+    if set(body.modalities or ()) - {"text"}:
+        refuse("modalities", 'answers are text; leave it out or give ["text"]')
+    if is_given(body.audio):
+        refuse("audio", "answers are text; leave it out")
+    for field, instead in (("functions", "tools"), ("function_call", "tool_choice")):
+        if is_given(getattr(body, field)):
+            refuse(field, f"this is not taken any more; use {instead}")
+    if is_given(body.web_search_options):
+        refuse("web_search_options", "there is no search of the web here; leave it out")
+
+
+def picture(url: str, field: str) -> ImageBlock:
+    """Give a picture that came as a `data:` URL."""
+    found = _DATA_URL.match(url)
+    if found is None:
+        refuse(
+            field,
+            "pictures are taken as data:image/png;base64,… (or jpeg, gif, webp) only:"
+            " fetch it yourself and send what is in it",
+        )
+    data = url[found.end() :]
+    try:
+        binascii.a2b_base64(data, strict_mode=True)
+    except ValueError:
+        refuse(field, "what follows the comma is no base64")
+    media_type: Any = found[1].lower()
+    return ImageBlock(media_type=media_type, data=data)
+
+
+def texts(content: str | Iterable[openai.TextContent | openai.InputText]) -> tuple[Block, ...]:
+    """Give blocks for a text, or for parts of one."""
+    if isinstance(content, str):
+        return (TextBlock(text=content),)
+    return tuple(TextBlock(text=part.text) for part in content)
+
+
+def tool(
+    name: str, description: str | None, parameters: msgspec.Raw | None, field: str
+) -> OfferedTool:
+    """Give a tool of the client's, whose parameters have to be a JSON Schema of an object."""
+    if not is_given(parameters):
+        return OfferedTool(name=name, description=description or "", parameters=_NO_SCHEMA)
+    assert parameters is not None
+    schemas.check_object(parameters, field)
+    return OfferedTool(name=name, description=description or "", parameters=parameters)
+
+
+def tool_choice(
+    choice: openai.Choice | NamedTool | None, tools: tuple[OfferedTool, ...]
+) -> Literal["auto", "none", "required"] | NamedTool:
+    """Give which tool the model has to call."""
+    if choice is None or choice == "auto" or choice == "none":  # noqa: PLR1714 - for mypy
+        return choice or "auto"
+    if not tools:
+        refuse("tool_choice", "there are no tools to choose from; give tools, or leave it out")
+    if isinstance(choice, NamedTool) and choice.name not in {tool.name for tool in tools}:
+        refuse("tool_choice", "no tool of this name is in tools")
+    return choice
+
+
+def check_distinct(tools: tuple[OfferedTool, ...]) -> None:
+    """Refuse two tools of one name."""
+    if len({tool.name for tool in tools}) < len(tools):
+        refuse("tools", "two have the same name")
+
+
+class _JsonSchema(openai.Body, frozen=True, kw_only=True):
+    name: str
+    schema: msgspec.Raw | None = None
+
+
+class _Format(openai.Body, frozen=True, kw_only=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _JsonSchema | None = None
+
+
+_format_decoder: Final = msgspec.json.Decoder(_Format)
+
+
+def response_format(raw: msgspec.Raw | None) -> msgspec.Raw | None:
+    """Give the format of the answer, None for plain text."""
+    if not is_given(raw):
+        return None
+    assert raw is not None
+    try:
+        found = _format_decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        refuse("response_format", str(error).replace("`", ""))
+    if found.type == "text":
+        return None
+    if found.type == "json_schema":
+        if found.json_schema is None:
+            refuse("response_format.json_schema", "required for this type, but missing")
+        if is_given(found.json_schema.schema):
+            assert found.json_schema.schema is not None
+            schemas.check(found.json_schema.schema, "response_format.json_schema.schema")
+    return raw

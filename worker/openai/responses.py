@@ -1,0 +1,175 @@
+"""`openai.responses`: the Responses API, without a memory: every request says all there is."""
+
+from typing import Any, Final
+
+import msgspec
+
+from protocol.errors import GatewayError
+from protocol.methods import openai
+from protocol.methods.openai import RESPONSES, ResponseBody
+from protocol.models import (
+    AskedTool,
+    Block,
+    ChatMessage,
+    ModelRequest,
+    NamedTool,
+    TextBlock,
+)
+from worker.dispatch import CallContext, handles
+from worker.openai import agents, asking, reading, shapes
+from worker.openai.response_events import Events
+from worker.openai.response_shape import ResponseShape
+from worker.openai.shapes import json
+
+_ROLES: Final[dict[str, Any]] = {
+    "user": "user",
+    "assistant": "assistant",
+    "system": "system",
+    "developer": "system",
+}
+
+
+@handles(RESPONSES)
+async def respond(call: CallContext, params: openai.ResponseParams) -> Any:
+    """Answer a conversation; as events if the body asks for them and the caller takes them."""
+    body = params.body
+    _check_supported(body)
+    shape = ResponseShape(body, call.services.clock.now_ms() // 1000)
+    events = Events(shape) if call.stream is not None and body.stream else None
+    try:
+        if shapes.is_agent(body.model):
+            agents.check_tools(body.tools)
+            asked = agents.Asked(body.model, _conversation(body), "input", body.user)
+            answer = await agents.run(call, asked, params.session_key, events)
+        else:
+            answer = await asking.ask(call, _request(params), events)
+    except GatewayError as error:
+        if events is None or call.stream is None or not events.begun:
+            raise
+        # What has begun as a stream ends as one.
+        if call.stream.credit > 0:
+            call.stream.send(events.failed(error))
+        return shape.failed(error)
+    return shape.whole(answer)
+
+
+def _check_supported(body: ResponseBody) -> None:
+    if body.previous_response_id is not None:
+        reading.refuse(
+            "previous_response_id",
+            "responses are not kept; send the whole conversation as input, or name an agent as"
+            " model with the header x-openclaw-session-key",
+        )
+    if reading.is_given(body.conversation):
+        reading.refuse("conversation", "conversations are not kept; send all of it as input")
+    if reading.is_given(body.prompt):
+        reading.refuse("prompt", "there are no stored prompts; send instructions and input")
+    if body.background:
+        reading.refuse("background", "responses are not kept; leave it out, and wait or stream")
+    if body.top_logprobs:
+        reading.refuse("top_logprobs", "probabilities of tokens are not told; leave it out")
+
+
+def _request(params: openai.ResponseParams) -> ModelRequest:
+    body = params.body
+    tools = tuple(
+        reading.tool(tool.name, tool.description, tool.parameters, f"tools[{index}].parameters")
+        for index, tool in enumerate(body.tools or ())
+    )
+    reading.check_distinct(tools)
+    choice: Any = body.tool_choice
+    if isinstance(choice, openai.ResponseToolChoice):
+        choice = NamedTool(name=choice.name)
+    return ModelRequest(
+        model=body.model,
+        messages=_conversation(body),
+        tools=tools,
+        tool_choice=reading.tool_choice(choice, tools),
+        parallel_tool_calls=body.parallel_tool_calls,
+        max_tokens=body.max_output_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        response_format=_response_format(body),
+        reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
+        stream=bool(body.stream),
+        session_key=shapes.session_key(params.session_key),
+    )
+
+
+def _response_format(body: ResponseBody) -> msgspec.Raw | None:
+    given = body.text.format if body.text is not None else None
+    if given is None or given.type == "text":
+        return None
+    if given.type == "json_object":
+        return reading.response_format(msgspec.Raw(b'{"type":"json_object"}'))
+    if given.name is None or not reading.is_given(given.schema):
+        reading.refuse("text.format", "a json_schema needs name and schema")
+    described = {"name": given.name, "schema": given.schema, "strict": given.strict}
+    if given.description is not None:
+        described["description"] = given.description
+    return reading.response_format(
+        msgspec.Raw(json({"type": "json_schema", "json_schema": described}))
+    )
+
+
+def _conversation(body: ResponseBody) -> tuple[ChatMessage, ...]:
+    found: list[ChatMessage] = []
+    if body.instructions:
+        found.append(ChatMessage(role="system", content=(TextBlock(text=body.instructions),)))
+    if isinstance(body.input, str):
+        found.append(ChatMessage(role="user", content=(TextBlock(text=body.input),)))
+        return tuple(found)
+    for index, item in enumerate(body.input):
+        _add(found, item, f"input[{index}]")
+    if not found:
+        reading.refuse("input", "there is nothing to answer in it")
+    return tuple(found)
+
+
+def _add(found: list[ChatMessage], item: openai.InputItem, field: str) -> None:
+    match item.type:
+        case "message":
+            role = _ROLES[_needed(item.role, f"{field}.role")]
+            content = _needed(item.content, f"{field}.content")
+            found.append(ChatMessage(role=role, content=_content(content, f"{field}.content")))
+        case "function_call":
+            asked = AskedTool(
+                id=_needed(item.call_id, f"{field}.call_id"),
+                name=_needed(item.name, f"{field}.name"),
+                arguments=_needed(item.arguments, f"{field}.arguments"),
+            )
+            # Calls that were made together, and what was said before them, are one message.
+            if found and found[-1].role == "assistant":
+                last = found.pop()
+                calls = (*last.tool_calls, asked)
+                found.append(msgspec.structs.replace(last, tool_calls=calls))
+            else:
+                found.append(ChatMessage(role="assistant", tool_calls=(asked,)))
+        case "function_call_output":
+            output = _needed(item.output, f"{field}.output")
+            call_id = _needed(item.call_id, f"{field}.call_id")
+            content = reading.texts(output)
+            found.append(ChatMessage(role="tool", content=content, tool_call_id=call_id))
+        case "reasoning":
+            pass  # a provider's own, that only it could read
+
+
+def _needed(value: Any, field: str) -> Any:
+    if value is None:
+        reading.refuse(field, "required for this type, but missing")
+    return value
+
+
+def _content(content: str | tuple[openai.InputContent, ...], field: str) -> tuple[Block, ...]:
+    if isinstance(content, str):
+        return (TextBlock(text=content),)
+    blocks: list[Block] = []
+    for position, part in enumerate(content):
+        match part:
+            case openai.InputImage(image_url=url):
+                blocks.append(reading.picture(url, f"{field}[{position}].image_url"))
+            case openai.RefusalContent(refusal=text):
+                blocks.append(TextBlock(text=text))
+            case openai.InputText(text=text) | openai.OutputText(text=text):
+                blocks.append(TextBlock(text=text))
+    return tuple(blocks)
