@@ -22,6 +22,8 @@ User = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.OPENAI_USER_C
 StopText = Annotated[str, msgspec.Meta(min_length=1)]
 ReasoningEffort = Literal["minimal", "low", "medium", "high"]
 Choice = Literal["auto", "none", "required"]
+NULL: Final = msgspec.Raw(b"null")
+"""For a field that is not decoded; msgspec knows no union with one."""
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,10 +40,10 @@ class Unsupported(Body, frozen=True, kw_only=True):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     modalities: tuple[str, ...] | None = None
-    audio: msgspec.Raw | None = None
-    functions: msgspec.Raw | None = None
-    function_call: msgspec.Raw | None = None
-    web_search_options: msgspec.Raw | None = None
+    audio: msgspec.Raw = NULL
+    functions: msgspec.Raw = NULL
+    function_call: msgspec.Raw = NULL
+    web_search_options: msgspec.Raw = NULL
 
 
 # Chat completions.
@@ -130,7 +132,7 @@ class Function(Body, frozen=True, kw_only=True):
 
     name: ToolName
     description: str | None = None
-    parameters: msgspec.Raw | None = None
+    parameters: msgspec.Raw = NULL
 
 
 class FunctionTool(Body, tag="function", tag_field="type", frozen=True, kw_only=True):
@@ -176,7 +178,7 @@ class ChatBody(Unsupported, frozen=True, kw_only=True):
     top_p: TopP | None = None
     stop: StopText | Annotated[tuple[StopText, ...], msgspec.Meta(max_length=4)] | None = None
     seed: int | None = None
-    response_format: msgspec.Raw | None = None
+    response_format: dict[str, Any] | None = None
     reasoning_effort: ReasoningEffort | None = None
     tools: (
         Annotated[tuple[FunctionTool, ...], msgspec.Meta(max_length=limits.MODEL_TOOLS_MAX)] | None
@@ -249,7 +251,7 @@ class ResponseTool(Body, tag="function", tag_field="type", frozen=True, kw_only=
 
     name: ToolName
     description: str | None = None
-    parameters: msgspec.Raw | None = None
+    parameters: msgspec.Raw = NULL
     strict: bool | None = None
 
 
@@ -264,7 +266,7 @@ class TextFormat(Body, frozen=True, kw_only=True):
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = None
-    schema: msgspec.Raw | None = None
+    schema: dict[str, Any] | None = None
     strict: bool | None = None
     description: str | None = None
 
@@ -308,8 +310,8 @@ class ResponseBody(Body, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     # Refused if they ask for something.
     previous_response_id: str | None = None
-    conversation: msgspec.Raw | None = None
-    prompt: msgspec.Raw | None = None
+    conversation: msgspec.Raw = NULL
+    prompt: msgspec.Raw = NULL
     background: bool | None = None
     top_logprobs: int | None = None
 

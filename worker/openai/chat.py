@@ -191,7 +191,7 @@ def usage(spent: Spent) -> dict[str, Any]:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": spent.cache_read},
+        "prompt_tokens_details": shapes.prompt_details(spent),
         "completion_tokens_details": {"reasoning_tokens": spent.reasoning},
     }
 

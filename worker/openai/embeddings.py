@@ -21,7 +21,7 @@ async def embed(call: CallContext, params: openai.EmbeddingParams) -> Any:
     """Give a vector for each text."""
     body = params.body
     shapes.session_key(params.session_key)
-    request = EmbedRequest(model=body.model, texts=_texts(body.input), dimensions=body.dimensions)
+    request = EmbedRequest(model=body.model, texts=texts(body.input), dimensions=body.dimensions)
     answer = _decode(await call.services.egress.call(METHOD, request))
     written = _base64 if body.encoding_format == "base64" else list
     used = shapes.prompt_tokens(answer.spent)
@@ -36,7 +36,8 @@ async def embed(call: CallContext, params: openai.EmbeddingParams) -> Any:
     }
 
 
-def _texts(given: str | tuple[str | int | tuple[int, ...], ...]) -> tuple[str, ...]:
+def texts(given: str | tuple[str | int | tuple[int, ...], ...]) -> tuple[str, ...]:
+    """Give what is to be embedded. Raises INVALID_REQUEST for tokens and for nothing at all."""
     if isinstance(given, str):
         given = (given,)
     found = []

@@ -17,7 +17,6 @@ from worker.openai import schemas
 
 _DATA_URL: Final = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,", re.IGNORECASE)
 _NO_SCHEMA: Final = msgspec.Raw(b'{"type":"object","properties":{}}')
-_NULL: Final = b"null"
 
 
 def refuse(field: str, why: str) -> NoReturn:
@@ -30,9 +29,9 @@ def refuse(field: str, why: str) -> NoReturn:
     raise GatewayError(ErrorCode.INVALID_REQUEST, f"{field}: {why}", field=field)
 
 
-def is_given(raw: msgspec.Raw | None) -> bool:
+def is_given(raw: msgspec.Raw) -> bool:
     """Say whether a field that is not decoded holds more than null."""
-    return raw is not None and bytes(raw) != _NULL
+    return bytes(raw) != bytes(openai.NULL)
 
 
 def check_supported(body: openai.Unsupported) -> None:
@@ -83,13 +82,10 @@ def texts(content: str | Iterable[openai.TextContent | openai.InputText]) -> tup
     return tuple(TextBlock(text=part.text) for part in content)
 
 
-def tool(
-    name: str, description: str | None, parameters: msgspec.Raw | None, field: str
-) -> OfferedTool:
+def tool(name: str, description: str | None, parameters: msgspec.Raw, field: str) -> OfferedTool:
     """Give a tool of the client's, whose parameters have to be a JSON Schema of an object."""
     if not is_given(parameters):
         return OfferedTool(name=name, description=description or "", parameters=_NO_SCHEMA)
-    assert parameters is not None
     schemas.check_object(parameters, field)
     return OfferedTool(name=name, description=description or "", parameters=parameters)
 
@@ -115,7 +111,7 @@ def check_distinct(tools: tuple[OfferedTool, ...]) -> None:
 
 class _JsonSchema(openai.Body, frozen=True, kw_only=True):
     name: str
-    schema: msgspec.Raw | None = None
+    schema: Any = None
 
 
 class _Format(openai.Body, frozen=True, kw_only=True):
@@ -123,16 +119,12 @@ class _Format(openai.Body, frozen=True, kw_only=True):
     json_schema: _JsonSchema | None = None
 
 
-_format_decoder: Final = msgspec.json.Decoder(_Format)
-
-
-def response_format(raw: msgspec.Raw | None) -> msgspec.Raw | None:
+def response_format(given: dict[str, Any] | None) -> dict[str, Any] | None:
     """Give the format of the answer, None for plain text."""
-    if not is_given(raw):
+    if given is None:
         return None
-    assert raw is not None
     try:
-        found = _format_decoder.decode(raw)
+        found = msgspec.convert(given, _Format)
     except msgspec.ValidationError as error:
         refuse("response_format", str(error).replace("`", ""))
     if found.type == "text":
@@ -140,7 +132,6 @@ def response_format(raw: msgspec.Raw | None) -> msgspec.Raw | None:
     if found.type == "json_schema":
         if found.json_schema is None:
             refuse("response_format.json_schema", "required for this type, but missing")
-        if is_given(found.json_schema.schema):
-            assert found.json_schema.schema is not None
+        if found.json_schema.schema is not None:
             schemas.check(found.json_schema.schema, "response_format.json_schema.schema")
-    return raw
+    return given

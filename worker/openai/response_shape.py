@@ -129,7 +129,7 @@ def usage(spent: Spent) -> dict[str, Any]:
     used, made = shapes.prompt_tokens(spent), shapes.completion_tokens(spent)
     return {
         "input_tokens": used,
-        "input_tokens_details": {"cached_tokens": spent.cache_read},
+        "input_tokens_details": shapes.prompt_details(spent),
         "output_tokens": made,
         "output_tokens_details": {"reasoning_tokens": spent.reasoning},
         "total_tokens": used + made,

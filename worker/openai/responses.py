@@ -16,10 +16,9 @@ from protocol.models import (
     TextBlock,
 )
 from worker.dispatch import CallContext, handles
-from worker.openai import agents, asking, reading, shapes
+from worker.openai import agents, asking, reading, schemas, shapes
 from worker.openai.response_events import Events
 from worker.openai.response_shape import ResponseShape
-from worker.openai.shapes import json
 
 _ROLES: Final[dict[str, Any]] = {
     "user": "user",
@@ -33,7 +32,7 @@ _ROLES: Final[dict[str, Any]] = {
 async def respond(call: CallContext, params: openai.ResponseParams) -> Any:
     """Answer a conversation; as events if the body asks for them and the caller takes them."""
     body = params.body
-    _check_supported(body)
+    check_supported(body)
     shape = ResponseShape(body, call.services.clock.now_ms() // 1000)
     events = Events(shape) if call.stream is not None and body.stream else None
     try:
@@ -42,7 +41,7 @@ async def respond(call: CallContext, params: openai.ResponseParams) -> Any:
             asked = agents.Asked(body.model, _conversation(body), "input", body.user)
             answer = await agents.run(call, asked, params.session_key, events)
         else:
-            answer = await asking.ask(call, _request(params), events)
+            answer = await asking.ask(call, request(params), events)
     except GatewayError as error:
         if events is None or call.stream is None or not events.begun:
             raise
@@ -53,7 +52,8 @@ async def respond(call: CallContext, params: openai.ResponseParams) -> Any:
     return shape.whole(answer)
 
 
-def _check_supported(body: ResponseBody) -> None:
+def check_supported(body: ResponseBody) -> None:
+    """Refuse what would change the answer and cannot be honoured."""
     if body.previous_response_id is not None:
         reading.refuse(
             "previous_response_id",
@@ -70,7 +70,12 @@ def _check_supported(body: ResponseBody) -> None:
         reading.refuse("top_logprobs", "probabilities of tokens are not told; leave it out")
 
 
-def _request(params: openai.ResponseParams) -> ModelRequest:
+def request(params: openai.ResponseParams) -> ModelRequest:
+    """Give what egress is asked for.
+
+    Raises:
+        GatewayError: INVALID_REQUEST naming the field.
+    """
     body = params.body
     tools = tuple(
         reading.tool(tool.name, tool.description, tool.parameters, f"tools[{index}].parameters")
@@ -96,20 +101,19 @@ def _request(params: openai.ResponseParams) -> ModelRequest:
     )
 
 
-def _response_format(body: ResponseBody) -> msgspec.Raw | None:
+def _response_format(body: ResponseBody) -> dict[str, Any] | None:
     given = body.text.format if body.text is not None else None
     if given is None or given.type == "text":
         return None
     if given.type == "json_object":
-        return reading.response_format(msgspec.Raw(b'{"type":"json_object"}'))
-    if given.name is None or not reading.is_given(given.schema):
+        return {"type": "json_object"}
+    if given.name is None or given.schema is None:
         reading.refuse("text.format", "a json_schema needs name and schema")
-    described = {"name": given.name, "schema": given.schema, "strict": given.strict}
+    described: dict[str, Any] = {"name": given.name, "schema": given.schema, "strict": given.strict}
     if given.description is not None:
         described["description"] = given.description
-    return reading.response_format(
-        msgspec.Raw(json({"type": "json_schema", "json_schema": described}))
-    )
+    schemas.check(given.schema, "text.format.schema")
+    return {"type": "json_schema", "json_schema": described}
 
 
 def _conversation(body: ResponseBody) -> tuple[ChatMessage, ...]:

@@ -27,9 +27,9 @@ def check_object(raw: msgspec.Raw, field: str) -> None:
     _walk(schema, field, 0)
 
 
-def check(raw: msgspec.Raw, field: str) -> None:
+def check(schema: object, field: str) -> None:
     """Refuse what is no schema."""
-    _walk(_decoded(raw, field), field, 0)
+    _walk(schema, field, 0)
 
 
 def _decoded(raw: msgspec.Raw, field: str) -> Any:

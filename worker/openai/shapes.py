@@ -50,3 +50,8 @@ def prompt_tokens(spent: Spent) -> int:
 def completion_tokens(spent: Spent) -> int:
     """Give all that came out, thinking included."""
     return spent.output + spent.reasoning
+
+
+def prompt_details(spent: Spent) -> dict[str, int]:
+    """Give what caches had to do with what went in."""
+    return {"cached_tokens": spent.cache_read, "cache_write_tokens": spent.cache_write}
