@@ -36,6 +36,8 @@ from worker.egress.models import EgressModels
 from worker.events import handlers as event_handlers
 from worker.events.bus import Events
 from worker.links import CallsLink
+from worker.openai import chat as openai_chat
+from worker.openai import embeddings, models, responses
 from worker.sandbox import file_handlers, state_handlers, terminals
 from worker.sandbox import handlers as sandbox_handlers
 from worker.sandbox.files import SandboxFiles
@@ -70,7 +72,7 @@ LAUNCHER_DESCRIPTORS: Final = 2
 _HANDLERS: Final = (
     *(changes, config_handlers, discover, event_handlers),
     *(file_handlers, handlers, health, sandbox_handlers, state_handlers, talking, terminals),
-    webhook,
+    *(embeddings, models, openai_chat, responses, webhook),
 )
 # `protocol.documents` imports it when there is some, which would be too late here.
 _PRELOADED: Final = (strict_yaml,)

@@ -22,8 +22,6 @@ User = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.OPENAI_USER_C
 StopText = Annotated[str, msgspec.Meta(min_length=1)]
 ReasoningEffort = Literal["minimal", "low", "medium", "high"]
 Choice = Literal["auto", "none", "required"]
-NULL: Final = msgspec.Raw(b"null")
-"""For a field that is not decoded; msgspec knows no union with one."""
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -40,10 +38,10 @@ class Unsupported(Body, frozen=True, kw_only=True):
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     modalities: tuple[str, ...] | None = None
-    audio: msgspec.Raw = NULL
-    functions: msgspec.Raw = NULL
-    function_call: msgspec.Raw = NULL
-    web_search_options: msgspec.Raw = NULL
+    audio: Any = None
+    functions: Any = None
+    function_call: Any = None
+    web_search_options: Any = None
 
 
 # Chat completions.
@@ -132,7 +130,7 @@ class Function(Body, frozen=True, kw_only=True):
 
     name: ToolName
     description: str | None = None
-    parameters: msgspec.Raw = NULL
+    parameters: Any = None
 
 
 class FunctionTool(Body, tag="function", tag_field="type", frozen=True, kw_only=True):
@@ -251,7 +249,7 @@ class ResponseTool(Body, tag="function", tag_field="type", frozen=True, kw_only=
 
     name: ToolName
     description: str | None = None
-    parameters: msgspec.Raw = NULL
+    parameters: Any = None
     strict: bool | None = None
 
 
@@ -310,8 +308,8 @@ class ResponseBody(Body, frozen=True, kw_only=True):
     metadata: dict[str, str] | None = None
     # Refused if they ask for something.
     previous_response_id: str | None = None
-    conversation: msgspec.Raw = NULL
-    prompt: msgspec.Raw = NULL
+    conversation: Any = None
+    prompt: Any = None
     background: bool | None = None
     top_logprobs: int | None = None
 

@@ -16,7 +16,6 @@ from protocol.models import Block, ImageBlock, NamedTool, OfferedTool, TextBlock
 from worker.openai import schemas
 
 _DATA_URL: Final = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,", re.IGNORECASE)
-_NO_SCHEMA: Final = msgspec.Raw(b'{"type":"object","properties":{}}')
 
 
 def refuse(field: str, why: str) -> NoReturn:
@@ -27,11 +26,6 @@ def refuse(field: str, why: str) -> NoReturn:
     """
     field = f"body.{field}"
     raise GatewayError(ErrorCode.INVALID_REQUEST, f"{field}: {why}", field=field)
-
-
-def is_given(raw: msgspec.Raw) -> bool:
-    """Say whether a field that is not decoded holds more than null."""
-    return bytes(raw) != bytes(openai.NULL)
 
 
 def check_supported(body: openai.Unsupported) -> None:
@@ -48,12 +42,12 @@ def check_supported(body: openai.Unsupported) -> None:
             refuse(field, "repetition cannot be penalized; leave it out or give 0")
     if set(body.modalities or ()) - {"text"}:
         refuse("modalities", 'answers are text; leave it out or give ["text"]')
-    if is_given(body.audio):
+    if body.audio is not None:
         refuse("audio", "answers are text; leave it out")
     for field, instead in (("functions", "tools"), ("function_call", "tool_choice")):
-        if is_given(getattr(body, field)):
+        if getattr(body, field) is not None:
             refuse(field, f"this is not taken any more; use {instead}")
-    if is_given(body.web_search_options):
+    if body.web_search_options is not None:
         refuse("web_search_options", "there is no search of the web here; leave it out")
 
 
@@ -84,10 +78,11 @@ def texts(content: str | Iterable[openai.TextContent | openai.InputText]) -> tup
 
 def tool(name: str, description: str | None, parameters: msgspec.Raw, field: str) -> OfferedTool:
     """Give a tool of the client's, whose parameters have to be a JSON Schema of an object."""
-    if not is_given(parameters):
-        return OfferedTool(name=name, description=description or "", parameters=_NO_SCHEMA)
+    if parameters is None:
+        return OfferedTool(name=name, description=description or "")
     schemas.check_object(parameters, field)
-    return OfferedTool(name=name, description=description or "", parameters=parameters)
+    raw = msgspec.Raw(msgspec.json.encode(parameters))
+    return OfferedTool(name=name, description=description or "", parameters=raw)
 
 
 def tool_choice(

@@ -60,9 +60,9 @@ def check_supported(body: ResponseBody) -> None:
             "responses are not kept; send the whole conversation as input, or name an agent as"
             " model with the header x-openclaw-session-key",
         )
-    if reading.is_given(body.conversation):
+    if body.conversation is not None:
         reading.refuse("conversation", "conversations are not kept; send all of it as input")
-    if reading.is_given(body.prompt):
+    if body.prompt is not None:
         reading.refuse("prompt", "there are no stored prompts; send instructions and input")
     if body.background:
         reading.refuse("background", "responses are not kept; leave it out, and wait or stream")

@@ -7,8 +7,6 @@ other schemas and for `type`, `required` and `enum`; other keywords are not look
 from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
-import msgspec
-
 from protocol.errors import ErrorCode, GatewayError
 
 DEPTH_MAX: Final = 64
@@ -16,12 +14,10 @@ _TYPES: Final = frozenset({"array", "boolean", "integer", "null", "number", "obj
 _ONE: Final = ("items", "additionalProperties", "not", "if", "then", "else", "contains")
 _MANY: Final = ("anyOf", "oneOf", "allOf", "prefixItems")
 _NAMED: Final = ("properties", "patternProperties", "$defs", "definitions")
-_decoder: Final = msgspec.json.Decoder()
 
 
-def check_object(raw: msgspec.Raw, field: str) -> None:
+def check_object(schema: object, field: str) -> None:
     """Refuse what is no schema of an object, as the parameters of a tool have to be."""
-    schema = _decoded(raw, field)
     if not isinstance(schema, dict) or schema.get("type", "object") != "object":
         _refuse(field, 'must be a JSON Schema of an object: {"type":"object","properties":{…}}')
     _walk(schema, field, 0)
@@ -30,13 +26,6 @@ def check_object(raw: msgspec.Raw, field: str) -> None:
 def check(schema: object, field: str) -> None:
     """Refuse what is no schema."""
     _walk(schema, field, 0)
-
-
-def _decoded(raw: msgspec.Raw, field: str) -> Any:
-    try:
-        return _decoder.decode(raw)
-    except RecursionError:
-        _refuse(field, f"nested deeper than {DEPTH_MAX}")
 
 
 def _walk(schema: Any, field: str, depth: int) -> None:

@@ -221,9 +221,9 @@ def test_schemas_that_are_deep_are_refused_and_not_walked_for_ever() -> None:
         deep = {"properties": {"a": deep}}
     with pytest.raises(GatewayError, match="nested deeper than 64"):
         chat_request(tools=[tool(deep)])
-    parameters = msgspec.Raw(b'{"items":' * 5000 + b"{}" + b"}" * 5000)
-    with pytest.raises(GatewayError, match="nested deeper than 64"):
-        reading.tool("f", None, parameters, "x")
+    params = b'{"body":{"model":"m","tools":%b,"messages":[]}}'
+    with pytest.raises(GatewayError, match="nested too deeply"):
+        reading_params.decode("openai.chat", _chat, params % (b"[" * 5000 + b"]" * 5000))
 
 
 BAD_RESPONSES: dict[str, dict[str, Any]] = {
