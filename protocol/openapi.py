@@ -27,6 +27,12 @@ _WITH_BODY: Final = (
     ErrorCode.PAYLOAD_TOO_LARGE,
     ErrorCode.UNSUPPORTED_MEDIA_TYPE,
 )
+_BESIDE: Final = (
+    "For operators. Tenants call POST /rpc, which rpc.discover describes, and OpenAI's API as its"
+    " own reference describes it (https://platform.openai.com/docs/api-reference):"
+    " POST /v1/chat/completions, /v1/responses and /v1/embeddings, GET /v1/models and"
+    " /v1/models/{model}."
+)
 _IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
     "name": "Idempotency-Key",
     "in": "header",
@@ -58,6 +64,7 @@ def document(version: str) -> dict[str, Any]:
         "info": {
             "title": "OpenClawMU control plane",
             "version": version,
+            "description": _BESIDE,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "security": [{"adminKey": []}],

@@ -1,6 +1,7 @@
 """Parameters from JSON into their Struct; what is wrong with them named by its path."""
 
 import re
+from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -10,6 +11,7 @@ from protocol.errors import ErrorCode, GatewayError
 NAME_CHARS_SHOWN: Final = 64
 REASON_CHARS_SHOWN: Final = 300
 UNKNOWN_FIELD: Final = "unknown field"
+NO_NUL: Final = "must not contain NUL"
 
 P = TypeVar("P", bound=msgspec.Struct)
 
@@ -38,9 +40,20 @@ def decode(method: str, decoder: "msgspec.json.Decoder[P]", params: bytes) -> P:
         raise GatewayError(ErrorCode.PARSE_ERROR, message) from None
     except RecursionError:
         raise GatewayError(ErrorCode.PARSE_ERROR, "the params are nested too deeply") from None
-    if _NUL_IN_JSON in params:
-        _refuse_nul(method, decoded, "")
+    path = nul_in(params, decoded)
+    if path is not None:
+        raise _refusal(method, path, NO_NUL)
     return decoded
+
+
+def nul_in(body: bytes, decoded: object) -> str | None:
+    """Give the path to a string that holds a NUL: SQLite and C libraries take it for the end.
+
+    Args:
+        body: JSON.
+        decoded: What it says.
+    """
+    return _nul_at(decoded, "") if _NUL_IN_JSON in body else None
 
 
 def printable(text: str, at_most: int) -> str:
@@ -80,19 +93,17 @@ def _refusal(method: str, path: str, reason: str) -> GatewayError:
     return GatewayError(ErrorCode.INVALID_REQUEST, message, field=field)
 
 
-def _refuse_nul(method: str, value: Any, path: str) -> None:
-    """Refuse NUL in any string: SQLite and C libraries take it for the end."""
+def _nul_at(value: Any, path: str) -> str | None:
     if isinstance(value, str):
-        if "\0" in value:
-            raise _refusal(method, path, "must not contain NUL")
-    elif isinstance(value, msgspec.Struct):
+        return path if "\0" in value else None
+    inside: Iterable[tuple[Any, str]] = ()
+    if isinstance(value, msgspec.Struct):
         info = zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True)
-        for wire_name, name in info:
-            _refuse_nul(method, getattr(value, name), _below(path, wire_name))
+        inside = ((getattr(value, name), _below(path, wire_name)) for wire_name, name in info)
     elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            _refuse_nul(method, item, f"{path}[{index}]")
+        inside = ((item, f"{path}[{index}]") for index, item in enumerate(value))
     elif isinstance(value, dict):
-        for name, item in value.items():
-            _refuse_nul(method, name, path)
-            _refuse_nul(method, item, _below(path, name))
+        names = ((name, path) for name in value)
+        inside = (*names, *((item, _below(path, name)) for name, item in value.items()))
+    found = (_nul_at(item, where) for item, where in inside)
+    return next((where for where in found if where is not None), None)

@@ -156,21 +156,14 @@ def refusal(error: GatewayError) -> bytes:
     details = dict(error.details)
     param = details.pop("field", None)
     kind, code = _KINDS.get(error.code, (_INVALID, None))
-    if error.code is ErrorCode.NOT_FOUND and param in ("model", "body.model"):
+    if error.code is ErrorCode.NOT_FOUND and param == "model":
         code = "model_not_found"
     shown: dict[str, Any] = {
-        "message": _message(error),
+        "message": error.message,
         "type": kind,
-        "param": param.removeprefix("body.") if isinstance(param, str) else None,
+        "param": param if isinstance(param, str) else None,
         "code": code,
     }
     if details:
         shown["details"] = details
     return b'{"error":%b}' % encode_shown(shown)
-
-
-def _message(error: GatewayError) -> str:
-    """Give its sentence, in which a path begins where the client's body does."""
-    _, found, path = error.message.partition(" params: $.")
-    text = path if found and error.message.startswith("invalid openai.") else error.message
-    return text.removeprefix("body.")

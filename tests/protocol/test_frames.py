@@ -14,13 +14,14 @@ from protocol.errors import RemoteProtocolError
 ID_MAX = 2**53 - 1
 SURPLUS: list[Any] = [None, 0, b"", []]
 Text, Bytes, Int, Float, Optional = (str,), (bytes,), (int,), (float, int), (str, type(None))
+Bool = (bool,)
 
 # By class: an example on the wire, the types each field takes, how many fields must be there.
 WIRE: dict[type, tuple[list[Any], list[tuple[type, ...]], int]] = {
     frames.Call: ([1, 1, "m", b"{}", 0, 0, None], [Int, Text, Bytes, Int, Int, Optional], 3),
     frames.Result: ([2, 1, b"1"], [Int, Bytes], 2),
     frames.Failure: ([3, 1, "INTERNAL", "no", b"{}"], [Int, Text, Text, Bytes], 3),
-    frames.Chunk: ([4, 1, b"x"], [Int, Bytes], 2),
+    frames.Chunk: ([4, 1, b"x", False], [Int, Bytes, Bool], 2),
     frames.End: ([5, 1, b"1"], [Int, Bytes], 2),
     frames.Credit: ([6, 1, 1], [Int, Int], 2),
     frames.Cancel: ([7, 1], [Int], 1),

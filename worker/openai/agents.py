@@ -96,7 +96,7 @@ async def run(
 def _admission(call: CallContext, asked: Asked, session_key: str | None) -> Admission:
     agent_id = shapes.agent_named(asked.model)
     if agent_id != names.DEFAULT_AGENT_ID:
-        raise GatewayError(ErrorCode.NOT_FOUND, "no such agent", field="body.model")
+        raise GatewayError(ErrorCode.NOT_FOUND, "no such agent", field="model")
     key, is_new = _key(agent_id, asked.user, session_key)
     position = _last_of_user(asked)
     text = _plain(asked.messages[position], asked.field)

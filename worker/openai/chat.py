@@ -4,8 +4,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
-from protocol.methods import openai
-from protocol.methods.openai import CHAT, ChatBody
+from protocol.methods.openai import CHAT, BodyParams
 from protocol.models import (
     AskedTool,
     Block,
@@ -19,16 +18,18 @@ from protocol.models import (
     ToolPiece,
 )
 from worker.dispatch import CallContext, handles
-from worker.openai import agents, asking, reading, shapes
+from worker.openai import agents, asking, bodies, reading, shapes
+from worker.openai.bodies import ChatBody
 from worker.openai.shapes import json
 
+_decoder: Final = msgspec.json.Decoder(ChatBody)
 _NO_DELTA: Final = b"{}"
 
 
 @handles(CHAT)
-async def complete(call: CallContext, params: openai.ChatParams) -> Any:
+async def complete(call: CallContext, params: BodyParams) -> Any:
     """Answer a conversation; in pieces if the body asks for it and the caller takes them."""
-    body = params.body
+    body = reading.body(_decoder, params.body)
     reading.check_supported(body)
     made = _Made(body, shapes.new_id("chatcmpl-"), call.services.clock.now_ms() // 1000)
     if shapes.is_agent(body.model):
@@ -36,17 +37,16 @@ async def complete(call: CallContext, params: openai.ChatParams) -> Any:
         asked = agents.Asked(body.model, messages(body.messages), "messages", body.user)
         answer = await agents.run(call, asked, params.session_key, made.writer(call))
     else:
-        answer = await asking.ask(call, request(params), made.writer(call))
+        answer = await asking.ask(call, request(body, params.session_key), made.writer(call))
     return made.whole(answer)
 
 
-def request(params: openai.ChatParams) -> ModelRequest:
+def request(body: ChatBody, session_key: str | None = None) -> ModelRequest:
     """Give what egress is asked for.
 
     Raises:
         GatewayError: INVALID_REQUEST naming the field.
     """
-    body = params.body
     tools = tuple(
         reading.tool(
             tool.function.name,
@@ -58,7 +58,7 @@ def request(params: openai.ChatParams) -> ModelRequest:
     )
     reading.check_distinct(tools)
     choice = body.tool_choice
-    if isinstance(choice, openai.FunctionChoice):
+    if isinstance(choice, bodies.FunctionChoice):
         named: Any = NamedTool(name=choice.function.name)
     else:
         named = choice
@@ -76,26 +76,26 @@ def request(params: openai.ChatParams) -> ModelRequest:
         response_format=reading.response_format(body.response_format),
         reasoning_effort=body.reasoning_effort,
         stream=bool(body.stream),
-        session_key=shapes.session_key(params.session_key),
+        session_key=shapes.session_key(session_key),
     )
 
 
-def messages(given: tuple[openai.ChatMessage, ...]) -> tuple[ChatMessage, ...]:
+def messages(given: tuple[bodies.ChatMessage, ...]) -> tuple[ChatMessage, ...]:
     """Give the conversation as egress takes it. Raises as `request`."""
     return tuple(_message(message, index) for index, message in enumerate(given))
 
 
-def _message(message: openai.ChatMessage, index: int) -> ChatMessage:
+def _message(message: bodies.ChatMessage, index: int) -> ChatMessage:
     match message:
-        case openai.UserMessage(content=str(text), name=name):
+        case bodies.UserMessage(content=str(text), name=name):
             return ChatMessage(role="user", content=(TextBlock(text=text),), name=name)
-        case openai.UserMessage(content=parts, name=name):
+        case bodies.UserMessage(content=parts, name=name):
             blocks = tuple(
-                _part(cast("openai.TextContent | openai.ImageContent", part), index, position)
+                _part(cast("bodies.TextContent | bodies.ImageContent", part), index, position)
                 for position, part in enumerate(parts)
             )
             return ChatMessage(role="user", content=blocks, name=name)
-        case openai.AssistantMessage():
+        case bodies.AssistantMessage():
             calls = tuple(
                 AskedTool(id=call.id, name=call.function.name, arguments=call.function.arguments)
                 for call in message.tool_calls or ()
@@ -106,7 +106,7 @@ def _message(message: openai.ChatMessage, index: int) -> ChatMessage:
                 tool_calls=calls,
                 name=message.name,
             )
-        case openai.ToolMessage():
+        case bodies.ToolMessage():
             return ChatMessage(
                 role="tool",
                 content=reading.texts(message.content),
@@ -115,22 +115,22 @@ def _message(message: openai.ChatMessage, index: int) -> ChatMessage:
     return ChatMessage(role="system", content=reading.texts(message.content))
 
 
-def _part(part: openai.TextContent | openai.ImageContent, index: int, position: int) -> Block:
-    if isinstance(part, openai.TextContent):
+def _part(part: bodies.TextContent | bodies.ImageContent, index: int, position: int) -> Block:
+    if isinstance(part, bodies.TextContent):
         return TextBlock(text=part.text)
     field = f"messages[{index}].content[{position}].image_url.url"
     return reading.picture(part.image_url.url, field)
 
 
 def _said(
-    content: str | tuple[openai.TextContent | openai.RefusalContent, ...] | None,
+    content: str | tuple[bodies.TextContent | bodies.RefusalContent, ...] | None,
 ) -> tuple[Block, ...]:
     if content is None or content == "":
         return ()
     if isinstance(content, str):
         return (TextBlock(text=content),)
     return tuple(
-        TextBlock(text=part.text if isinstance(part, openai.TextContent) else part.refusal)
+        TextBlock(text=part.text if isinstance(part, bodies.TextContent) else part.refusal)
         for part in content
     )
 

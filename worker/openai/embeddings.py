@@ -6,20 +6,21 @@ from typing import Any, Final
 
 import msgspec
 
-from protocol.methods import openai
-from protocol.methods.openai import EMBEDDINGS
+from protocol.methods.openai import EMBEDDINGS, BodyParams
 from protocol.models import EmbedAnswer, EmbedRequest
 from worker.dispatch import CallContext, handles
 from worker.openai import reading, shapes
+from worker.openai.bodies import EmbeddingBody
 
 METHOD: Final = "embed"
+_decoder: Final = msgspec.json.Decoder(EmbeddingBody)
 _decode: Final = msgspec.json.Decoder(EmbedAnswer).decode
 
 
 @handles(EMBEDDINGS)
-async def embed(call: CallContext, params: openai.EmbeddingParams) -> Any:
+async def embed(call: CallContext, params: BodyParams) -> Any:
     """Give a vector for each text."""
-    body = params.body
+    body = reading.body(_decoder, params.body)
     shapes.session_key(params.session_key)
     request = EmbedRequest(model=body.model, texts=texts(body.input), dimensions=body.dimensions)
     answer = _decode(await call.services.egress.call(METHOD, request))

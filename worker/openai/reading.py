@@ -1,20 +1,21 @@
 """What of OpenAI's requests needs a look: pictures, tools, formats, and what cannot be honoured.
 
-Refusals name the field as the client wrote it, below `body`, and what to do.
+Refusals name the field as the client wrote it, and what to do.
 """
 
 import binascii
 import re
 from collections.abc import Iterable
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 
+from protocol import params
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods import openai
 from protocol.models import Block, ImageBlock, NamedTool, OfferedTool, TextBlock
-from worker.openai import schemas
+from worker.openai import bodies, schemas
 
+B = TypeVar("B", bound=bodies.Body)
 _DATA_URL: Final = re.compile(r"data:(image/(?:png|jpeg|gif|webp));base64,", re.IGNORECASE)
 
 
@@ -24,30 +25,48 @@ def refuse(field: str, why: str) -> NoReturn:
     Raises:
         GatewayError: INVALID_REQUEST, always.
     """
-    field = f"body.{field}"
     raise GatewayError(ErrorCode.INVALID_REQUEST, f"{field}: {why}", field=field)
 
 
-def check_supported(body: openai.Unsupported) -> None:
+def body(decoder: "msgspec.json.Decoder[B]", raw: bytes | msgspec.Raw) -> B:
+    """Read what a client sent.
+
+    Raises:
+        GatewayError: INVALID_REQUEST naming the field; PARSE_ERROR.
+    """
+    try:
+        decoded = decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        path, why = params.explain(str(error))
+        refuse(params.printable(path, params.NAME_CHARS_SHOWN) or "body", why)
+    except RecursionError:
+        raise GatewayError(ErrorCode.PARSE_ERROR, "the body is nested too deeply") from None
+    nul_at = params.nul_in(bytes(raw), decoded)
+    if nul_at is not None:
+        refuse(nul_at, params.NO_NUL)
+    return decoded
+
+
+def check_supported(asked: bodies.Unsupported) -> None:
     """Refuse what would change the answer and cannot be honoured."""
-    if body.n not in (None, 1):
+    if asked.n not in (None, 1):
         refuse("n", "one answer is given to a request; leave it out, and ask again for another")
     for field in ("logprobs", "top_logprobs"):
-        if getattr(body, field):
+        if getattr(asked, field):
             refuse(field, "probabilities of tokens are not told; leave it out")
-    if body.logit_bias:
+    if asked.logit_bias:
         refuse("logit_bias", "tokens cannot be favoured; leave it out")
     for field in ("frequency_penalty", "presence_penalty"):
-        if getattr(body, field):
+        if getattr(asked, field):
             refuse(field, "repetition cannot be penalized; leave it out or give 0")
-    if set(body.modalities or ()) - {"text"}:
+    if set(asked.modalities or ()) - {"text"}:
         refuse("modalities", 'answers are text; leave it out or give ["text"]')
-    if body.audio is not None:
+    if asked.audio is not None:
         refuse("audio", "answers are text; leave it out")
     for field, instead in (("functions", "tools"), ("function_call", "tool_choice")):
-        if getattr(body, field) is not None:
+        if getattr(asked, field) is not None:
             refuse(field, f"this is not taken any more; use {instead}")
-    if body.web_search_options is not None:
+    if asked.web_search_options is not None:
         refuse("web_search_options", "there is no search of the web here; leave it out")
 
 
@@ -69,14 +88,14 @@ def picture(url: str, field: str) -> ImageBlock:
     return ImageBlock(media_type=media_type, data=data)
 
 
-def texts(content: str | Iterable[openai.TextContent | openai.InputText]) -> tuple[Block, ...]:
+def texts(content: str | Iterable[bodies.TextContent | bodies.InputText]) -> tuple[Block, ...]:
     """Give blocks for a text, or for parts of one."""
     if isinstance(content, str):
         return (TextBlock(text=content),)
     return tuple(TextBlock(text=part.text) for part in content)
 
 
-def tool(name: str, description: str | None, parameters: msgspec.Raw, field: str) -> OfferedTool:
+def tool(name: str, description: str | None, parameters: object, field: str) -> OfferedTool:
     """Give a tool of the client's, whose parameters have to be a JSON Schema of an object."""
     if parameters is None:
         return OfferedTool(name=name, description=description or "")
@@ -86,7 +105,7 @@ def tool(name: str, description: str | None, parameters: msgspec.Raw, field: str
 
 
 def tool_choice(
-    choice: openai.Choice | NamedTool | None, tools: tuple[OfferedTool, ...]
+    choice: bodies.Choice | NamedTool | None, tools: tuple[OfferedTool, ...]
 ) -> Literal["auto", "none", "required"] | NamedTool:
     """Give which tool the model has to call."""
     if choice is None or choice == "auto" or choice == "none":  # noqa: PLR1714 - for mypy
@@ -104,12 +123,12 @@ def check_distinct(tools: tuple[OfferedTool, ...]) -> None:
         refuse("tools", "two have the same name")
 
 
-class _JsonSchema(openai.Body, frozen=True, kw_only=True):
+class _JsonSchema(bodies.Body, frozen=True, kw_only=True):
     name: str
     schema: Any = None
 
 
-class _Format(openai.Body, frozen=True, kw_only=True):
+class _Format(bodies.Body, frozen=True, kw_only=True):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: _JsonSchema | None = None
 

@@ -3,9 +3,9 @@
 from typing import Any, Final
 
 from protocol.errors import GatewayError
-from protocol.methods.openai import ResponseBody
 from protocol.models import AskedTool, ModelAnswer, Spent, StopReason
 from worker.openai import shapes
+from worker.openai.bodies import ResponseBody
 
 _INCOMPLETE: Final[dict[StopReason, str]] = {
     "length": "max_output_tokens",

@@ -5,8 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from protocol.errors import GatewayError
-from protocol.methods import openai
-from protocol.methods.openai import RESPONSES, ResponseBody
+from protocol.methods.openai import RESPONSES, BodyParams
 from protocol.models import (
     AskedTool,
     Block,
@@ -16,10 +15,12 @@ from protocol.models import (
     TextBlock,
 )
 from worker.dispatch import CallContext, handles
-from worker.openai import agents, asking, reading, schemas, shapes
+from worker.openai import agents, asking, bodies, reading, schemas, shapes
+from worker.openai.bodies import ResponseBody
 from worker.openai.response_events import Events
 from worker.openai.response_shape import ResponseShape
 
+_decoder: Final = msgspec.json.Decoder(ResponseBody)
 _ROLES: Final[dict[str, Any]] = {
     "user": "user",
     "assistant": "assistant",
@@ -29,9 +30,9 @@ _ROLES: Final[dict[str, Any]] = {
 
 
 @handles(RESPONSES)
-async def respond(call: CallContext, params: openai.ResponseParams) -> Any:
+async def respond(call: CallContext, params: BodyParams) -> Any:
     """Answer a conversation; as events if the body asks for them and the caller takes them."""
-    body = params.body
+    body = reading.body(_decoder, params.body)
     check_supported(body)
     shape = ResponseShape(body, call.services.clock.now_ms() // 1000)
     events = Events(shape) if call.stream is not None and body.stream else None
@@ -41,7 +42,7 @@ async def respond(call: CallContext, params: openai.ResponseParams) -> Any:
             asked = agents.Asked(body.model, _conversation(body), "input", body.user)
             answer = await agents.run(call, asked, params.session_key, events)
         else:
-            answer = await asking.ask(call, request(params), events)
+            answer = await asking.ask(call, request(body, params.session_key), events)
     except GatewayError as error:
         if events is None or call.stream is None or not events.begun:
             raise
@@ -70,20 +71,19 @@ def check_supported(body: ResponseBody) -> None:
         reading.refuse("top_logprobs", "probabilities of tokens are not told; leave it out")
 
 
-def request(params: openai.ResponseParams) -> ModelRequest:
+def request(body: ResponseBody, session_key: str | None = None) -> ModelRequest:
     """Give what egress is asked for.
 
     Raises:
         GatewayError: INVALID_REQUEST naming the field.
     """
-    body = params.body
     tools = tuple(
         reading.tool(tool.name, tool.description, tool.parameters, f"tools[{index}].parameters")
         for index, tool in enumerate(body.tools or ())
     )
     reading.check_distinct(tools)
     choice: Any = body.tool_choice
-    if isinstance(choice, openai.ResponseToolChoice):
+    if isinstance(choice, bodies.ResponseToolChoice):
         choice = NamedTool(name=choice.name)
     return ModelRequest(
         model=body.model,
@@ -97,7 +97,7 @@ def request(params: openai.ResponseParams) -> ModelRequest:
         response_format=_response_format(body),
         reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
         stream=bool(body.stream),
-        session_key=shapes.session_key(params.session_key),
+        session_key=shapes.session_key(session_key),
     )
 
 
@@ -130,7 +130,7 @@ def _conversation(body: ResponseBody) -> tuple[ChatMessage, ...]:
     return tuple(found)
 
 
-def _add(found: list[ChatMessage], item: openai.InputItem, field: str) -> None:
+def _add(found: list[ChatMessage], item: bodies.InputItem, field: str) -> None:
     match item.type:
         case "message":
             role = _ROLES[_needed(item.role, f"{field}.role")]
@@ -164,16 +164,16 @@ def _needed(value: Any, field: str) -> Any:
     return value
 
 
-def _content(content: str | tuple[openai.InputContent, ...], field: str) -> tuple[Block, ...]:
+def _content(content: str | tuple[bodies.InputContent, ...], field: str) -> tuple[Block, ...]:
     if isinstance(content, str):
         return (TextBlock(text=content),)
     blocks: list[Block] = []
     for position, part in enumerate(content):
         match part:
-            case openai.InputImage(image_url=url):
+            case bodies.InputImage(image_url=url):
                 blocks.append(reading.picture(url, f"{field}[{position}].image_url"))
-            case openai.RefusalContent(refusal=text):
+            case bodies.RefusalContent(refusal=text):
                 blocks.append(TextBlock(text=text))
-            case openai.InputText(text=text) | openai.OutputText(text=text):
+            case bodies.InputText(text=text) | bodies.OutputText(text=text):
                 blocks.append(TextBlock(text=text))
     return tuple(blocks)

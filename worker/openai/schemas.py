@@ -73,5 +73,5 @@ def _check_keywords(schema: dict[str, Any], field: str) -> None:
 
 def _refuse(field: str, why: str) -> NoReturn:
     # A name may be as long as the schema itself.
-    shown = f"body.{field}"[:200]
+    shown = field[:200]
     raise GatewayError(ErrorCode.INVALID_REQUEST, f"{shown}: {why}", field=shown)

@@ -121,8 +121,8 @@ REFUSED: dict[str, tuple[GatewayError, int, dict[str, Any]]] = {
     "a field": (
         GatewayError(
             ErrorCode.INVALID_REQUEST,
-            "invalid openai.chat params: $.body.messages[0].role: invalid value 'x'",
-            field="body.messages[0].role",
+            "messages[0].role: invalid value 'x'",
+            field="messages[0].role",
         ),
         400,
         {

@@ -148,14 +148,14 @@ async def test_a_request_that_is_repeated_is_one_turn() -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], ErrorCode]] = {
-    "body.model": (chat(model="openclaw:other"), ErrorCode.NOT_FOUND),
+    "model": (chat(model="openclaw:other"), ErrorCode.NOT_FOUND),
     "sessionKey": (chat(key="agent:other:x"), ErrorCode.INVALID_REQUEST),
-    "body.tools": (
+    "tools": (
         chat(tools=[{"type": "function", "function": {"name": "f"}}]),
         ErrorCode.INVALID_REQUEST,
     ),
-    "body.messages": (chat({"role": "system", "content": "x"}), ErrorCode.INVALID_REQUEST),
-    "body.user": (chat(user=""), ErrorCode.INVALID_REQUEST),
+    "messages": (chat({"role": "system", "content": "x"}), ErrorCode.INVALID_REQUEST),
+    "user": (chat(user=""), ErrorCode.INVALID_REQUEST),
 }
 
 

@@ -7,33 +7,30 @@ import msgspec
 import pytest
 
 from protocol import limits
-from protocol import params as reading_params
 from protocol.errors import ErrorCode, GatewayError
-from protocol.methods import openai
 from protocol.models import AskedTool, ChatMessage, ImageBlock, ModelRequest, NamedTool, TextBlock
 from worker.openai import chat, embeddings, reading, responses
+from worker.openai.bodies import ChatBody, ResponseBody
 
 PNG = base64.b64encode(b"\x89PNG picture").decode()
 PICTURE = f"data:image/png;base64,{PNG}"
 SAID = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-_chat = msgspec.json.Decoder(openai.ChatParams)
-_responses = msgspec.json.Decoder(openai.ResponseParams)
+_chat = msgspec.json.Decoder(ChatBody)
+_responses = msgspec.json.Decoder(ResponseBody)
 
 
-def chat_request(**body: Any) -> ModelRequest:
-    body = {"model": "gpt", "messages": SAID} | body
-    params = msgspec.json.encode({"body": body})
-    decoded = reading_params.decode("openai.chat", _chat, params)
-    reading.check_supported(decoded.body)
-    return chat.request(decoded)
+def chat_request(**given: Any) -> ModelRequest:
+    raw = msgspec.json.encode({"model": "gpt", "messages": SAID} | given)
+    body = reading.body(_chat, raw)
+    reading.check_supported(body)
+    return chat.request(body)
 
 
-def response_request(**body: Any) -> ModelRequest:
-    params = msgspec.json.encode({"body": {"model": "gpt", "input": "hi"} | body})
-    decoded = reading_params.decode("openai.responses", _responses, params)
-    responses.check_supported(decoded.body)
-    return responses.request(decoded)
+def response_request(**given: Any) -> ModelRequest:
+    body = reading.body(_responses, msgspec.json.encode({"model": "gpt", "input": "hi"} | given))
+    responses.check_supported(body)
+    return responses.request(body)
 
 
 def tool(parameters: Any, name: str = "weather") -> dict[str, Any]:
@@ -211,8 +208,8 @@ def test_what_cannot_be_honoured_is_refused_by_name(field: str) -> None:
     with pytest.raises(GatewayError) as refused:
         chat_request(**BAD_CHAT[field])
     assert refused.value.code is ErrorCode.INVALID_REQUEST
-    assert refused.value.details["field"] == f"body.{field}"
-    assert f"body.{field}: " in refused.value.message
+    assert refused.value.details["field"] == f"{field}"
+    assert f"{field}: " in refused.value.message
 
 
 def test_schemas_that_are_deep_are_refused_and_not_walked_for_ever() -> None:
@@ -221,9 +218,11 @@ def test_schemas_that_are_deep_are_refused_and_not_walked_for_ever() -> None:
         deep = {"properties": {"a": deep}}
     with pytest.raises(GatewayError, match="nested deeper than 64"):
         chat_request(tools=[tool(deep)])
-    params = b'{"body":{"model":"m","tools":%b,"messages":[]}}'
+    raw = b'{"model":"m","functions":%b,"messages":[]}' % (b"[" * 5000 + b"]" * 5000)
     with pytest.raises(GatewayError, match="nested too deeply"):
-        reading_params.decode("openai.chat", _chat, params % (b"[" * 5000 + b"]" * 5000))
+        reading.body(_chat, raw)
+    with pytest.raises(GatewayError, match=r"^messages\[0\].content: must not contain NUL"):
+        chat_request(messages=[{"role": "user", "content": "a\0b"}])
 
 
 BAD_RESPONSES: dict[str, dict[str, Any]] = {
@@ -260,7 +259,7 @@ def test_what_the_responses_api_cannot_be_asked_is_refused_by_name(field: str) -
     with pytest.raises(GatewayError) as refused:
         response_request(**BAD_RESPONSES[field])
     assert refused.value.code is ErrorCode.INVALID_REQUEST
-    assert refused.value.details["field"] == f"body.{field}"
+    assert refused.value.details["field"] == f"{field}"
 
 
 def test_texts_of_embeddings_are_texts() -> None:
@@ -273,4 +272,4 @@ def test_texts_of_embeddings_are_texts() -> None:
     ):
         with pytest.raises(GatewayError) as refused:
             embeddings.texts(wrong)
-        assert refused.value.details["field"] == f"body.{field}"
+        assert refused.value.details["field"] == f"{field}"

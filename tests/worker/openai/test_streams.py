@@ -10,8 +10,8 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from protocol import limits
-from protocol.methods.openai import ResponseBody
 from protocol.models import AskedTool, ModelAnswer, ModelPiece, Spent, ToolPiece
+from worker.openai.bodies import ResponseBody
 from worker.openai.chat import Chunks
 from worker.openai.outlet import Outlet, Writer
 from worker.openai.response_events import Events
