@@ -206,12 +206,9 @@ class Connection(asyncio.BufferedProtocol):
     def begin_events(self) -> None:
         """See `Client`."""
         request = self._request
-        if request is None:
-            return
-        headers = self._headers(request)
-        if not request.asked.old_version:
-            headers += response.CHUNKED
-        self._send(response.event_stream(headers))
+        if request is not None:
+            chunked = b"" if request.asked.old_version else response.CHUNKED
+            self._send(response.event_stream(self._headers(request) + chunked))
 
     def send_event(self, name: bytes, data: bytes) -> None:
         """See `Client`."""
