@@ -22,6 +22,7 @@ from tests.e2e.gateway import Gateway
 from tests.upstream.fake import FakeUpstream
 
 CHUNKS: Final = 200
+WORD: Final = b"word "
 STREAMS: Final = 64
 PACE_MS: Final = 10
 PATH: Final = "/v1/chat/completions"
@@ -64,7 +65,7 @@ class _Stream(asyncio.Protocol):
         self._left = times
         self._tail = b""
         self._last = 0.0
-        self._begun = False
+        self._begun = self._answered = False
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -72,17 +73,17 @@ class _Stream(asyncio.Protocol):
         self._send()
 
     def _send(self) -> None:
-        self._begun = False
+        self._begun = self._answered = False
         self._last = time.perf_counter()
         self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         now = time.perf_counter()
-        if not self._begun and b" 200 " not in data[:15]:
-            self.failures += 1
+        self.failures += not self._answered and b" 200 " not in data[:15]
+        self._answered = True
         seen = self._tail + data
-        count = seen.count(b'"delta"')
-        self._tail = seen[-8:] if not seen.endswith(b'"delta"') else b""
+        count = seen.count(WORD)
+        self._tail = seen[seen.rfind(WORD) + len(WORD) if count else 0 :][-len(WORD) :]
         for _ in range(count):
             (self.gaps if self._begun else self.first).append(now - self._last)
             self._begun = True

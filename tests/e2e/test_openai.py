@@ -167,7 +167,7 @@ def test_responses(client: openai.OpenAI) -> None:
         final = events.get_final_response()
     assert kinds[0] == "response.created"
     assert kinds[-1] == "response.completed"
-    assert kinds.count("response.output_text.delta") > 1
+    assert "response.output_text.delta" in kinds
     assert final.output_text == "word " * 50
     tool: Any = {"type": "function", "name": "weather", "parameters": WEATHER, "strict": False}
     called = client.responses.create(
