@@ -23,6 +23,7 @@ from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import TenantDesk
 from tests.methods import ALL, OF_TENANTS, example, ids_of
 from tests.supervisor.desk_actions import DeskActions
+from tests.worker.egress import EgressEnd
 from tests.worker.harness import Front, running_worker
 from tests.worker.launcher import RUNS, LauncherEnd
 
@@ -82,6 +83,7 @@ async def tenant(
         if name != "acme":
             launcher.runs = ()
         await launcher.meet(rig.links.channel)
+        await EgressEnd().meet(rig.links.channel)
         yield Both(name, rig.front, supervisor)
 
 
@@ -148,6 +150,7 @@ async def things_of(acme: Both) -> dict[str, Any]:
 # What a method makes has an id, a number and a time of its own.
 NEW_EACH_TIME = re.compile(
     r'[0-9a-f]{8}-[0-9a-f-]{27}|\b1[0-9]{12}\b|(?<="messageSeq":)\d+|(?<="durationMs":)[\d.e-]+'
+    r'|\b(?:chatcmpl-|resp_|msg_)[0-9a-f]{32}\b|(?<="created":)\d+|(?<="created_at":)\d+'
 )
 ABSENT = {
     "key": "agent:main:none",

@@ -77,7 +77,7 @@ def client(house: House) -> Iterator[openai.OpenAI]:
 
 
 def error_of(error: openai.APIStatusError) -> dict[str, Any]:
-    body: Any = error.body
+    body: dict[str, Any] = error.body  # type: ignore[assignment]
     assert set(body) - {"details"} == {"message", "type", "param", "code"}
     return body
 
@@ -125,16 +125,14 @@ def test_a_stream(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_round_of_tools(client: openai.OpenAI, stream: bool) -> None:
-    said: Any = [
-        {"role": "user", "content": '[[call weather {"city": "Oslo"}]][[then]]it is cold'}
-    ]
+    said: Any = [{"role": "user", "content": '[[call weather {"city": "Oslo"}]][[then]]it is cold'}]
     if stream:
         with client.chat.completions.stream(model="fake", messages=said, tools=[TOOL]) as events:
             choice: Any = events.get_final_completion().choices[0]
     else:
-        choice = client.chat.completions.create(
-            model="fake", messages=said, tools=[TOOL]
-        ).choices[0]
+        choice = client.chat.completions.create(model="fake", messages=said, tools=[TOOL]).choices[
+            0
+        ]
     assert choice.finish_reason == "tool_calls"
     (call,) = choice.message.tool_calls
     assert json.loads(call.function.arguments) == {"city": "Oslo"}
@@ -317,9 +315,7 @@ def test_whoever_leaves_ends_the_upstreams_answer(house: House, model: str) -> N
     with house.client() as client:
         if model.endswith("hang"):
             with pytest.raises(openai.APITimeoutError):
-                client.with_options(timeout=0.5).chat.completions.create(
-                    model=model, messages=SAID
-                )
+                client.with_options(timeout=0.5).chat.completions.create(model=model, messages=SAID)
         else:
             chunks = client.chat.completions.create(model=model, messages=SAID, stream=True)
             next(chunks)

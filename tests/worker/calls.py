@@ -1,6 +1,6 @@
 """A call of every method that a worker answers, in an order in which each succeeds.
 
-`agent.wait` takes the turn of the call before it; some ask the launcher.
+`agent.wait` takes the turn of the call before it; some ask the launcher or egress.
 """
 
 from typing import Final
@@ -9,11 +9,17 @@ from protocol.methods import METHODS
 
 KEY: Final = "agent:main:main"
 _ENVELOPE: Final = {"user": {"id": "u"}, "content": {"type": "text", "text": "hi"}}
+_ASKED: Final = {"model": "gpt", "messages": [{"role": "user", "content": "hi"}], "input": "hi"}
 # With terminals: tests/e2e/test_terminals.py.
 OF_TERMINALS: Final = {name for name in METHODS if name.startswith("terminal.")}
 OF_WEBSOCKETS: Final = {"events.subscribe", "events.unsubscribe"}
 EVERY_METHOD: Final[list[tuple[str, object]]] = [
     ("health", {}),
+    ("openai.chat", {"body": _ASKED}),
+    ("openai.responses", {"body": _ASKED}),
+    ("openai.embeddings", {"body": _ASKED}),
+    ("openai.models", {}),
+    ("openai.model", {"model": "gpt"}),
     ("rpc.discover", {}),
     ("sessions.create", {"key": KEY, "label": "x", "displayName": "y"}),
     ("sessions.send", {"key": KEY, "message": "/time", "idempotencyKey": "k"}),

@@ -13,6 +13,7 @@ from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import METHODS, Scope, answered_by
 from protocol.methods.registry import Method, Params
 from tests.worker.calls import EVERY_METHOD, OF_TERMINALS, OF_WEBSOCKETS
+from tests.worker.egress import EgressEnd
 from tests.worker.harness import names, running_worker
 from tests.worker.launcher import LauncherEnd
 from worker import dispatch, main
@@ -192,12 +193,11 @@ async def test_last_of_duplicate_keys_wins(tenant_dir: Path) -> None:
 
 @pytest.mark.parametrize("method", sorted(answered_by("worker")))
 @pytest.mark.parametrize("scopes", [0, *(int(scope) for scope in Scope)])
-async def test_every_method_needs_its_scope(
-    tenant_dir: Path, method: str, scopes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits, "LAUNCHER_WAIT_SECONDS", 0.01)  # none will come
+async def test_every_method_needs_its_scope(tenant_dir: Path, method: str, scopes: int) -> None:
     needed = METHODS[method].scope
     async with running_worker() as rig:
+        await LauncherEnd().meet(rig.links.channel)
+        await EgressEnd().meet(rig.links.channel)
         try:
             await rig.front.call(method, {}, scopes=scopes)
             code, details = None, {}
@@ -345,6 +345,7 @@ async def test_results_are_what_the_declarations_say(tenant_dir: Path) -> None:
     assert called | OF_WEBSOCKETS | OF_TERMINALS == answered_by("worker")
     async with running_worker() as rig:
         await LauncherEnd().meet(rig.links.channel)
+        await EgressEnd().meet(rig.links.channel)
         run_id = ""
         for name, params in EVERY_METHOD:
             given = {"runId": run_id} if name == "agent.wait" else params

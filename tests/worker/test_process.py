@@ -12,6 +12,7 @@ import pytest
 
 from protocol.errors import ErrorCode, GatewayError
 from tests.worker.calls import EVERY_METHOD, OF_WEBSOCKETS
+from tests.worker.egress import EgressEnd
 from tests.worker.harness import Front, Process, names, worker_process
 from tests.worker.launcher import LauncherEnd
 from worker.sessions import schema
@@ -42,6 +43,7 @@ async def test_nothing_is_imported_after_run_was_called(tenant_dir: Path) -> Non
     async with worker_process(tenant_dir, mode="imports") as process:
         front = await started(process)
         await LauncherEnd().meet(process.links.channel)
+        await EgressEnd().meet(process.links.channel)
         run = ""
         for method, params in EVERY_METHOD:
             given = {"runId": run} if method == "agent.wait" else params

@@ -1,13 +1,13 @@
 """Agents behind OpenAI's API: which session, which turn, and what becomes of it."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods.chat import TextPart
-from protocol.models import ModelPiece
 from tests.worker.harness import (
     SECONDS,
     GatedProvider,
@@ -16,6 +16,7 @@ from tests.worker.harness import (
     catalogue_of,
     running_worker,
 )
+from worker.agents.model import ModelEvent, ModelRequest
 
 USER = {"role": "user", "content": "hi"}
 
@@ -170,11 +171,10 @@ async def test_what_is_refused_makes_no_session(field: str) -> None:
 
 async def test_a_turn_that_fails_is_an_error() -> None:
     class Failing(GatedProvider):
-        async def stream(self, request: Any) -> Any:
-            raise GatewayError(ErrorCode.UNAVAILABLE, "no model")
-            yield ModelPiece()
+        def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
+            raise GatewayError(ErrorCode.UNAVAILABLE, f"no {request.model}")
 
     async with running_worker(catalogue_of(Failing())) as rig:
         refused = await rig.front.refused("openai.chat", chat(key="agent:main:mine"))
-        assert refused.message == "no model"
+        assert refused.message == "no gated/test"
         assert refused.details["sessionKey"] == "agent:main:mine"
