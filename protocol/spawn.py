@@ -12,6 +12,22 @@ EXIT_OUT_OF_MEMORY: Final = 12
 """How a worker ends that has reached its memory limit; the number is that of ENOMEM."""
 
 
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator decides about the turns of agents.
+
+    `model` is used unless the tenant chooses another. A turn asks the model at most `max_rounds`
+    times, for `max_tokens` in all (input and output), has at most `max_tool_calls` made, and takes
+    at most `max_seconds`. `fetches` says whether there is any host that the tool `fetch` may ask.
+    """
+
+    model: str = "builtin/echo"
+    max_rounds: int = 24
+    max_tokens: int = 2_000_000
+    max_tool_calls: int = 64
+    max_seconds: float = 600.0
+    fetches: bool = False
+
+
 class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a worker has to know; its tenant's directory is its working directory.
 
@@ -30,8 +46,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Whether another generation serves, and goes on if this one does not start."""
     storage: "StorageRefusal | None" = None
     """Why it may not write, if it may not; the event `storage` says when that changes."""
-    model: str = "builtin/echo"
-    """What its agents use unless its tenant chooses another."""
+    agents: AgentSettings = AgentSettings()
+    """What holds for its agents."""
 
 
 class Idle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,7 +107,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Body of the event `settings`, sent to a worker: what may change while it runs."""
 
     idle_seconds: float
-    model: str = "builtin/echo"
+    agents: AgentSettings = AgentSettings()
 
 
 class WorkerLink(msgspec.Struct, frozen=True, kw_only=True):

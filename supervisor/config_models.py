@@ -75,9 +75,17 @@ NetworkProfiles = Annotated[
 
 
 class AgentsSection(_Section, frozen=True, kw_only=True):
-    """What agents use unless their tenant chooses another."""
+    """What agents use unless their tenant chooses another, and the bounds of one turn.
+
+    A turn asks the model at most `max_rounds` times, for `max_tokens` in all, has at most
+    `max_tool_calls` made, and takes at most `max_seconds`.
+    """
 
     model: ModelId = ECHO
+    max_rounds: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 24
+    max_tokens: Annotated[int, msgspec.Meta(ge=1, le=2**40)] = 2_000_000
+    max_tool_calls: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 64
+    max_seconds: Annotated[float, msgspec.Meta(ge=1, le=600)] = 600.0
 
 
 class EgressSection(_Section, frozen=True, kw_only=True):

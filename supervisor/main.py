@@ -22,6 +22,7 @@ from protocol.errors import ErrorCode, GatewayError
 from protocol.moments import unix_ms
 from protocol.quotas import NO_QUOTA, Use
 from protocol.spawn import (
+    AgentSettings,
     FrontSettings,
     TenantsUpdate,
     WorkerSettings,
@@ -395,8 +396,18 @@ class Supervisor:
     @property
     def worker_settings(self) -> WorkerSettings:
         """See `supervisor.surroundings.Surroundings`."""
-        model = self.config.agents.model
-        return WorkerSettings(idle_seconds=self.config.worker.idle_seconds, model=model)
+        agents = self.config.agents
+        return WorkerSettings(
+            idle_seconds=self.config.worker.idle_seconds,
+            agents=AgentSettings(
+                model=agents.model,
+                max_rounds=agents.max_rounds,
+                max_tokens=agents.max_tokens,
+                max_tool_calls=agents.max_tool_calls,
+                max_seconds=agents.max_seconds,
+                fetches=bool(self.config.egress.fetch_hosts),
+            ),
+        )
 
     def concurrent_runs(self, tenant: str) -> int | None:
         """See `supervisor.surroundings.Surroundings`."""

@@ -13,7 +13,7 @@ import msgspec
 from protocol.control.shapes import Reloaded
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.config import Config, ConfigError
-from supervisor.config_models import EgressSection
+from supervisor.config_models import AgentsSection, EgressSection
 from supervisor.keeper import START_ERRORS
 from supervisor.logs import Log
 from supervisor.notify import Notifier
@@ -37,7 +37,7 @@ LIVE: Final = frozenset(
         "alerts.command",
         "providers",
         "models",
-        "agents.model",
+        *(f"agents.{field}" for field in AgentsSection.__struct_fields__),
         "billing.unpriced",
         "billing.rate_card",
         "billing.sandbox_second",

@@ -271,7 +271,7 @@ class TenantWorker:
             generation=self._around.next_generation(),
             living=tuple(process.spec.generation for process in self.processes()),
             idle_seconds=settings.idle_seconds,
-            model=settings.model,
+            agents=settings.agents,
             concurrent_runs=self._around.concurrent_runs(self.tenant),
             supersedes=supersedes,
             storage=self._around.storage.refusal(self.tenant),

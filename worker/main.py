@@ -27,6 +27,7 @@ from protocol.methods.health import HEALTH
 from protocol.spawn import Idle, WorkerSettings, WorkerSpec
 from worker import discover, dispatch, health, log, memory
 from worker.agents.catalogue import CATALOGUE, Catalogue
+from worker.agents.tool import Means
 from worker.channels import webhook
 from worker.clock import Clock, SystemClock
 from worker.config import handlers as config_handlers
@@ -137,15 +138,17 @@ class Worker:
         events = Events(clock, spec.generation)
         launcher = LauncherLink()
         egress = EgressLink()
-        catalogue = catalogue._replace(model=spec.model, remote=EgressModels(egress))
+        catalogue = catalogue._replace(remote=EgressModels(egress, clock))
         sandboxes = Sandboxes(launcher, self._overlay)
+        files = SandboxFiles(self._directory)
+        means = Means(clock, sandboxes, files, gate, egress)
         self._turns: Final = Turns(
             self._sessions,
             catalogue,
             self._overlay,
             clock,
             events,
-            sandboxes,
+            means,
             spec,
         )
         self.services: Final = Services(
@@ -158,7 +161,7 @@ class Worker:
             Pages(),
             Purging(self._sessions),
             events,
-            SandboxFiles(self._directory),
+            files,
             launcher,
             egress,
             sandboxes,
@@ -243,7 +246,7 @@ class Worker:
     def change_settings(self, settings: WorkerSettings) -> None:
         """Take other settings than those of the start."""
         self._idle_seconds = settings.idle_seconds
-        self._turns.default_model = settings.model
+        self._turns.settings = settings.agents
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._watch_idleness(self._loop.time())

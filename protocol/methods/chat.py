@@ -44,10 +44,17 @@ Part = TextPart | ToolCallPart | ToolResultPart
 
 
 class Usage(Result, frozen=True, kw_only=True):
-    """Tokens of one turn, all its model calls together."""
+    """Tokens of one turn, all its model calls together, and what they have cost.
+
+    `input` holds those read from and written to a provider's cache, `output` those of reasoning.
+    """
 
     input: int
     output: int
+    cache_read: int = 0
+    cache_write: int = 0
+    reasoning: int = 0
+    cost_micro_usd: int = 0
 
 
 class Message(Result, frozen=True, kw_only=True):

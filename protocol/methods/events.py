@@ -37,6 +37,27 @@ class Lifecycle(Result, frozen=True, kw_only=True):
     error: str | None = None
 
 
+class ToolProgress(Result, frozen=True, kw_only=True):
+    """What an `agent` event of the stream `tool` says; the beginnings of arguments and output."""
+
+    phase: Literal["start", "result"]
+    name: str
+    tool_call_id: str
+    arguments: str | None = None
+    output: str | None = None
+    is_error: bool = False
+
+
+class ToolEvent(Result, frozen=True, kw_only=True):
+    """`agent`: a turn has a tool run, or it has ended. `ts` is Unix ms."""
+
+    run_id: str
+    session_key: str
+    stream: Literal["tool"]
+    ts: int
+    data: ToolProgress
+
+
 class AgentEvent(Result, frozen=True, kw_only=True):
     """`agent`: a turn begins or ends. `ts` is Unix ms."""
 

@@ -24,17 +24,20 @@ from protocol.errors import GatewayError, LinkClosedError
 from protocol.link import ANSWERS, LIVENESS
 from protocol.methods import ALL_SCOPES
 from protocol.methods.chat import TextPart, Usage
-from protocol.spawn import WorkerSpec
+from protocol.spawn import AgentSettings, WorkerSpec
 from tests.workers.echo import EchoProvider
 from worker.agents.catalogue import CATALOGUE, Catalogue
 from worker.agents.model import Finished, ModelEvent, ModelRequest, TextDelta
-from worker.agents.tool import Tool, ToolContext
+from worker.agents.tool import Means, Tool, ToolContext
 from worker.clock import Clock, SystemClock
 from worker.config.overlay import OverlayFile
+from worker.egress.link import EgressLink
 from worker.main import Worker
+from worker.sandbox.files import SandboxFiles
 from worker.sandbox.link import LauncherLink
 from worker.sandbox.sandboxes import Sandboxes
 from worker.store.files import Directory
+from worker.store.gate import Gate
 
 SECONDS = 20.0
 PROGRAM = Path(__file__).with_name("program.py")
@@ -88,10 +91,13 @@ class GatedProvider:
         self._gate(text).set()
 
 
-def tool_context(clock: Clock) -> ToolContext:
-    """On whose behalf a tool runs; there is no launcher."""
-    sandboxes = Sandboxes(LauncherLink(), OverlayFile(Directory()))
-    return ToolContext("agent:main:x", "run", clock, sandboxes)
+def tool_context(clock: Clock, said: list[str] | None = None) -> ToolContext:
+    """On whose behalf a tool runs; there is no launcher and no egress."""
+    directory = Directory()
+    gate = Gate(None)
+    sandboxes = Sandboxes(LauncherLink(), OverlayFile(directory, gate))
+    means = Means(clock, sandboxes, SandboxFiles(directory), gate, EgressLink())
+    return ToolContext("agent:main:x", "run", (said if said is not None else []).append, means)
 
 
 def names(folder: Path) -> list[str]:
@@ -326,7 +332,8 @@ async def running_worker(
 ) -> AsyncIterator[Rig]:
     """Start a worker here; at the end it is drained."""
     links = Links()
-    spec = WorkerSpec(tenant=tenant, generation=generation, living=living, model=catalogue.model)
+    agents = AgentSettings(model=catalogue.model)
+    spec = WorkerSpec(tenant=tenant, generation=generation, living=living, agents=agents)
     worker = Worker(spec, catalogue, clock or SystemClock())
     fds = WorkerDescriptors(
         links.their_supervisor.detach(), links.their_channel.detach(), links.their_ready

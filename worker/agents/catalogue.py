@@ -13,9 +13,10 @@ from msgspec import UnsetType
 
 from protocol.methods.chat import TextPart
 from protocol.methods.config import AgentSection
+from protocol.spawn import AgentSettings
 from worker.agents import tools
-from worker.agents.model import ModelProvider, PromptMessage
-from worker.agents.tool import Tool
+from worker.agents.model import ModelProvider, PromptMessage, RemoteModels
+from worker.agents.tool import FETCH, Tool
 
 DEFAULT_MODEL: Final = "builtin/echo"
 
@@ -23,24 +24,26 @@ DEFAULT_MODEL: Final = "builtin/echo"
 class Catalogue(NamedTuple):
     """What agents can use.
 
-    `model` is what they use unless told otherwise. `local` providers are asked for the models that
-    begin with their name and a slash, `remote` for all others.
+    `local` providers are asked for the models that begin with their name and a slash, `remote` for
+    all others.
     """
 
     tools: Mapping[str, Tool]
     model: str = DEFAULT_MODEL
-    remote: ModelProvider | None = None
+    remote: RemoteModels | None = None
     local: Mapping[str, ModelProvider] = MappingProxyType({})
 
     def with_local(self, *providers: ModelProvider) -> "Catalogue":
         """Give the same with providers that are asked here."""
         return self._replace(local={provider.name: provider for provider in providers})
 
-    def configured(self, agent: AgentSection | UnsetType) -> "Catalogue":
-        """Give what agents can use under a tenant's configuration."""
+    def configured(self, settings: AgentSettings, agent: AgentSection | UnsetType) -> "Catalogue":
+        """Give what agents can use, by what the operator and then the tenant has decided."""
+        model, tools = settings.model, self.tools
+        if not settings.fetches:
+            tools = {name: tool for name, tool in tools.items() if name != FETCH}
         if isinstance(agent, UnsetType):
-            return self
-        model, tools = self.model, self.tools
+            return self._replace(tools=tools, model=model)
         if not isinstance(agent.model, UnsetType):
             model = agent.model
         if not isinstance(agent.tools, UnsetType) and not isinstance(agent.tools.allow, UnsetType):
@@ -53,6 +56,16 @@ class Catalogue(NamedTuple):
         found = self.local.get(self.model.split("/", 1)[0]) or self.remote
         assert found is not None
         return found
+
+    async def window(self) -> int | None:
+        """Give how many tokens `model` can be told and say together, where that is known.
+
+        Raises:
+            GatewayError: nobody can be asked.
+        """
+        if self.remote is None or self.provider is not self.remote:
+            return None
+        return await self.remote.window(self.model)
 
 
 def system_prompt(

@@ -29,6 +29,8 @@ class ModelRequest(NamedTuple):
     model: str
     messages: tuple[PromptMessage, ...]
     tools: tuple[ToolDescription, ...]
+    run_id: str | None = None
+    session_key: str | None = None
 
 
 class TextDelta(NamedTuple):
@@ -67,4 +69,15 @@ class ModelProvider(Protocol):
 
         Raises:
             GatewayError: the provider refused; its message is shown to the user.
+        """
+
+
+class RemoteModels(ModelProvider, Protocol):
+    """One that has many models, and knows what they can take."""
+
+    async def window(self, model: str) -> int | None:
+        """Give how many tokens a model can be told and say together, where that is known.
+
+        Raises:
+            GatewayError: it cannot be asked.
         """

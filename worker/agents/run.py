@@ -6,9 +6,9 @@ its result, and text that was cut off is kept and marked.
 
 import asyncio
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -16,6 +16,7 @@ from protocol import limits
 from protocol.errors import GatewayError
 from protocol.methods.chat import Part, TextPart, ToolCallPart, ToolResultPart, Usage
 from protocol.methods.sessions import RunStatus
+from protocol.spawn import AgentSettings
 from worker import log, memory
 from worker.agents.catalogue import Catalogue
 from worker.agents.model import (
@@ -27,19 +28,30 @@ from worker.agents.model import (
     ToolDescription,
 )
 from worker.agents.tool import Tool, ToolContext, ToolResult
+from worker.agents.window import fitting
 from worker.sessions.writes import Ending, NewMessage
 
-ROUNDS_MAX: Final = 8
-TOOL_CALLS_MAX: Final = 32
+# Of one answer, that run side by side.
+TOOLS_AT_ONCE: Final = 4
 # A model that says back what it was sent must not be cut off.
 OUTPUT_CHARS_MAX: Final = limits.MESSAGE_CHARS_MAX + 4 * limits.KIB
 TOOL_OUTPUT_CHARS_MAX: Final = 64 * 1024
 TOOL_ARGUMENTS_CHARS_MAX: Final = 64 * 1024
 TOOL_NAME_CHARS_MAX: Final = 128
 TOOL_SECONDS_MAX: Final = 60.0
-TURN_SECONDS_MAX: Final = 600.0
 
-OnText = Callable[[str], None]
+
+class Audience(Protocol):
+    """Who is told of a turn while it runs."""
+
+    def text(self, text: str) -> None:
+        """Text is added to the answer."""
+
+    def tool_began(self, call: ToolCall) -> None:
+        """A tool begins to run."""
+
+    def tool_ended(self, call: ToolCall, result: ToolResult) -> None:
+        """It has ended."""
 
 
 class _StoppedError(Exception):
@@ -53,7 +65,9 @@ class AgentRun:
         catalogue: The model and the tools.
         prompt: The conversation so far; its last message is the one to answer.
         context: On whose behalf tools run.
-        on_text: Told each piece of the answer's text as it comes.
+        settings: The bounds of the turn. They are fixed here: nothing that a model or a tool says
+            changes them, or which tools there are.
+        audience: Told of it as it goes on.
     """
 
     def __init__(
@@ -61,12 +75,15 @@ class AgentRun:
         catalogue: Catalogue,
         prompt: Sequence[PromptMessage],
         context: ToolContext,
-        on_text: OnText,
+        settings: AgentSettings,
+        audience: Audience,
     ) -> None:
         self._catalogue: Final = catalogue
         self._messages: Final = list(prompt)
         self._context: Final = context
-        self._on_text: Final = on_text
+        self._settings: Final = settings
+        self._audience: Final = audience
+        self._window: int | None = None
         self._tools: Final = tuple(describe(tool) for tool in catalogue.tools.values())
         self._rows: list[NewMessage] = []
         # The answer that comes in now.
@@ -75,22 +92,25 @@ class AgentRun:
         self._finished: Finished | None = None
         # Calls that are in a row, and whose results are not.
         self._unanswered: list[ToolCall] = []
+        self._results: dict[int, ToolResult] = {}
         self._usage = Usage(input=0, output=0)
         self._output_chars = self._tool_calls = 0
 
     async def execute(self) -> Ending:
         """Run the turn to its end. Only raises when cancelled; then ask `interrupted`."""
+        bounds = self._settings
         try:
-            async with asyncio.timeout(TURN_SECONDS_MAX):
-                for _ in range(ROUNDS_MAX):
+            async with asyncio.timeout(bounds.max_seconds):
+                self._window = await self._catalogue.window()
+                for _ in range(bounds.max_rounds):
                     await self._ask_model()
                     if not self._calls:
                         self._close("stop", "")
                         return self._ending("ok", None)
                     await self._run_tools()
-            return self._failed(f"the turn was stopped after {ROUNDS_MAX} rounds of tools")
+            return self._failed(f"the turn was stopped after {bounds.max_rounds} rounds of tools")
         except TimeoutError:
-            return self._failed(f"the turn took longer than {TURN_SECONDS_MAX:.0f} s")
+            return self._failed(f"the turn took longer than {bounds.max_seconds:.0f} s")
         except _StoppedError as stop:
             return self._failed(str(stop))
         except GatewayError as error:
@@ -107,7 +127,13 @@ class AgentRun:
         return self._ending("interrupted", reason)
 
     async def _ask_model(self) -> None:
-        request = ModelRequest(self._catalogue.model, tuple(self._messages), self._tools)
+        request = ModelRequest(
+            self._catalogue.model,
+            fitting(self._messages, self._tools, self._window),
+            self._tools,
+            self._context.run_id,
+            self._context.session_key,
+        )
         async with aclosing(self._catalogue.provider.stream(request)) as events:
             async for event in events:
                 match event:
@@ -120,9 +146,10 @@ class AgentRun:
         if self._finished is None:
             raise _StoppedError("the model's answer broke off")
         spent = self._finished.usage
-        self._usage = Usage(
-            input=self._usage.input + spent.input, output=self._usage.output + spent.output
-        )
+        self._usage = total(self._usage, spent)
+        used = self._usage.input + self._usage.output
+        if used >= self._settings.max_tokens and self._calls:
+            raise _StoppedError(f"the turn was stopped after {used} tokens")
 
     def _take_text(self, text: str) -> None:
         room = OUTPUT_CHARS_MAX - self._output_chars
@@ -130,14 +157,15 @@ class AgentRun:
         self._output_chars += len(kept)
         if kept:
             self._text.append(kept)
-            self._on_text(kept)
+            self._audience.text(kept)
         if len(text) > room:
             raise _StoppedError(f"the answer was cut off at {OUTPUT_CHARS_MAX} characters")
 
     def _take_call(self, call: ToolCall) -> None:
         self._tool_calls += 1
-        if self._tool_calls > TOOL_CALLS_MAX:
-            raise _StoppedError(f"the turn was stopped after {TOOL_CALLS_MAX} tool calls")
+        most = self._settings.max_tool_calls
+        if self._tool_calls > most:
+            raise _StoppedError(f"the turn was stopped after {most} tool calls")
         sizes = (len(call.arguments), len(call.name), len(call.call_id))
         bounds = (TOOL_ARGUMENTS_CHARS_MAX, TOOL_NAME_CHARS_MAX, TOOL_NAME_CHARS_MAX)
         if any(size > bound for size, bound in zip(sizes, bounds, strict=True)):
@@ -146,8 +174,26 @@ class AgentRun:
 
     async def _run_tools(self) -> None:
         self._add_answer("tool_calls")
-        while self._unanswered:
-            self._add_result(await self._run_tool(self._unanswered[0]))
+        gate = asyncio.Semaphore(TOOLS_AT_ONCE)
+
+        async def run(place: int, call: ToolCall) -> None:
+            async with gate:
+                self._audience.tool_began(call)
+                result = await self._run_tool(call)
+                self._results[place] = result
+                self._audience.tool_ended(call, result)
+
+        async with asyncio.TaskGroup() as running:
+            for place, call in enumerate(self._unanswered):
+                running.create_task(run(place, call))
+        self._add_results("")
+
+    def _add_results(self, why_not: str) -> None:
+        """Write down what each call has come to, in the order in which they were made."""
+        results, self._results = self._results, {}
+        for place in range(len(self._unanswered)):
+            missing = ToolResult(f"not run: {why_not}", is_error=True)
+            self._add_result(results.get(place, missing))
 
     async def _run_tool(self, call: ToolCall) -> ToolResult:
         tool = self._catalogue.tools.get(call.name)
@@ -207,8 +253,7 @@ class AgentRun:
             stop_reason = self._finished.stop_reason
         if self._text or self._calls or self._finished is not None:
             self._add_answer(stop_reason)
-        while self._unanswered:
-            self._add_result(ToolResult(f"not run: {why}", is_error=True))
+        self._add_results(why)
 
     def _failed(self, why: str) -> Ending:
         self._close("error", why)
@@ -221,3 +266,10 @@ class AgentRun:
 def describe(tool: Tool) -> ToolDescription:
     """Give what a model is told of a tool."""
     return ToolDescription(tool.name, tool.description, msgspec.json.schema(tool.parameters))
+
+
+def total(first: Usage, second: Usage) -> Usage:
+    """Give two usages together."""
+    return Usage(
+        **{name: getattr(first, name) + getattr(second, name) for name in Usage.__struct_fields__}
+    )

@@ -1,24 +1,44 @@
 """The interface of a tool. A tool is one file in `worker/agents/tools/`."""
 
-from typing import Any, NamedTuple, Protocol
+import hashlib
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
 from worker.clock import Clock
+from worker.egress.link import EgressLink
+from worker.sandbox.files import SandboxFiles
 from worker.sandbox.sandboxes import Sandboxes
+from worker.store.gate import Gate
+
+_CONTROL: Final = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
+_BOUNDARY_CHARS: Final = 16
+FETCH: Final = "fetch"
+"""The tool that there is where the operator has named a host for it."""
 
 
 class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of what a tool is given: closed, and checked before the tool sees it."""
 
 
+class Means(NamedTuple):
+    """What tools work with: all of it is the tenant's own."""
+
+    clock: Clock
+    sandboxes: Sandboxes
+    files: SandboxFiles
+    gate: Gate
+    egress: EgressLink
+
+
 class ToolContext(NamedTuple):
-    """On whose behalf a tool runs."""
+    """On whose behalf a tool runs; `say` tells whoever follows the turn something now."""
 
     session_key: str
     run_id: str
-    clock: Clock
-    sandboxes: Sandboxes
+    say: Callable[[str], None]
+    means: Means
 
 
 class ToolResult(NamedTuple):
@@ -45,3 +65,13 @@ class Tool(Protocol):
 
     async def run(self, arguments: Any, context: ToolContext) -> ToolResult:
         """Do it. `arguments` is of the type that `parameters` gives."""
+
+
+def marked(what: str, text: str) -> str:
+    """Give untrusted text between two lines that it could not have written itself.
+
+    They hold a digest of what is between them. Control characters are replaced.
+    """
+    text = text.translate(_CONTROL).removesuffix("\n")
+    boundary = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_BOUNDARY_CHARS]
+    return f"--- {what}, untrusted, until {boundary}\n{text}\n--- {boundary}"

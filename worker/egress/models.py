@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
+from math import inf
 from typing import Final
 
 import msgspec
@@ -18,10 +19,14 @@ from worker.agents.model import (
     TextDelta,
     ToolCall,
 )
+from worker.clock import Clock
 from worker.egress.link import EgressLink
 
 CREDIT: Final = limits.STREAM_CREDIT_INITIAL
+WINDOW_SECONDS: Final = 30.0
+"""How long it is believed what models can take: an operator may change it."""
 _piece_decoder: Final = msgspec.json.Decoder(models.ModelPiece)
+_shown_decoder: Final = msgspec.json.Decoder(list[models.ModelShown])
 _answer_decoder: Final = msgspec.json.Decoder(models.ModelAnswer)
 
 
@@ -91,12 +96,24 @@ class EgressModels:
 
     Args:
         link: Who is asked.
+        clock: For how long it is kept what models can take.
     """
 
     name: Final = "egress"
 
-    def __init__(self, link: EgressLink) -> None:
+    def __init__(self, link: EgressLink, clock: Clock) -> None:
         self._link: Final = link
+        self._clock: Final = clock
+        self._windows: dict[str, int | None] = {}
+        self._windows_until = -inf
+
+    async def window(self, model: str) -> int | None:
+        """See `RemoteModels`."""
+        if model not in self._windows or self._clock.monotonic() > self._windows_until:
+            found = _shown_decoder.decode(await self._link.call("models", {}))
+            self._windows = {each.id: each.context_window for each in found}
+            self._windows_until = self._clock.monotonic() + WINDOW_SECONDS
+        return self._windows.get(model)
 
     async def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
         """See `ModelProvider`."""
@@ -109,7 +126,7 @@ class EgressModels:
         for call in calls.whole():
             yield call
         assert answer.end is not None
-        yield finished(answer.end.stop_reason, answer.end.spent)
+        yield finished(answer.end.stop_reason, answer.end.spent, answer.end.cost_micro_usd)
 
 
 class Calls:
@@ -132,11 +149,15 @@ class Calls:
             yield ToolCall(call_id, name, arguments or "{}")
 
 
-def finished(stop: models.StopReason, spent: models.Spent) -> Finished:
+def finished(stop: models.StopReason, spent: models.Spent, cost_micro_usd: int = 0) -> Finished:
     """Give the end of an answer as an agent takes it."""
     usage = Usage(
         input=spent.input + spent.cache_read + spent.cache_write,
         output=spent.output + spent.reasoning,
+        cache_read=spent.cache_read,
+        cache_write=spent.cache_write,
+        reasoning=spent.reasoning,
+        cost_micro_usd=cost_micro_usd,
     )
     return Finished(usage, "stop" if stop == "content_filter" else stop)
 
@@ -145,6 +166,8 @@ def translated(request: ModelRequest) -> models.ModelRequest:
     """Give an agent's request as egress takes it."""
     return models.ModelRequest(
         model=request.model,
+        run_id=request.run_id,
+        session_key=request.session_key,
         messages=tuple(each for message in request.messages for each in _messages(message)),
         tools=tuple(
             models.OfferedTool(

@@ -13,8 +13,12 @@ from protocol.methods.events import (
     Lifecycle,
     SessionChange,
     SessionChanged,
+    ToolEvent,
+    ToolProgress,
 )
 from protocol.methods.sessions import RunStatus
+from worker.agents.model import ToolCall
+from worker.agents.tool import ToolResult
 from worker.clock import Clock
 from worker.events.bus import Events
 from worker.sessions.feed import DELTA_CHARS_MAX, TurnResult
@@ -22,6 +26,9 @@ from worker.sessions.feed import DELTA_CHARS_MAX, TurnResult
 # What comes within this is one event: many turns at once would else be a flood.
 GATHER_SECONDS: Final = 0.05
 # Beyond this a reply is left out of the event of its end; its history has it.
+# What is shown of a tool's arguments and of what it said.
+PREVIEW_CHARS: Final = 2000
+TOOL_NAME_CHARS_SHOWN: Final = 128
 REPLY_BYTES_MAX: Final = 128 * 1024
 
 _STATES: Final[dict[RunStatus, Literal["final", "error", "aborted"]]] = {
@@ -64,6 +71,27 @@ class TurnEvents:
             if self._timer is None:
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(GATHER_SECONDS, self._tell_text)
+
+    def tool(self, call: ToolCall, result: ToolResult | None = None) -> None:
+        """A tool begins to run, or (with its result) has ended."""
+        if self._events.wanted:
+            self._events.publish(
+                "agent",
+                ToolEvent(
+                    run_id=self._run_id,
+                    session_key=self._session_key,
+                    stream="tool",
+                    ts=self._clock.now_ms(),
+                    data=ToolProgress(
+                        phase="start" if result is None else "result",
+                        name=call.name[:TOOL_NAME_CHARS_SHOWN],
+                        tool_call_id=call.call_id[:TOOL_NAME_CHARS_SHOWN],
+                        arguments=call.arguments[:PREVIEW_CHARS] if result is None else None,
+                        output=None if result is None else result.text[:PREVIEW_CHARS],
+                        is_error=result is not None and result.is_error,
+                    ),
+                ),
+            )
 
     def ended(self, result: TurnResult | GatewayError) -> None:
         """The turn has ended."""

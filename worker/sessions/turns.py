@@ -21,13 +21,13 @@ from protocol.methods.events import SessionChange
 from protocol.spawn import WorkerSpec
 from worker import log, refusal
 from worker.agents.catalogue import Catalogue, system_prompt
+from worker.agents.model import ToolCall
 from worker.agents.run import AgentRun
-from worker.agents.tool import ToolContext
+from worker.agents.tool import Means, ToolContext, ToolResult
 from worker.clock import Clock
 from worker.config.overlay import OverlayFile
 from worker.events.bus import Events
 from worker.events.turn import TurnEvents, session_changed
-from worker.sandbox.sandboxes import Sandboxes
 from worker.sessions import aborts, admissions, reads, writes
 from worker.sessions.feed import Feed, TurnResult
 from worker.sessions.feeds import LOOK_SECONDS, Feeds
@@ -45,6 +45,27 @@ TAKEN_AWAY: Final = "another worker has taken the turn"
 STOPPING: Final = "the turn was cut off: its worker was stopped"
 
 
+class _Audience:
+    """Those who follow one turn; see `worker.agents.run.Audience`."""
+
+    def __init__(self, feed: Feed, told: TurnEvents) -> None:
+        self._feed: Final = feed
+        self._told: Final = told
+
+    def text(self, text: str) -> None:
+        """Text is added to the answer."""
+        self._feed.add(text)
+        self._told.text(text)
+
+    def tool_began(self, call: ToolCall) -> None:
+        """A tool begins to run."""
+        self._told.tool(call)
+
+    def tool_ended(self, call: ToolCall, result: ToolResult) -> None:
+        """It has ended."""
+        self._told.tool(call, result)
+
+
 class Turns:
     """The turns that this generation runs.
 
@@ -54,7 +75,7 @@ class Turns:
         overlay: That configuration.
         clock: For leases and rows.
         events: Where turns are told of.
-        sandboxes: Where tools run programs.
+        means: What tools work with.
         spec: What the supervisor told us: our own generation, and those alive at our start.
     """
 
@@ -65,17 +86,17 @@ class Turns:
         overlay: OverlayFile,
         clock: Clock,
         events: Events,
-        sandboxes: Sandboxes,
+        means: Means,
         spec: WorkerSpec,
     ) -> None:
         self._database: Final = database
         self._catalogue: Final = catalogue
-        self.default_model = catalogue.model
-        """What agents use unless the tenant chooses another; it may change."""
+        self.settings = spec.agents
+        """What holds for turns that begin from now on."""
         self._overlay: Final = overlay
         self._clock: Final = clock
         self._events: Final = events
-        self._sandboxes: Final = sandboxes
+        self._means: Final = means
         self._generation: Final = spec.generation
         self._most = _most(spec.concurrent_runs)
         self._living: Final = tuple(other for other in spec.living if other != spec.generation)
@@ -250,7 +271,7 @@ class Turns:
 
     def catalogue(self, agent: AgentSection | UnsetType) -> Catalogue:
         """Give what agents use now under a tenant's configuration."""
-        return self._catalogue._replace(model=self.default_model).configured(agent)
+        return self._catalogue.configured(self.settings, agent)
 
     # One turn.
 
@@ -281,20 +302,18 @@ class Turns:
             self._pump()
 
     async def _answer(self, run: writes.ClaimedRun, feed: Feed, told: TurnEvents) -> writes.Ending:
-        def take(text: str) -> None:
-            feed.add(text)
-            told.text(text)
-
         settings = (await self._overlay.usable()).agent
         reader = self._database.read()
         prompt = reads.prompt(reader, run.session, run.seq)
         told_before = system_prompt(settings, reads.instructions(reader, run.seq))
-        context = ToolContext(run.session_key, run.id, self._clock, self._sandboxes)
+        audience = _Audience(feed, told)
+        context = ToolContext(run.session_key, run.id, audience.text, self._means)
         agent = AgentRun(
             self.catalogue(settings),
             [*told_before, *prompt],
             context,
-            take,
+            self.settings,
+            audience,
         )
         if self._aborting:
             self._cuts.setdefault(run.id, STOPPING)

@@ -7,6 +7,7 @@ import pytest
 
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods.chat import TextPart, ToolCallPart, ToolResultPart, Usage
+from protocol.spawn import AgentSettings
 from tests.worker.harness import ManualClock, catalogue_of, tool_context
 from worker.agents import run as module
 from worker.agents.model import (
@@ -21,6 +22,8 @@ from worker.agents.run import AgentRun
 from worker.agents.tool import Arguments, ToolContext, ToolResult
 from worker.sessions.writes import Ending, NewMessage
 
+ROUNDS, CALLS_MAX = 8, 32
+BOUNDS = AgentSettings(max_rounds=ROUNDS, max_tool_calls=CALLS_MAX)
 DONE = Finished(Usage(input=3, output=2), "stop")
 CALLS = Finished(Usage(input=3, output=2), "tool_calls")
 
@@ -73,11 +76,34 @@ class Plus:
         return ToolResult("9" * arguments.b)
 
 
-def agent(provider: Scripted, tool: Plus | None = None, heard: list[str] | None = None) -> AgentRun:
+class Audience:
+    """Who follows a turn: its text, and what becomes of its tools."""
+
+    def __init__(self, heard: list[str]) -> None:
+        self.heard = heard
+        self.tools: list[str] = []
+
+    def text(self, text: str) -> None:
+        self.heard.append(text)
+
+    def tool_began(self, call: ToolCall) -> None:
+        self.tools.append(f"{call.call_id} begins")
+
+    def tool_ended(self, call: ToolCall, result: ToolResult) -> None:
+        self.tools.append(f"{call.call_id} {'fails' if result.is_error else 'ends'}")
+
+
+def agent(
+    provider: Scripted,
+    tool: Plus | None = None,
+    heard: list[str] | None = None,
+    bounds: AgentSettings = BOUNDS,
+    audience: Audience | None = None,
+) -> AgentRun:
     prompt = [PromptMessage("user", (TextPart(text="hi"),))]
     context = tool_context(ManualClock())
-    on_text = (heard if heard is not None else []).append
-    return AgentRun(catalogue_of(provider, tool or Plus()), prompt, context, on_text)
+    audience = audience or Audience(heard if heard is not None else [])
+    return AgentRun(catalogue_of(provider, tool or Plus()), prompt, context, bounds, audience)
 
 
 def shape(ending: Ending) -> list[tuple[Any, ...]]:
@@ -195,12 +221,68 @@ async def test_tool_over_its_time_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert (ending.state, shape(ending)[1][1]) == ("ok", "#1! no answer within 0 s")
 
 
+class Turns(Plus):
+    """Tools that wait for each other: the second has to end before the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second_ended = asyncio.Event()
+
+    async def run(self, arguments: PlusArguments, context: ToolContext) -> ToolResult:
+        if arguments.a == 1:
+            await self.second_ended.wait()
+        else:
+            self.second_ended.set()
+        return await super().run(arguments, context)
+
+
+async def test_tools_of_one_answer_run_side_by_side_and_are_told_in_order() -> None:
+    calls = [ToolCall("x", "plus", '{"a":1,"b":1}'), ToolCall("y", "plus", '{"a":2,"b":2}')]
+    audience = Audience([])
+    run = agent(Scripted([*calls, CALLS], [DONE]), Turns(), audience=audience)
+    async with asyncio.timeout(5):
+        ending = await run.execute()
+    assert shape(ending)[1:3] == [("tool", "#x 9", None), ("tool", "#y 99", None)]
+    assert audience.tools == ["x begins", "y begins", "y ends", "x ends"]
+
+
+async def test_what_has_ended_at_an_abort_is_kept() -> None:
+    calls = [ToolCall("x", "plus", '{"a":1}'), ToolCall("y", "plus", '{"a":-1}')]
+
+    class Both(Audience):
+        def tool_ended(self, call: ToolCall, result: ToolResult) -> None:
+            super().tool_ended(call, result)
+            task.cancel()
+
+    class Never(Turns):
+        async def run(self, arguments: PlusArguments, context: ToolContext) -> ToolResult:
+            if arguments.a == 1:
+                await asyncio.Event().wait()
+            return await super().run(arguments, context)
+
+    run = agent(Scripted([*calls, CALLS], [DONE]), Never(), audience=Both([]))
+    task = asyncio.create_task(run.execute())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert shape(run.interrupted("stopped"))[1:] == [
+        ("tool", "#x! not run: stopped", None),
+        ("tool", "#y! the tool failed", None),
+    ]
+
+
+async def test_tokens_are_bounded() -> None:
+    provider = Scripted([ToolCall("1", "plus", '{"a":1}'), CALLS])
+    ending = await agent(provider, bounds=AgentSettings(max_tokens=9)).execute()
+    assert (ending.state, ending.error) == ("error", "the turn was stopped after 10 tokens")
+    assert len(provider.requests) == 2
+
+
 async def test_rounds_are_bounded() -> None:
     provider = Scripted([ToolCall("1", "plus", '{"a":1}'), CALLS])
     ending = await agent(provider).execute()
-    assert (ending.state, len(provider.requests)) == ("error", module.ROUNDS_MAX)
+    assert (ending.state, len(provider.requests)) == ("error", ROUNDS)
     assert ending.error == "the turn was stopped after 8 rounds of tools"
-    assert len(shape(ending)) == 2 * module.ROUNDS_MAX
+    assert len(shape(ending)) == 2 * ROUNDS
 
 
 async def test_tool_calls_are_bounded() -> None:
@@ -209,7 +291,7 @@ async def test_tool_calls_are_bounded() -> None:
     ]
     ending = await agent(Scripted([*calls, CALLS])).execute()
     assert ending.state == "error"
-    assert len(ending.rows) == 1 + module.TOOL_CALLS_MAX
+    assert len(ending.rows) == 1 + CALLS_MAX
     assert all("! not run: " in row[1] for row in shape(ending)[1:])
 
 
@@ -261,11 +343,11 @@ async def test_answer_without_an_end_is_an_error() -> None:
     assert shape(ending) == [("assistant", "half", "error")]
 
 
-async def test_turn_over_its_time_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TURN_SECONDS_MAX", 0.01)
+async def test_turn_over_its_time_is_an_error() -> None:
     tool = Plus()
     tool.hold = asyncio.Event()
-    ending = await agent(Scripted([ToolCall("1", "plus", '{"a":1}'), CALLS]), tool).execute()
+    provider = Scripted([ToolCall("1", "plus", '{"a":1}'), CALLS])
+    ending = await agent(provider, tool, bounds=AgentSettings(max_seconds=0.01)).execute()
     assert (ending.state, ending.error) == ("error", "the turn took longer than 0 s")
     assert shape(ending)[1][1].startswith("#1! not run: ")
 
@@ -295,7 +377,13 @@ def test_modules_of_the_folders_are_the_catalogue() -> None:
         (folder,) = package.__path__
         return {path.stem for path in Path(folder).glob("*.py")} - {"__init__"}
 
-    assert modules(tools) == set(catalogue.CATALOGUE.tools) == {"clock", "exec"}
+    assert (
+        modules(tools)
+        == set(catalogue.CATALOGUE.tools)
+        == {
+            *("clock", "edit", "exec", "fetch", "list", "message", "read", "write"),
+        }
+    )
 
 
 def test_two_of_one_name_stop_the_start() -> None:

@@ -19,7 +19,7 @@ class ClockTool:
 
     async def run(self, arguments: ClockArguments, context: ToolContext) -> ToolResult:
         """See `Tool`."""
-        seconds = context.clock.now_ms() // 1000
+        seconds = context.means.clock.now_ms() // 1000
         return ToolResult(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)))
 
 

@@ -4,7 +4,6 @@ Nothing is run on the host, and no shell reads the arguments: who wants one says
 and it runs inside.
 """
 
-import hashlib
 from typing import Annotated, Final
 
 import msgspec
@@ -12,7 +11,7 @@ import msgspec
 from protocol import limits
 from protocol.launching import DEFAULT_NAME, Argument, Mode, SandboxName
 from protocol.methods import sandbox
-from worker.agents.tool import Arguments, ToolContext, ToolResult
+from worker.agents.tool import Arguments, ToolContext, ToolResult, marked
 
 NAME: Final = "exec"
 # Of each of stdout and stderr: so much of its beginning, and half as much of its end.
@@ -20,9 +19,6 @@ SHOWN_CHARS: Final = 8 * limits.KIB
 SECONDS_DEFAULT: Final = 30.0
 # Before the turn gives a tool up: then it is known what the program had written.
 SECONDS_MAX: Final = 50.0
-
-_CONTROL: Final = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if code not in (9, 10)}
-_BOUNDARY_CHARS: Final = 16
 
 
 class ExecArguments(Arguments, frozen=True):
@@ -54,7 +50,7 @@ class ExecTool:
 
     async def run(self, arguments: ExecArguments, context: ToolContext) -> ToolResult:
         """See `Tool`. A program that fails is an answer, not an error of the tool."""
-        result = await context.sandboxes.run(
+        result = await context.means.sandboxes.run(
             sandbox.RunParams(
                 argv=arguments.argv,
                 stdin=arguments.stdin,
@@ -80,9 +76,7 @@ def told(result: sandbox.RunResult) -> str:
     lines = [f"{_ending(result)} ({result.wall_ms} ms, {result.mode})"]
     if result.truncated:
         lines.append("there was more output than was kept")
-    for name, text in outputs:
-        boundary = hashlib.sha256(text.encode()).hexdigest()[:_BOUNDARY_CHARS]
-        lines += [f"--- {name}, untrusted, until {boundary}", text, f"--- {boundary}"]
+    lines += [marked(name, text) for name, text in outputs]
     return "\n".join(lines)
 
 
@@ -99,12 +93,11 @@ def _ending(result: sandbox.RunResult) -> str:
 def _shown(text: str, encoding: sandbox.Encoding) -> str:
     if encoding != "text":
         return f"[binary, in base64 {len(text)} characters: write it to a file in /work]"
-    text = text.translate(_CONTROL)
     left_out = len(text) - SHOWN_CHARS - SHOWN_CHARS // 2
     if left_out > 0:
         end = text[-(SHOWN_CHARS // 2) :]
         text = f"{text[:SHOWN_CHARS]}\n[{left_out} characters left out]\n{end}"
-    return text.removesuffix("\n")
+    return text
 
 
 TOOL: Final = ExecTool()
