@@ -21,14 +21,14 @@ from protocol.methods.events import SessionChange
 from protocol.spawn import WorkerSpec
 from worker import log, refusal
 from worker.agents.catalogue import Catalogue, system_prompt
-from worker.agents.model import ToolCall
 from worker.agents.run import AgentRun
-from worker.agents.tool import Means, ToolContext, ToolResult
+from worker.agents.tool import Means, ToolContext
 from worker.clock import Clock
 from worker.config.overlay import OverlayFile
 from worker.events.bus import Events
 from worker.events.turn import TurnEvents, session_changed
 from worker.sessions import aborts, admissions, reads, writes
+from worker.sessions.audience import Audience
 from worker.sessions.feed import Feed, TurnResult
 from worker.sessions.feeds import LOOK_SECONDS, Feeds
 from worker.store.database import Database
@@ -43,27 +43,6 @@ ABORT_SECONDS: Final = 2.0
 SESSIONS_WAITING_MAX: Final = 1000
 TAKEN_AWAY: Final = "another worker has taken the turn"
 STOPPING: Final = "the turn was cut off: its worker was stopped"
-
-
-class _Audience:
-    """Those who follow one turn; see `worker.agents.run.Audience`."""
-
-    def __init__(self, feed: Feed, told: TurnEvents) -> None:
-        self._feed: Final = feed
-        self._told: Final = told
-
-    def text(self, text: str) -> None:
-        """Text is added to the answer."""
-        self._feed.add(text)
-        self._told.text(text)
-
-    def tool_began(self, call: ToolCall) -> None:
-        """A tool begins to run."""
-        self._told.tool(call)
-
-    def tool_ended(self, call: ToolCall, result: ToolResult) -> None:
-        """It has ended."""
-        self._told.tool(call, result)
 
 
 class Turns:
@@ -306,7 +285,7 @@ class Turns:
         reader = self._database.read()
         prompt = reads.prompt(reader, run.session, run.seq)
         told_before = system_prompt(settings, reads.instructions(reader, run.seq))
-        audience = _Audience(feed, told)
+        audience = Audience(feed, told)
         context = ToolContext(run.session_key, run.id, audience.text, self._means)
         agent = AgentRun(
             self.catalogue(settings),
