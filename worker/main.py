@@ -433,18 +433,9 @@ def _run(
     loop: asyncio.AbstractEventLoop, spec: bytes, fds: WorkerDescriptors, catalogue: Catalogue
 ) -> int:
     asyncio.set_event_loop(loop)
-    loop.set_exception_handler(_on_loop_error)
+    loop.set_exception_handler(memory.on_loop_error)
 
     async def serve() -> int:
         return await Worker(_spec_decoder.decode(spec), catalogue, SystemClock()).serve(fds)
 
     return loop.run_until_complete(serve())
-
-
-def _on_loop_error(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    if isinstance(error, BaseException):
-        memory.end_if_exhausted(error)
-        log.failure("error in the event loop", error)
-    else:
-        log.write("error", "error in the event loop", text=str(context.get("message"))[:200])
