@@ -108,17 +108,18 @@ Handed = Configured | Place | Proxies
 
 
 class QuotaOf(_Message, frozen=True, kw_only=True):
-    """Body of the event `quota`, supervisor → egress: in force from here on."""
+    """What a tenant may spend."""
 
     tenant: str
     quota: Quota
 
 
 class Quotas(_Message, frozen=True, kw_only=True):
-    """Parameters of `quotas`, supervisor → egress: those that hold, in parts, at each start of it.
+    """Parameters of `quotas`, supervisor → egress: in force when it is answered.
 
-    It answers with a `tuple[Standing, ...]` of those of these tenants that are blocked or warned;
-    what the supervisor had of the others is over.
+    Those of all tenants come at each start of it, in parts, and one whenever it has changed. It
+    answers with a `tuple[Standing, ...]` of those of these tenants that are blocked or warned; what
+    the supervisor had of the others is over.
     """
 
     quotas: tuple[QuotaOf, ...]

@@ -87,6 +87,9 @@ class Around(Protocol):
     def pids(self) -> dict[str, int]:
         """The process ids of what all tenants share, by name."""
 
+    async def limit_spending(self, *tenants: str) -> None:
+        """Have egress know quotas as the rows have them now, in force when this returns."""
+
     async def apply_limits(self, *tenants: str) -> tuple[str, ...]:
         """Have limits, as the rows have them now, be in force; gives what is not yet."""
 
@@ -154,6 +157,7 @@ class Actions:
             await self._around.tell_front(
                 TenantsUpdate(gone=gone), *(TenantsUpdate(known=part) for part in parts(accesses))
             )
+            await self._around.limit_spending(*self.rows)
 
     async def accesses(self) -> list[TenantAccess]:
         """Give what a new front has to know."""
@@ -391,9 +395,11 @@ class Actions:
             row, tokens = await self._disk(self._desk.access, tenant)
             if row.state == "deleting":
                 return  # its deletion tells
-            self.rows[tenant] = row
+            before, self.rows[tenant] = self.rows.get(tenant), row
             await self._around.tell_front(TenantsUpdate(known=[_access(row, {tenant: tokens})]))
             self._workers.tell_runs(tenant, row.quota.concurrent_runs)
+            if before is None or before.quota != row.quota:
+                await self._around.limit_spending(tenant)
 
 
 def _access(row: Tenant, tokens: dict[str, dict[str, TokenGrant]]) -> TenantAccess:

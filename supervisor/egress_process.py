@@ -62,10 +62,6 @@ class EgressProcess(SharedProcess):
         """Hand it a worker: its end of the link to it."""
         self._hand(place, [link.fileno()], "worker", place.tenant)
 
-    def limit(self, quota: egress.QuotaOf) -> None:
-        """Have a tenant's quota be in force."""
-        self._tell("quota", quota)
-
     def forget(self, tenant: str) -> None:
         """Have what a deleted tenant brought be gone."""
         self._tell("gone", egress.Gone(tenant=tenant))

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -80,11 +80,12 @@ class Egresses(Keeper[EgressProcess]):
             self._log.bind(source="egress"),
         )
         await process.start(self._settings(self._around.config))
-        self._run(self._tell_quotas(process))
+        self._run(self._tell_quotas(process, self._around.rows))
         return process
 
-    async def _tell_quotas(self, process: EgressProcess) -> None:
-        rows = list(self._around.rows.values())
+    async def _tell_quotas(self, process: EgressProcess, tenants: Iterable[str]) -> None:
+        known = self._around.rows
+        rows = [known[tenant] for tenant in tenants if tenant in known]
         with contextlib.suppress(GatewayError, LinkClosedError, TimeoutError):
             for first in range(0, len(rows), QUOTAS_PER_CALL):
                 part = rows[first : first + QUOTAS_PER_CALL]
@@ -99,15 +100,18 @@ class Egresses(Keeper[EgressProcess]):
         if self.present is not None:
             self.present.configure(self._settings(config))
 
-    def limit(self, tenant: str) -> None:
-        """Have a tenant's quota be in force as the registry has it; who is gone is forgotten."""
-        row = self._around.rows.get(tenant)
-        if self.present is None:
-            return
-        if row is None:
+    async def limit(self, *tenants: str) -> None:
+        """Have quotas be in force as the registry has them, and who is blocked by them be known.
+
+        One that does not answer is replaced by one that knows all.
+        """
+        if self.present is not None:
+            await self._tell_quotas(self.present, tenants)
+
+    def forget(self, tenant: str) -> None:
+        """A tenant is gone."""
+        if self.present is not None:
             self.present.forget(tenant)
-        else:
-            self.present.limit(egress.QuotaOf(tenant=tenant, quota=row.quota))
 
     async def spent(self, tenant: str) -> tuple[Use, ...]:
         """Say what of tokens, cost and runs is used.

@@ -298,9 +298,13 @@ class Supervisor:
         """See `supervisor.quotas.Around`."""
         return await self._shared.egresses.spent(tenant)
 
-    def limit_spending(self, tenant: str) -> None:
+    async def limit_spending(self, *tenants: str) -> None:
+        """See `supervisor.actions.Around`."""
+        await self._shared.egresses.limit(*tenants)
+
+    def forget_spending(self, tenant: str) -> None:
         """See `supervisor.quotas.Around`."""
-        self._shared.egresses.limit(tenant)
+        self._shared.egresses.forget(tenant)
 
     # supervisor.egresses.Around
 
@@ -359,8 +363,6 @@ class Supervisor:
 
     async def apply_limits(self, *tenants: str) -> tuple[str, ...]:
         """See `supervisor.actions.Around`."""
-        for tenant in tenants:
-            self.limit_spending(tenant)
         return await self.limiting.apply(*tenants)
 
     async def renew_zygote(self) -> int:

@@ -52,8 +52,8 @@ class Around(Protocol):
     async def tell_front(self, *changes: TenantsUpdate) -> None:
         """See `supervisor.actions.Around`."""
 
-    def limit_spending(self, tenant: str) -> None:
-        """Have egress know the tenant's quota, or that it is gone."""
+    def forget_spending(self, tenant: str) -> None:
+        """Have egress know that a tenant is gone."""
 
     async def spent(self, tenant: str) -> tuple[Use, ...]:
         """Ask egress what of tokens, cost and runs is used.
@@ -139,7 +139,7 @@ class Quotas:
         """A tenant is being deleted."""
         self._kept.pop(tenant, None)
         self._changed.pop(tenant, None)
-        self._around.limit_spending(tenant)
+        self._around.forget_spending(tenant)
 
     def _take(self, standing: Standing) -> bool:
         """Say whether it is news."""

@@ -212,7 +212,6 @@ class Egress:
         }
         """What the supervisor may ask."""
         self.told: Final[dict[str, Callable[[bytes], None]]] = {
-            "quota": self._on_quota,
             "gone": self._on_gone,
             "sandbox.ran": self._on_ran,
         }
@@ -277,10 +276,6 @@ class Egress:
 
     async def _use(self, params: bytes) -> bytes:
         return _encode(self.till.uses(msgspec.json.decode(params, type=UseAsked).tenant))
-
-    def _on_quota(self, body: bytes) -> None:
-        told = msgspec.json.decode(body, type=egress.QuotaOf)
-        self.till.limit(told.tenant, told.quota)
 
     def _on_gone(self, body: bytes) -> None:
         self.till.forget(msgspec.json.decode(body, type=egress.Gone).tenant)

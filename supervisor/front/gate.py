@@ -18,8 +18,8 @@ REPORT_SECONDS: Final = 1.0
 REPORT_TENANTS_MAX: Final = 1000
 """In one message, which so stays below the bound of a frame."""
 
-_NOTHING_AT_ALL: Final[tuple[Metric, ...]] = ("tokensPerMonth", "tokensPerDay", "concurrentRuns")
-"""At zero of one of these no call of a model can be made, whoever pays it and whatever it costs."""
+_NOTHING_AT_ALL: Final[tuple[Metric, ...]] = (*quotas.SPENDING, "concurrentRuns")
+"""At zero of one of these no call of a model can be made, whatever it costs."""
 
 
 class _Window:

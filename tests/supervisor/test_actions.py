@@ -70,7 +70,10 @@ class Around:
     def row(self, _tenant: str) -> Tenant | None:
         return None
 
-    def limit_spending(self, _tenant: str) -> None:
+    async def limit_spending(self, *_tenants: str) -> None:
+        return
+
+    def forget_spending(self, _tenant: str) -> None:
         return
 
     async def spent(self, _tenant: str) -> tuple[Use, ...]:

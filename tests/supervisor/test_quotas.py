@@ -64,7 +64,7 @@ class Supervisor:
     async def tell_front(self, *changes: TenantsUpdate) -> None:
         self.told += changes
 
-    def limit_spending(self, tenant: str) -> None:
+    def forget_spending(self, tenant: str) -> None:
         """Egress hears of it."""
 
     async def spent(self, tenant: str) -> tuple[Use, ...]:
