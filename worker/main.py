@@ -110,7 +110,7 @@ class SupervisorLink:
             case frames.Event("settings", body):
                 self._worker.change_settings(_settings_decoder.decode(body))
             case frames.Event("runs", body):
-                self._worker.limit_runs(_runs_decoder.decode(body))
+                self._worker.services.turns.limit(_runs_decoder.decode(body))
             case frames.Event("storage", body):
                 self._worker.services.gate.hear(body)
 
@@ -236,10 +236,6 @@ class Worker:
         task = self._loop.create_task(work)
         among.add(task)
         task.add_done_callback(among.discard)
-
-    def limit_runs(self, most: int | None) -> None:
-        """Have so many turns run at a time."""
-        self._turns.limit(most)
 
     # Idleness.
 

@@ -104,7 +104,7 @@ async def test_the_quota_says_how_many_run_at_once(tenant_dir: Path) -> None:
     keys = [f"agent:main:s{number}" for number in range(4)]
     async with running_worker(catalogue_of(provider)) as rig:
         await make(rig, *keys)
-        rig.worker.limit_runs(1)
+        rig.worker.services.turns.limit(1)
         calls = [send(rig, key, key) for key in keys]
         await has_started(provider, keys[0])
         await everything_written(rig)
