@@ -367,9 +367,7 @@ class LedgerTill:
     def look(self) -> None:
         """Do what is due: windows that have ended, leases, rows that the disk has refused."""
         now = self._turned()
-        for opened in list(self._open.values()):
-            if opened.lease_until > now:
-                break  # the others are younger
+        for opened in [each for each in self._open.values() if each.lease_until <= now]:
             self._end(opened.reservation)
             self._lapsed[opened.reservation.id] = opened
             self._drop(opened.reservation.id)
