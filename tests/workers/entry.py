@@ -11,7 +11,7 @@ import msgspec
 
 from protocol.descriptors import WorkerDescriptors
 from protocol.spawn import WorkerSpec
-from tests.workers import breaches, faults, fill, greed, hangs, poison, slow, starts
+from tests.workers import breaches, faults, fill, greed, hangs, poison, slow, spenders, starts
 from tests.workers.puppet import Program
 from worker import main as worker
 
@@ -27,6 +27,7 @@ BEHAVIOURS: dict[str, Program] = {
     **slow.PROGRAMS,
     **faults.PROGRAMS,
     **poison.PROGRAMS,
+    **spenders.PROGRAMS,
 }
 _decode = msgspec.msgpack.Decoder(WorkerSpec).decode
 

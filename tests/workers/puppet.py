@@ -14,6 +14,7 @@ from typing import NoReturn
 from protocol import descriptors, frames
 from protocol.codec import FrameDecoder, encode
 from protocol.descriptors import WorkerDescriptors
+from protocol.egress import EGRESS
 from protocol.launching import LAUNCHER
 
 Program = Callable[[bytes, WorkerDescriptors], object]
@@ -38,6 +39,7 @@ class Puppet:
         self.front: socket.socket | None = None
         self.launcher: socket.socket | None = None
         self.launcher_channel: socket.socket | None = None
+        self.egress: socket.socket | None = None
         self.hears_supervisor = True
         self._decoders = {self.supervisor: FrameDecoder()}
 
@@ -97,6 +99,8 @@ class Puppet:
             self.launcher_channel = socket.socket(
                 socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, received[1]
             )
+        elif payload.startswith(EGRESS):
+            self.egress = link
         else:
             self.on_front(link)
 
