@@ -202,6 +202,18 @@ class Client:
             await self._sleep(wait)
             limits = _limits(self._settings, max(deadline - loop.time(), _LEAST_SECONDS))
 
+    async def get(self, url: URL, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Ask for a page, once; the caller has judged its host, where it is an address.
+
+        Raises:
+            GatewayError: the guard's, of a name.
+            aiohttp.ClientError: it is not answered.
+            TimeoutError: not in time.
+        """
+        return await self._session.get(
+            url, headers=headers, allow_redirects=False, timeout=self._limits
+        )
+
     async def _attempt(
         self,
         target: Target,
@@ -223,7 +235,8 @@ class Client:
         except GatewayError as error:  # the guard's
             return Refusal(error, again=error.code is ErrorCode.UNAVAILABLE)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            return refused.by_exception(target, error)
+            name = target.model.provider
+            return refused.by_exception(f"provider {name}", error, provider=name)
         if response.status == _OK:
             return response
         try:

@@ -64,27 +64,29 @@ class _Body(msgspec.Struct):
 _decode: Final = msgspec.json.Decoder(_Body).decode
 
 
-def by_exception(target: Target, error: Exception) -> Refusal:
-    """Judge a request that got no head of an answer."""
-    name = target.model.provider
+def by_exception(who: str, error: Exception, /, **details: str) -> Refusal:
+    """Judge a request that got no head of an answer.
+
+    Args:
+        who: Was asked, as the message begins.
+        error: aiohttp's.
+        details: Of the error.
+    """
+    code, again = ErrorCode.UNAVAILABLE, True
     match error:
         case aiohttp.ConnectionTimeoutError():
-            msg = f"provider {name}: does not accept the connection in time"
-            return Refusal(GatewayError(ErrorCode.UNAVAILABLE, msg, provider=name), again=True)
+            msg = "does not accept the connection in time"
         case aiohttp.ServerTimeoutError() | TimeoutError():
-            msg = f"provider {name}: does not answer in time"
-            return Refusal(GatewayError(ErrorCode.TIMEOUT, msg, provider=name), again=False)
+            msg, code, again = "does not answer in time", ErrorCode.TIMEOUT, False
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            msg = f"provider {name}: its certificate is not to be trusted, or TLS failed"
-            return Refusal(GatewayError(ErrorCode.UNAVAILABLE, msg, provider=name), again=False)
+            msg, again = "its certificate is not to be trusted, or TLS failed", False
         case aiohttp.ClientConnectorError():
-            msg = f"provider {name}: cannot be reached"
-            return Refusal(GatewayError(ErrorCode.UNAVAILABLE, msg, provider=name), again=True)
+            msg = "cannot be reached"
         case aiohttp.ClientOSError() | aiohttp.ServerDisconnectedError():
-            msg = f"provider {name}: ended the connection without an answer"
-            return Refusal(GatewayError(ErrorCode.UNAVAILABLE, msg, provider=name), again=True)
-    msg = f"provider {name}: does not speak HTTP as it should"
-    return Refusal(GatewayError(ErrorCode.UNAVAILABLE, msg, provider=name), again=False)
+            msg = "ended the connection without an answer"
+        case _:
+            msg, again = "does not speak HTTP as it should", False
+    return Refusal(GatewayError(code, f"{who}: {msg}", **details), again)
 
 
 def by_status(target: Target, status: int, headers: Mapping[str, str], body: bytes) -> Refusal:

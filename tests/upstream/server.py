@@ -21,7 +21,7 @@ import httptools
 import msgspec
 import uvloop
 
-from tests.upstream import dialects, faults, script
+from tests.upstream import dialects, faults, pages, script
 from tests.upstream.dialects import Anthropic, Dialect, OpenAI
 from tests.upstream.script import Plan
 
@@ -149,7 +149,10 @@ class Connection(asyncio.Protocol):
             "body": b"".join(self._body).decode("latin-1"),
         }
         self._record.count("requests")
-        self._answer(path)
+        if path == pages.PATH:
+            self._task = self._loop.create_task(pages.answer(self, query.decode()))
+        else:
+            self._answer(path)
 
     async def _control(self, path: bytes, query: str) -> None:
         status = 200
