@@ -5,8 +5,10 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from protocol.errors import GatewayError
 from protocol.models import ModelId
 from protocol.names import ACCOUNT_ID_PATTERN
+from supervisor.egress.hosts import fetch_host, host_port
 from supervisor.sealed_key import SealedKey
 
 BUILTIN: Final = "builtin"
@@ -105,6 +107,23 @@ class EgressSection(_Section, frozen=True, kw_only=True):
     idle_seconds: Seconds = 60.0
     total_seconds: Seconds = 590.0
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
+
+    def __post_init__(self) -> None:
+        """Refuse hosts in a spelling that egress would refuse.
+
+        Raises:
+            ValueError: naming the key.
+        """
+        for key, entries, read in (
+            ("allow_hosts", self.allow_hosts, host_port),
+            ("fetch_hosts", self.fetch_hosts, fetch_host),
+        ):
+            for entry in entries:
+                try:
+                    read(entry)
+                except GatewayError as error:
+                    msg = f"{key}: {error.message}"
+                    raise ValueError(msg) from error
 
 
 def check(providers: Providers, models: Models, agents: AgentsSection) -> None:

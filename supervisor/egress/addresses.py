@@ -12,26 +12,26 @@ like itself.
 import asyncio
 import contextlib
 import ipaddress
-import re
 import socket
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final, NamedTuple
 
 from protocol.errors import ErrorCode, GatewayError
+from supervisor.egress.hosts import (
+    PORT_MAX,
+    IPAddress,
+    canonical,
+    host_port,
+    invalid,
+    literal,
+    shown,
+)
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Lookup = Callable[[str, int], Awaitable[Iterable[str]]]
 """Gives the numeric addresses of a name. Raises OSError."""
 
 LOOKUP_SECONDS: Final = 5.0
 ADDRESSES_MAX: Final = 16
-_PORT: Final = re.compile(r"[1-9][0-9]{0,4}\Z")
-_PORT_MAX: Final = 65_535
-_NAME_CHARS_MAX: Final = 253  # RFC 1035, section 2.3.4, without the last dot
-# Underscores are in nobody's host name (RFC 952), but in names that resolve.
-_NAME: Final = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_-]{1,63}\Z")
-# What the C library, and the WHATWG's URL standard, would read as an IPv4 address.
-_NUMBER: Final = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
 
 
 class Address(NamedTuple):
@@ -122,56 +122,6 @@ def _refusal_4(address: ipaddress.IPv4Address) -> str | None:
     return _INTERNAL if any(address in network for network in _INTERNAL_4) else None
 
 
-def literal(host: str) -> IPAddress | None:
-    """Give the address that `host`, without brackets, is; None for a name."""
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        return None
-
-
-def canonical(host: str) -> str:
-    """Give a host as it is compared: lower case, no last dot, an address in its one spelling.
-
-    Args:
-        host: A name or an address, with or without brackets.
-
-    Raises:
-        GatewayError: INVALID_REQUEST, it is neither, or an address in a spelling that only some
-            read as one (decimal, octal, hexadecimal, short, with a zone).
-    """
-    bare = host[1:-1] if host[:1] == "[" and host[-1:] == "]" else host
-    address = literal(bare)
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.scope_id is not None:
-            raise _invalid(host, "an address with a zone is not reached")
-        return str(address)
-    if address is not None and bare is host:
-        return host
-    name = host.lower().removesuffix(".")
-    if len(name) > _NAME_CHARS_MAX or not _NAME.match(name):
-        raise _invalid(host, "is no host name; write an internationalized one in its ASCII form")
-    if _NUMBER.match(name.rpartition(".")[2]):
-        raise _invalid(host, "is a number; write an IPv4 address as four decimal numbers")
-    return name
-
-
-def host_port(text: str) -> tuple[str, int]:
-    """Give the two of `host:port`, an IPv6 address in brackets.
-
-    Raises:
-        GatewayError: INVALID_REQUEST, it is not that.
-    """
-    host, _, port = text.rpartition(":")
-    if not (_PORT.match(port) and int(port) <= _PORT_MAX):
-        raise GatewayError(ErrorCode.INVALID_REQUEST, f"{_shown(text)}: must be host:port")
-    if ":" in host and not host.startswith("["):
-        raise GatewayError(
-            ErrorCode.INVALID_REQUEST, f"{_shown(text)}: write an IPv6 address in brackets"
-        )
-    return canonical(host), int(port)
-
-
 class Guard:
     """Says where a connection may go.
 
@@ -215,8 +165,8 @@ class Guard:
                 (it does not say which address it has); UNAVAILABLE, it has no address now.
         """
         name = canonical(host)
-        if not 0 < port <= _PORT_MAX:
-            raise _invalid(f"{name}:{port}", "a port is from 1 to 65535")
+        if not 0 < port <= PORT_MAX:
+            raise invalid(f"{name}:{port}", "a port is from 1 to 65535")
         address = literal(name)
         found = [address] if address is not None else await self._ask(name, port)
         for each in found:
@@ -230,7 +180,7 @@ class Guard:
         except (OSError, UnicodeError):
             answer = []
         if not answer:
-            raise GatewayError(ErrorCode.UNAVAILABLE, f"{_shown(name)}: has no address now")
+            raise GatewayError(ErrorCode.UNAVAILABLE, f"{shown(name)}: has no address now")
         return [ipaddress.ip_address(each) for each in answer]
 
     def _judge(self, address: IPAddress, name: str, port: int, *, by_name: bool) -> None:
@@ -263,11 +213,3 @@ def _is_our_own(address: IPAddress, port: int) -> bool:
 
 def _family(address: IPAddress) -> socket.AddressFamily:
     return socket.AF_INET if isinstance(address, ipaddress.IPv4Address) else socket.AF_INET6
-
-
-def _shown(text: str) -> str:
-    return ascii(text[: _NAME_CHARS_MAX + 1])[1:-1]
-
-
-def _invalid(host: str, why: str) -> GatewayError:
-    return GatewayError(ErrorCode.INVALID_REQUEST, f"{_shown(host)}: {why}")

@@ -10,16 +10,19 @@ import io
 import random
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Final, NamedTuple
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from protocol import egress
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.egress import refused
-from supervisor.egress.addresses import Guard, canonical, literal
+from supervisor.egress.addresses import Guard
+from supervisor.egress.hosts import canonical, literal
 from supervisor.egress.refused import Refusal
 from supervisor.egress.upstream import BrokenOffError, Target
 
@@ -67,6 +70,35 @@ class _Resolver(AbstractResolver):
         """See `AbstractResolver`."""
 
 
+class _Connection(ResponseHandler):
+    """One that lets nobody wait for more when it has ended.
+
+    aiohttp's own, where what follows a head is no HTTP, closes the transport, stops its clock and
+    tells nobody who reads the body: that one would wait for as long as the whole call may take.
+    """
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """See `asyncio.BaseProtocol`."""
+        payload = self._payload
+        super().connection_lost(exc)
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(aiohttp.ClientPayloadError("the connection has ended"))
+
+
+class _Connector(aiohttp.TCPConnector):
+    def __init__(self, guard: Guard, trust: ssl.SSLContext) -> None:
+        super().__init__(
+            resolver=_Resolver(guard),
+            use_dns_cache=False,
+            limit=CONNECTIONS_MAX,
+            keepalive_timeout=KEEP_ALIVE_SECONDS,
+            ssl=trust,
+        )
+        self._factory: Callable[[], ResponseHandler] = partial(  # type: ignore[assignment]
+            _Connection, loop=asyncio.get_running_loop()
+        )
+
+
 class Client:
     """Asks providers. Belongs to one event loop.
 
@@ -104,13 +136,7 @@ class Client:
         self._limits = _limits(settings, settings.total_seconds)
         self._sites: dict[str, Site] = {}
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=_Resolver(guard),
-                use_dns_cache=False,
-                limit=CONNECTIONS_MAX,
-                keepalive_timeout=KEEP_ALIVE_SECONDS,
-                ssl=self._trust,
-            ),
+            connector=_Connector(guard, self._trust),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),

@@ -19,8 +19,9 @@ from protocol import egress, limits
 from protocol.egress import FetchAnswer, FetchRequest
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.egress import refused
-from supervisor.egress.addresses import canonical, literal
 from supervisor.egress.client import Client
+from supervisor.egress.hosts import canonical, fetch_host, literal
+from supervisor.egress.outward import Traffic
 
 FETCH_SECONDS: Final = 30.0
 REDIRECTS_MAX: Final = 5
@@ -42,13 +43,6 @@ _CHARSETS: Final = frozenset(
     {"ascii", "big5", "euc_jp", "euc_kr", "gb18030", "gb2312", "gbk", "koi8-r", "koi8-u"}
     | {"shift_jis", "utf-8", "utf-16", "utf-16-le", "utf-16-be"}
 )
-
-
-class Fetched(NamedTuple):
-    """What came back, and the bytes of bodies that were read for it."""
-
-    answer: FetchAnswer
-    moved: int
 
 
 class _Place(NamedTuple):
@@ -81,12 +75,17 @@ class Fetcher:
 
     def configure(self, settings: egress.Settings) -> None:
         """Go by these from here on."""
-        entries = [_entry(each) for each in settings.fetch_hosts]
+        entries = [fetch_host(each) for each in settings.fetch_hosts]
         self._names = frozenset(name for name, port in entries if port is None)
         self._ports = frozenset((name, port) for name, port in entries if port is not None)
 
-    async def fetch(self, tenant: str, request: FetchRequest) -> Fetched:
+    async def fetch(self, tenant: str, request: FetchRequest, traffic: Traffic) -> FetchAnswer:
         """Get a page.
+
+        Args:
+            tenant: For whom.
+            request: Which.
+            traffic: Is added to, whatever happens.
 
         Raises:
             GatewayError: INVALID_REQUEST, no such URL; FORBIDDEN, a host that is not named or not
@@ -99,7 +98,7 @@ class Fetcher:
         self._running[tenant] += 1
         try:
             async with asyncio.timeout(FETCH_SECONDS):
-                return await self._follow(request.url)
+                return await self._follow(request.url, traffic)
         except TimeoutError:
             msg = f"url: took longer than {FETCH_SECONDS:.0f} s"
             raise GatewayError(ErrorCode.TIMEOUT, msg, field="url") from None
@@ -108,14 +107,14 @@ class Fetcher:
             if not self._running[tenant]:
                 del self._running[tenant]
 
-    async def _follow(self, url: str) -> Fetched:
+    async def _follow(self, url: str, traffic: Traffic) -> FetchAnswer:
         for _ in range(REDIRECTS_MAX + 1):
             place = await self._judged(url)
             response = await self._get(place)
             try:
                 target = response.headers.get("Location", "")
                 if response.status not in _REDIRECTS or not target:
-                    return await _read(place.url, response)
+                    return await _read(place.url, response, traffic)
             finally:
                 response.close()
             try:
@@ -152,7 +151,7 @@ class Fetcher:
             raise refused.by_exception(f"url: {place.host}", error, field="url").error from None
 
 
-async def _read(url: str, response: aiohttp.ClientResponse) -> Fetched:
+async def _read(url: str, response: aiohttp.ClientResponse, traffic: Traffic) -> FetchAnswer:
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if not _READABLE.match(media_type):
         shown = ascii(media_type[:64])[1:-1] or "not said"
@@ -165,6 +164,7 @@ async def _read(url: str, response: aiohttp.ClientResponse) -> Fetched:
     try:
         while data := await response.content.readany():
             body += data
+            traffic.moved += len(data)
             if len(body) > limits.FETCH_BYTES_MAX:
                 truncated = True
                 break
@@ -173,14 +173,13 @@ async def _read(url: str, response: aiohttp.ClientResponse) -> Fetched:
         truncated = True
     charset = _charset(response.charset)
     text = bytes(body[: limits.FETCH_BYTES_MAX]).decode(charset, "replace")
-    answer = FetchAnswer(
+    return FetchAnswer(
         url=url,
         status=response.status,
         content_type=media_type,
         body=text,
         truncated=truncated,
     )
-    return Fetched(answer, len(body))
 
 
 def _charset(given: str | None) -> str:
@@ -200,10 +199,3 @@ def _parsed(url: str) -> _Place:
     number = int(port) if port else _PORTS[scheme]
     rest = rest or "/"
     return _Place(scheme, canonical(host), number, rest if rest[0] == "/" else f"/{rest}")
-
-
-def _entry(text: str) -> tuple[str, int | None]:
-    """Give name, with its `*.`, and port of an entry of `fetch_hosts`."""
-    star = "*." if text.startswith("*.") else ""
-    host, colon, port = text.removeprefix("*.").partition(":")
-    return star + canonical(host), int(port) if colon else None

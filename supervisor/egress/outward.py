@@ -9,13 +9,21 @@ from supervisor.egress.upstream import Upstream
 
 if TYPE_CHECKING:
     from supervisor.egress.client import Client
+    from supervisor.egress.fetch import Fetcher
 
 
 def prepare(settings: Settings) -> None:
     """Import what goes out, if anything does: before egress is confined it is quicker."""
     if is_remote(settings):
-        from supervisor.egress import client  # noqa: F401, PLC0415
+        from supervisor.egress import fetch  # noqa: F401, PLC0415
         from supervisor.egress.providers import anthropic, openai  # noqa: F401, PLC0415
+
+
+class Traffic:
+    """The bytes of bodies that were read, also where nothing comes of them."""
+
+    def __init__(self) -> None:
+        self.moved = 0
 
 
 class Outward:
@@ -23,6 +31,8 @@ class Outward:
 
     def __init__(self) -> None:
         self._client: Client | None = None
+        self.fetcher: Fetcher | None = None
+        """None while there is nothing to ask."""
         self._upstreams: Final[dict[str, Upstream]] = {"builtin": Echo()}
 
     def configured(self, settings: Settings) -> dict[str, Upstream]:
@@ -32,12 +42,16 @@ class Outward:
         """
         if self._client is not None:
             self._client.configure(settings)
+            if self.fetcher is not None:
+                self.fetcher.configure(settings)
         elif is_remote(settings):
             from supervisor.egress.client import Client  # noqa: PLC0415
+            from supervisor.egress.fetch import Fetcher  # noqa: PLC0415
             from supervisor.egress.providers.anthropic import Anthropic  # noqa: PLC0415
             from supervisor.egress.providers.openai import OpenAI  # noqa: PLC0415
 
             self._client = client = Client(settings)
+            self.fetcher = Fetcher(client, settings)
             self._upstreams.update(openai=OpenAI(client), anthropic=Anthropic(client))
         return self._upstreams
 

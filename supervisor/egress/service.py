@@ -19,12 +19,12 @@ from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from protocol.link import LIVENESS, REQUESTS
 from protocol.models import EmbedRequest, ModelRequest
 from protocol.pace import Pace
-from protocol.quotas import Standing, UseAsked
+from protocol.quotas import Standing, UseAsked, exceeded
 from protocol.spawn import LinkLost
 from supervisor.egress import asking
 from supervisor.egress.caller import Caller, Tenant, decoded
-from supervisor.egress.ledger_till import LedgerTill
-from supervisor.egress.outward import Outward
+from supervisor.egress.ledger_till import LedgerTill, unix_ms
+from supervisor.egress.outward import Outward, Traffic
 from supervisor.egress.settings import read
 from supervisor.front.log import Log
 from supervisor.handed import Handed
@@ -204,6 +204,7 @@ class Egress:
             "model": self._model,
             "embed": self._embed,
             "models": self._models,
+            "fetch": self._fetch,
         }
         """What workers may ask; see the module."""
         self.asked: Final[dict[str, Callable[[bytes], Awaitable[bytes]]]] = {
@@ -265,6 +266,21 @@ class Egress:
 
     async def _models(self, _caller: Caller, _params: bytes) -> bytes:
         return _encode(self.providers.shown())
+
+    async def _fetch(self, caller: Caller, params: bytes) -> bytes:
+        request = decoded("fetch", params, egress.FetchRequest)
+        tenant, traffic = caller.tenant.name, Traffic()
+        if self._outward.fetcher is None:
+            msg = "url: egress.fetch_hosts names no host"
+            raise GatewayError(ErrorCode.FORBIDDEN, msg, field="url")
+        for standing in self.till.standings((tenant,)):
+            if standing.blocked is not None:
+                raise exceeded(standing.blocked, unix_ms())
+        try:
+            return _encode(await self._outward.fetcher.fetch(tenant, request, traffic))
+        finally:
+            if traffic.moved:
+                self.till.moved(tenant, "fetch", traffic.moved, run_id=request.run_id)
 
     # What the supervisor says.
 

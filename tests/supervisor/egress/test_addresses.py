@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.egress import addresses
-from supervisor.egress.addresses import Address, Guard, canonical, host_port, refusal
+from supervisor.egress.addresses import Address, Guard, refusal
+from supervisor.egress.hosts import canonical, host_port
 
 PUBLIC = "93.184.215.14"
 PUBLIC_6 = "2606:2800:21f:cb07:6820:80da:af6b:8b2c"
