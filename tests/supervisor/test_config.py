@@ -66,6 +66,10 @@ def test_yaml_and_json_say_the_same(file: Path, text: str) -> None:
         ("gatway: {}", "`gatway`"),
         ("gateway: {prot: 1}", "`prot` - at `$.gateway`"),
         ('{"isolation": {"uid": 1}}', "`uid` - at `$.isolation`"),
+        # hosts that egress would refuse
+        ('egress: {allow_hosts: ["127.1:80"]}', "allow_hosts: 127.1: is a number"),
+        ('egress: {allow_hosts: ["a.test:99999"]}', "must be host:port"),
+        ('egress: {fetch_hosts: ["*.2130706433"]}', "fetch_hosts: 2130706433: is a number"),
         # types
         ("[]", "array"),
         ("gateway", "str"),

@@ -16,7 +16,7 @@ it, `[[call read {"path": "a.txt"}]]`.
 | `usage:KIND` | `none`, `negative`, `nan`, `huge`, `text`, `null`, `less` |
 | `line:KIND` | lines of a stream end with `crlf` or `cr`; `comments` puts some between them |
 | `fault:KIND` | see `tests/upstream/faults.py` |
-| `times:N` | only the first N requests with this model's name have the fault |
+| `times:N` | only the first N requests with this model and these options have the fault |
 | `after:S` | `Retry-After` of a fault that has one |
 """
 

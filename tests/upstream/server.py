@@ -40,6 +40,7 @@ class Record:
     def forget(self) -> None:
         self.counts: Counter[str] = Counter()
         self.models: Counter[str] = Counter()
+        self.faulty: Counter[str] = Counter()
         self.last: dict[str, Any] = {}
         self.waiting: list[tuple[dict[str, int], asyncio.Future[None]]] = []
 
@@ -199,7 +200,9 @@ class Connection(asyncio.Protocol):
 
     def _perform(self, plan: Plan, dialect: Dialect) -> None:
         fault = plan.options.get("fault")
-        if fault and self._record.models[plan.model] <= plan.number("times", 2**40):
+        asked = f"{plan.model} {sorted(plan.options.items())}"
+        self._record.faulty[asked] += 1
+        if fault and self._record.faulty[asked] <= plan.number("times", 2**40):
             self._task = self._loop.create_task(self._play(fault, plan, dialect))
         elif plan.stream:
             self._stream(plan, dialect)
