@@ -3,6 +3,7 @@
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import apsw
 import pytest
 
 from tests.conftest import make_state_dir, remove_tree
-from tests.e2e.gateway import Gateway, Reply
+from tests.e2e.gateway import REQUEST_SECONDS, Gateway, Reply
 from tests.upstream.fake import FakeUpstream
 
 KEY = "sk-canary-7d20c4e81f5b"
@@ -55,7 +56,9 @@ class House:
 
     def rows(self) -> list[tuple[int, int]]:
         """Whether each is an estimate, and its output; after all that was reserved has ended."""
-        assert self.ledger("SELECT count(*) FROM reservations") == [(0,)]
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while self.ledger("SELECT count(*) FROM reservations") != [(0,)]:
+            assert time.monotonic() < deadline
         rows = self.ledger("SELECT estimated, output_tokens FROM entries ORDER BY id")
         return [(int(estimated), int(output)) for estimated, output in rows]
 
