@@ -118,7 +118,9 @@ class SharedLink:
     async def _meet(self) -> aio.LinkEnd:
         if not self._pace.take(self._loop.time()):
             raise self._bounds.too_many
-        if self._met is None:
+        if self._met is not None:
+            return self._met
+        if self._offered is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._bounds.wait_seconds):
                     await self._there.wait()

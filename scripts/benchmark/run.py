@@ -21,7 +21,16 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.benchmark import command, cost, fleet, load, neighbours, sandboxes, sockets
+from scripts.benchmark import (
+    command,
+    cost,
+    fleet,
+    load,
+    neighbours,
+    passthrough,
+    sandboxes,
+    sockets,
+)
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
 
@@ -63,6 +72,7 @@ def main() -> None:
     figures["round_robin"] = fleet.round_robin(options.awake, options.rounds, options.seconds)
     figures["sandboxes"] = sandboxes.figures(options.sandboxes)
     figures["sandboxes_under_docker"] = sandboxes.docker_figures(options.docker)
+    figures["passthrough"] = passthrough.figures(options.rounds, options.seconds)
     table(figures)
     print(json.dumps(figures, indent=2))
 
