@@ -6,11 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol import launching, limits
+from protocol import launching
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods.config import Overlay
 from tests.worker.harness import running_worker
 from tests.worker.launcher import CEILINGS, LauncherEnd
+from worker.sandbox import link
 from worker.sandbox.choice import Asked, choose, misfit
 
 ONLY_BUBBLEWRAP = msgspec.structs.replace(CEILINGS, modes=("bubblewrap",), images=())
@@ -184,7 +185,8 @@ async def test_a_configuration_that_is_not_allowed_is_not_written(tenant_dir: Pa
 async def test_what_runs_is_told(tenant_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running_worker() as rig:
         with monkeypatch.context() as impatient:
-            impatient.setattr(limits, "LAUNCHER_WAIT_SECONDS", 0.01)  # none will come
+            hasty = link._BOUNDS._replace(wait_seconds=0.01)  # none will come
+            impatient.setattr(rig.worker.services.launcher, "_bounds", hasty)
             for method in ("list", "status", "explain"):
                 error = await rig.front.refused(f"sandbox.{method}")
                 assert error.code is ErrorCode.UNAVAILABLE
