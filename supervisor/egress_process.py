@@ -62,6 +62,10 @@ class EgressProcess(SharedProcess):
         """Hand it a worker: its end of the link to it."""
         self._hand(place, [link.fileno()], "worker", place.tenant)
 
+    def charge(self, ran: egress.Ran) -> None:
+        """Have a sandbox be charged that has ended."""
+        self._tell("sandbox.ran", ran)
+
     def forget(self, tenant: str) -> None:
         """Have what a deleted tenant brought be gone."""
         self._tell("gone", egress.Gone(tenant=tenant))

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import functools
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -24,6 +24,8 @@ from supervisor.registry import Tenant
 from supervisor.workers import Workers
 
 QUOTAS_PER_CALL: Final = 1000
+UNCHARGED_MAX: Final = 10_000
+"""Sandboxes that may end while there is no egress; of more, the oldest cost nothing."""
 ANSWER_SECONDS: Final = 5.0
 
 
@@ -71,6 +73,7 @@ class Egresses(Keeper[EgressProcess]):
         self._ledger: Final = ledger
         self._isolation: Final = isolation
         self._around: Final = around
+        self._uncharged: Final[deque[egress.Ran]] = deque(maxlen=UNCHARGED_MAX)
 
     async def _started(self) -> EgressProcess:
         process = EgressProcess(
@@ -80,6 +83,8 @@ class Egresses(Keeper[EgressProcess]):
             self._log.bind(source="egress"),
         )
         await process.start(self._settings(self._around.config))
+        while self._uncharged:
+            process.charge(self._uncharged.popleft())
         self._run(self._tell_quotas(process, self._around.rows))
         return process
 
@@ -107,6 +112,13 @@ class Egresses(Keeper[EgressProcess]):
         """
         if self.present is not None:
             await self._tell_quotas(self.present, tenants)
+
+    def charge(self, ran: egress.Ran) -> None:
+        """Have a sandbox be charged that has ended; while there is no egress, by the next one."""
+        if self.present is None:
+            self._uncharged.append(ran)
+        else:
+            self.present.charge(ran)
 
     def forget(self, tenant: str) -> None:
         """A tenant is gone."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 from protocol import frames, launching
+from protocol.egress import Ran
 from protocol.errors import GatewayError
 from protocol.link import ANSWERS, LIVENESS
 from protocol.spawn import LinkLost
@@ -25,6 +26,7 @@ class LauncherProcess(SharedProcess):
         spec: What it is told first.
         on_link_lost: Gets its word that a link to a worker has ended.
         on_terminal: Gets its word that a terminal has begun or ended.
+        on_ran: Gets its word that a sandbox has ended, and what it has used.
         on_exit: Called once when it has ended.
         log: For what it writes to standard error.
     """
@@ -34,12 +36,14 @@ class LauncherProcess(SharedProcess):
         spec: launching.LauncherSpec,
         on_link_lost: Callable[[LinkLost], None],
         on_terminal: Callable[[launching.TerminalEvent], None],
+        on_ran: Callable[[Ran], None],
         on_exit: Callable[["LauncherProcess", Exit], None],
         log: Log,
     ) -> None:
         events = {
             "worker.link_lost": Told(LinkLost, on_link_lost),
             "terminal.event": Told(launching.TerminalEvent, on_terminal),
+            "sandbox.ran": Told(Ran, on_ran),
         }
         super().__init__("launcher", events, lambda status: on_exit(self, status), log)
         self._spec: Final = spec

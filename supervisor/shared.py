@@ -172,6 +172,7 @@ class Shared:
             ),
             functools.partial(self._around.workers.shared_lost_link, "the launcher"),
             self._around.on_terminal,
+            self.egresses.charge,
             self.launchers.ended,
             self._log.bind(source="launcher"),
         )

@@ -15,6 +15,7 @@ from protocol.errors import ErrorCode, GatewayError
 from protocol.moments import unix_ms
 from supervisor.launcher.capped import Capped
 from supervisor.launcher.engine import Engine, Job, Launch, Outcome, Size
+from supervisor.launcher.metered import Metered, Report
 from supervisor.launcher.nurseries import Nurseries
 from supervisor.launcher.tenant import Sandbox, Tenant
 from supervisor.launcher.terminals import Opened, Started
@@ -78,11 +79,15 @@ class Runs:
     Args:
         engines: By mode.
         nurseries: Where sandboxes have their cgroups.
+        report: Gets what each has used, at its end.
     """
 
-    def __init__(self, engines: Mapping[launching.Mode, Engine], nurseries: Nurseries) -> None:
+    def __init__(
+        self, engines: Mapping[launching.Mode, Engine], nurseries: Nurseries, report: Report
+    ) -> None:
         self._engines: Final = engines
         self._nurseries: Final = nurseries
+        self._report: Final = report
 
     async def run(
         self, tenant: Tenant, generation: int, asked: launching.Spec, hand: Hand
@@ -200,7 +205,7 @@ class Runs:
                 raise
         if nursery is not None:
             job = Capped(job, nursery, self._nurseries)
-        return Started(sandbox_id, job)
+        return Started(sandbox_id, Metered(job, launch, spec.mode, self._report))
 
     def welcome(self, tenant: Tenant) -> None:
         """Clear away what a launcher before this one has left of a tenant's."""

@@ -225,7 +225,7 @@ class Launcher:
         log: Log,
     ) -> None:
         self.engines: Final = engines
-        self.runs: Final = Runs(engines, nurseries)
+        self.runs: Final = Runs(engines, nurseries, partial(self._tell, "sandbox.ran"))
         self.log: Final = log
         self.supervisor: aio.LinkEnd | None = None
         self._spec: Final = spec

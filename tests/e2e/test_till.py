@@ -165,3 +165,14 @@ def test_a_hostile_worker_at_its_limit_makes_no_call_and_touches_no_row(house: H
     assert house.upstream.seen()["requests"] == before
     assert house.entries(tenant) == rows
     assert house.reconcile().found == 0
+
+
+def test_a_sandboxs_seconds_are_on_its_tenants_bill(house: House) -> None:
+    token = house.gateway.create("sandboxed")
+    ran = house.gateway.rpc(token, "sandbox.run", argv=["/bin/sh", "-c", "exit 3"])
+    assert ran["exitCode"] == 3
+    while not (rows := house.entries("sandboxed")):
+        threading.Event().wait(0.02)
+    (row,) = rows
+    assert (row.kind, row.provider, row.request_id) == ("sandbox", ran["mode"], ran["sandboxId"])
+    assert row.wall_ms > 0
