@@ -15,11 +15,11 @@ _TEXT_CHARS_MAX: Final = 8 * 1024
 
 def count(value: Any) -> int | None:
     """Give a number of tokens; None for anything that cannot be one."""
+    if type(value) is int:
+        return value if 0 <= value <= TOKENS_MAX else None
     if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= TOKENS_MAX:
-        return None
-    return value
+        return count(int(value))
+    return None
 
 
 def counts(*values: Any) -> list[int] | None:
