@@ -6,6 +6,7 @@ socket that listens, none but TCP and what looks up names.
 """
 
 import errno
+import fcntl
 import functools
 import os
 import resource
@@ -20,18 +21,16 @@ from supervisor.zygote.seccomp import Condition, Rule
 
 OPEN_FILES: Final = 16_384
 DATA_BYTES: Final = 4 * 2**30
+MAPPED_BYTES: Final = 2**30
 _INT: Final = 0xFFFF_FFFF
 _FLAGS: Final = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-_CONNECTING: Final = (
-    "connect",
-    "sendmmsg",
-    "recvmmsg",
-    "setsockopt",
-    "getsockopt",
-    "fcntl",
-    "accept4",
-)
-_WRITING: Final = (
+# What comes in comes by the listeners it is handed: it makes none, not even by listening on a socket
+# that is bound to nothing, which takes any port.
+_SERVING_NOT: Final = ("listen",)
+_CONNECTING: Final = ("connect", "sendmmsg", "recvmmsg")
+# glibc's resolver has errors of its datagrams told; else it would wait for what cannot come.
+_RESOLVER_OPTIONS: Final = ((socket.IPPROTO_IP, 11), (socket.IPPROTO_IPV6, 25))
+_KEEPING: Final = (
     "pwrite64",
     "pwritev",
     "pwritev2",
@@ -44,6 +43,7 @@ _WRITING: Final = (
     "rename",
     "renameat",
 )
+_FCNTL_LOCKS: Final = (fcntl.F_GETLK, fcntl.F_SETLK, fcntl.F_SETLKW)
 # What names are looked up with (nsswitch.conf(5)) and certificates are checked by.
 _RESOLVING: Final = (
     "/etc/resolv.conf",
@@ -65,8 +65,7 @@ def policy() -> bytes:
     Raises:
         OSError: libseccomp is missing or refused a rule.
     """
-    mine = {*_CONNECTING, *_WRITING}
-    serving = [rule for rule in seccomp.allowed("front") if rule.call not in mine]
+    serving = [rule for rule in seccomp.allowed("front") if rule.call not in _SERVING_NOT]
     sockets = [
         Rule("socket", (Condition(0, family), Condition(1, kind, _INT & ~_FLAGS)))
         for family in (socket.AF_INET, socket.AF_INET6)
@@ -74,7 +73,13 @@ def policy() -> bytes:
     ]
     # Which families the machine has addresses of; glibc asks the kernel before a look-up.
     sockets.append(Rule("socket", (Condition(0, socket.AF_NETLINK), Condition(2, 0))))
-    rules = [*serving, *map(Rule, (*_CONNECTING, *_WRITING)), *sockets]
+    sockets += [
+        Rule("setsockopt", (Condition(1, level), Condition(2, option)))
+        for level, option in _RESOLVER_OPTIONS
+    ]
+    locks = [Rule("fcntl", (Condition(1, command),)) for command in _FCNTL_LOCKS]
+    calls = [Rule(call) for call in (*_CONNECTING, *_KEEPING)]
+    rules = [*serving, *calls, *sockets, *locks]
     named = {rule.call for rule in rules}
     refused = [rule for rule in seccomp.refused("front") if rule.call not in named]
     return seccomp.assemble(otherwise=errno.ENOSYS, passing=rules, failing={errno.EPERM: refused})
@@ -112,6 +117,8 @@ def _limit() -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_DATA, DATA_BYTES),
+        # Shared mappings are counted in here alone.
+        (resource.RLIMIT_AS, DATA_BYTES + MAPPED_BYTES),
     ):
         hard = resource.getrlimit(kind)[1]
         bounded = value if hard == resource.RLIM_INFINITY else min(value, hard)
