@@ -292,6 +292,8 @@ OPENAI_USER_CHARS_MAX: Final = 128
 # A worker asks egress no more than this; one that asks twice as much breaks its link.
 EGRESS_CALLS_PER_SECOND: Final = 4000
 EGRESS_CALLS_BURST: Final = 1024
+# What all its calls that wait for an answer may hold.
+EGRESS_BYTES_IN_FLIGHT_MAX: Final = 64 * MIB
 # How long a worker's call waits for an egress that is being replaced.
 EGRESS_WAIT_SECONDS: Final = 5.0
 # What the tool `fetch` gets at most.

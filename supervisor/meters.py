@@ -34,7 +34,7 @@ class Meters(msgspec.Struct, kw_only=True):
     restarts: Counter[str] = msgspec.field(default_factory=lambda: _counter(OK, "unavailable"))
     """What operators asked for, by how it ended."""
     respawns: Counter[str] = msgspec.field(
-        default_factory=lambda: _counter("front", "zygote", "launcher", "disk")
+        default_factory=lambda: _counter("front", "zygote", "launcher", "disk", "egress")
     )
     """Shared processes that were replaced because they had died, by their name."""
     loop_lag: Histogram = msgspec.field(default_factory=meters.lag)

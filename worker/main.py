@@ -32,6 +32,7 @@ from worker.channels import webhook
 from worker.clock import Clock, SystemClock
 from worker.config import handlers as config_handlers
 from worker.config.overlay import OverlayError, OverlayFile
+from worker.egress import handlers as model_handlers
 from worker.egress.link import EgressLink
 from worker.egress.models import EgressModels
 from worker.events import handlers as event_handlers
@@ -73,7 +74,7 @@ LAUNCHER_DESCRIPTORS: Final = 2
 _HANDLERS: Final = (
     *(changes, config_handlers, discover, event_handlers),
     *(file_handlers, handlers, health, sandbox_handlers, state_handlers, talking, terminals),
-    *(embeddings, models, openai_chat, responses, webhook),
+    *(embeddings, model_handlers, models, openai_chat, responses, webhook),
 )
 # `protocol.documents` imports it when there is some, which would be too late here.
 _PRELOADED: Final = (strict_yaml,)

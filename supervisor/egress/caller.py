@@ -1,12 +1,16 @@
 """Who calls: one worker's call on its link, of one tenant."""
 
 import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from protocol import frames
+from protocol import frames, limits
 from protocol.aio import LinkEnd
+from protocol.errors import ErrorCode, GatewayError
 from protocol.params import decode
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -18,6 +22,54 @@ class Tenant:
     def __init__(self, name: str) -> None:
         self.name: Final = name
         self.links = 0
+        self._held_bytes = 0
+        self._goes_out = 0
+        self._waiting: Final[deque[asyncio.Future[None]]] = deque()
+
+    @contextlib.contextmanager
+    def holding(self, size: int) -> Iterator[None]:
+        """Count so many bytes of a call for as long as it is open.
+
+        Raises:
+            GatewayError: RATE_LIMITED, its calls hold too much together.
+        """
+        if self._held_bytes + size > limits.EGRESS_BYTES_IN_FLIGHT_MAX:
+            message = (
+                f"calls of more than {limits.EGRESS_BYTES_IN_FLIGHT_MAX} bytes wait; try later"
+            )
+            raise GatewayError(ErrorCode.RATE_LIMITED, message, retryAfterMs=1000)
+        self._held_bytes += size
+        try:
+            yield
+        finally:
+            self._held_bytes -= size
+
+    @contextlib.asynccontextmanager
+    async def going_out(self, most: int) -> AsyncIterator[None]:
+        """Wait until fewer than `most` of its calls go out; they do in the order they came."""
+        if self._goes_out >= most or self._waiting:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._leave(most)  # its turn had come
+                raise
+        else:
+            self._goes_out += 1
+        try:
+            yield
+        finally:
+            self._leave(most)
+
+    def _leave(self, most: int) -> None:
+        self._goes_out -= 1
+        while self._waiting and self._goes_out < most:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._goes_out += 1
+                turn.set_result(None)
 
 
 class Caller:

@@ -24,8 +24,8 @@ DATA_BYTES: Final = 4 * 2**30
 MAPPED_BYTES: Final = 2**30
 _INT: Final = 0xFFFF_FFFF
 _FLAGS: Final = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-# What comes in comes by the listeners it is handed: it makes none, not even by listening on a socket
-# that is bound to nothing, which takes any port.
+# What comes in comes by the listeners it is handed. It makes none, not even by listening on a
+# socket that is bound to nothing, which takes any port.
 _SERVING_NOT: Final = ("listen",)
 _CONNECTING: Final = ("connect", "sendmmsg", "recvmmsg")
 # glibc's resolver has errors of its datagrams told; else it would wait for what cannot come.

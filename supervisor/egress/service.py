@@ -171,7 +171,8 @@ class WorkerLink:
 
 
 async def _called(method: Method, caller: Caller, params: bytes) -> bytes:
-    return await method(caller, params)
+    with caller.tenant.holding(len(params)):
+        return await method(caller, params)
 
 
 class Egress:
@@ -258,11 +259,13 @@ class Egress:
 
     async def _model(self, caller: Caller, params: bytes) -> bytes:
         request = decoded("model", params, ModelRequest)
-        return _encode(await asking.ask(self.providers, self.till, caller, request))
+        async with caller.tenant.going_out(self.providers.settings.concurrent):
+            return _encode(await asking.ask(self.providers, self.till, caller, request))
 
     async def _embed(self, caller: Caller, params: bytes) -> bytes:
         request = decoded("embed", params, EmbedRequest)
-        return _encode(await asking.embed(self.providers, self.till, caller, request))
+        async with caller.tenant.going_out(self.providers.settings.concurrent):
+            return _encode(await asking.embed(self.providers, self.till, caller, request))
 
     async def _models(self, _caller: Caller, _params: bytes) -> bytes:
         return _encode(self.providers.shown())

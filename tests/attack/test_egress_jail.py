@@ -64,10 +64,12 @@ def owned() -> Iterator[dict[str, Any]]:
                 port=server.getsockname()[1],
             )
             arguments = [msgspec.msgpack.encode(settings).hex(), order.hex()]
+            shell = 'exec 3<&$1; shift; exec "$@"'
             with theirs:
+                number = str(theirs.fileno())
+                command = [sys.executable, "-I", str(EGRESS), *arguments]
                 process = subprocess.Popen(
-                    ["/bin/bash", "-c", 'exec 3<&$1; shift; exec "$@"', "-"]
-                    + [str(theirs.fileno()), sys.executable, "-I", str(EGRESS), *arguments],
+                    ["/bin/bash", "-c", shell, "-", number, *command],
                     env={},
                     pass_fds=[theirs.fileno()],
                     stderr=subprocess.PIPE,

@@ -22,8 +22,9 @@ from tests.e2e.gateway import OPENCLAW, SPARE, Gateway, ends
 
 TENANTS = ("acme", "globex")
 WRITERS_OF_A_TENANT = 2
-SHARED = tuple(f"openclaw: {name}" for name in ("front", "zygote", "launcher", "stem", "disk"))
-VICTIMS = ("worker", "front", "zygote", "launcher", "disk", "supervisor")
+REPLACED = ("front", "zygote", "launcher", "disk", "egress")
+SHARED = tuple(f"openclaw: {name}" for name in (*REPLACED, "stem"))
+VICTIMS = ("worker", *REPLACED, "supervisor")
 BEFORE_KILL_SECONDS_MAX = 0.3
 AFTER_KILL_SECONDS_MAX = 0.1
 SETTLE_SECONDS = 20.0
@@ -115,7 +116,7 @@ class Kills:
             self._gateway = self._start()
             return
         workers = [f"openclaw: worker {tenant}" for tenant in TENANTS]
-        shared = {name: [f"openclaw: {name}"] for name in ("front", "zygote", "launcher", "disk")}
+        shared = {name: [f"openclaw: {name}"] for name in REPLACED}
         named = {"worker": workers, **shared}
         there = [title for title in named[victim] if title in found]
         if there:  # a worker that has not been asked for since the start is not there

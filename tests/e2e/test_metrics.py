@@ -28,7 +28,7 @@ LABELS = {
     "version": {VERSION},
     "route": set(get_args(RouteName)),
     "status": {str(status) for status in STATUS_PHRASES} | {"101"},
-    "process": {"supervisor", "front", "zygote", "launcher", "disk", "worker"},
+    "process": {"supervisor", "front", "zygote", "launcher", "disk", "egress", "worker"},
     "state": {state.value for state in State} | {"held", "in_flight"},
     "protocol": {"http", "websocket"},
     "how": {"exit", "signal", "start"},

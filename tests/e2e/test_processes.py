@@ -18,6 +18,7 @@ def test_every_process_has_its_name_and_place(gateway: Gateway) -> None:
     found = gateway.processes()
     assert sorted(found) == [
         "openclaw: disk",
+        "openclaw: egress",
         "openclaw: front",
         "openclaw: launcher",
         "openclaw: stem",
@@ -74,13 +75,18 @@ def test_a_signal_to_every_process_at_once_still_stops_in_order(gateway: Gateway
     assert gateway.stop()[0] == 0
 
 
-def test_a_front_that_hangs_is_replaced(gateway: Gateway) -> None:
+def test_a_front_and_an_egress_that_hang_are_replaced(gateway: Gateway) -> None:
     token = gateway.create("acme")
     gateway.inbound(token, "hello")
-    front = gateway.process("openclaw: front")
-    with ends(front):
-        front.suspend()
-    assert gateway.inbound(token, "again").status == 200
+    worker = gateway.process("openclaw: worker acme").pid
+    hanging = [gateway.process(f"openclaw: {name}") for name in ("front", "egress")]
+    with ends(*hanging):
+        for process in hanging:
+            process.suspend()
+    reply = gateway.inbound(token, "again")
+    assert reply.status == 200
+    assert "again" in reply.json["reply"]["text"]
+    assert gateway.process("openclaw: worker acme").pid == worker
 
 
 def test_nobody_reads_what_the_gateway_prints(state_dir: Path) -> None:
@@ -96,7 +102,7 @@ def test_a_killed_supervisor_leaves_no_process(gateway: Gateway) -> None:
     for tenant in ("acme", "globex"):
         gateway.inbound(gateway.create(tenant), "hello")
     processes = gateway.processes()
-    assert len(processes) == 7
+    assert len(processes) == 8
     with ends(*processes.values(), *gateway.spares()):
         gateway.stop(signal.SIGKILL)
 

@@ -1,0 +1,36 @@
+"""The handler of `models.list`."""
+
+from typing import Final
+
+import msgspec
+from msgspec import UNSET
+
+from protocol.methods import models
+from protocol.models import ModelShown
+from worker.dispatch import CallContext, handles
+
+METHOD: Final = "models"
+_decode: Final = msgspec.json.Decoder(list[ModelShown]).decode
+
+
+@handles(models.LIST)
+async def list_models(call: CallContext, _params: models.ListParams) -> models.ListResult:
+    """Give what egress knows, and which of it this tenant's agents use."""
+    services = call.services
+    agent = (await services.overlay.current()).overlay.agent
+    chosen = UNSET if agent is UNSET else agent.model
+    return models.ListResult(
+        default=services.turns.default_model if chosen is UNSET else chosen,
+        models=[
+            models.Model(
+                id=each.id,
+                name=each.id,
+                provider=each.provider,
+                context_window=each.context_window,
+                input=list(each.input),
+                embeds=each.embeds,
+                own_key=each.own_key,
+            )
+            for each in _decode(await services.egress.call(METHOD, {}))
+        ],
+    )
