@@ -22,6 +22,7 @@ LAST = (
     "tenants.rotate",
     "tenants.delete",
 )
+ECHO = "builtin/echo"
 ON_A_SOCKET = {events.SUBSCRIBE.name, events.UNSUBSCRIBE.name}
 
 
@@ -67,6 +68,9 @@ def test_every_method_answers_what_it_declares(gateway: Gateway) -> None:
     given = {
         "agent.wait": {"runId": made["runId"]},
         "chat.inject": {"message": "a note"},
+        "openai.chat": {"body": {"model": ECHO, "messages": [{"role": "user", "content": "hi"}]}},
+        "openai.model": {"model": ECHO},
+        "openai.responses": {"body": {"model": ECHO, "input": "hi"}},
         "sessions.abort": {"runId": made["runId"]},
         "sessions.patch": {"label": "y"},
         "sessions.resolve": {"key": SESSION_KEY},
@@ -89,6 +93,11 @@ def test_every_method_answers_what_it_declares(gateway: Gateway) -> None:
         if method in ON_A_SOCKET:
             refused = gateway.rpc_reply(token, method, params)
             assert (refused.status, refused.json["error"]["data"]["field"]) == (400, "method")
+            continue
+        if method == "openai.embeddings":  # no model here makes any
+            asked = {"model": ECHO, "input": "hi"}
+            refused = gateway.rpc_reply(token, method, {"body": asked})
+            assert (refused.status, refused.json["error"]["data"]["field"]) == (400, "model")
             continue
         result = result_of(gateway, token, method, params)
         document.check(method, params, result)

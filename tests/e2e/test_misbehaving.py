@@ -298,6 +298,7 @@ UNREADABLE = "a frame that cannot be read: "
 UNKNOWN_TAG = f"{UNREADABLE}Invalid value 99 - at `$[0]`"
 FRONT = "link to the front: "
 LAUNCHER = "link to the launcher: "
+EGRESS = "link to egress: "
 # What an operator reads behind "killed by SIGKILL; ".
 BREACHES = {
     "torn-to-supervisor": CLOSED,
@@ -332,6 +333,17 @@ BREACHES = {
         LAUNCHER + "parameters that cannot be read: Object contains unknown field `uid`"
     ),
     "floods-launcher": LAUNCHER + "more calls than a worker may make",
+    "huge-to-egress": EGRESS + OVER,
+    "unknown-to-egress": EGRESS + UNKNOWN_TAG,
+    "garbage-to-egress": (
+        f"{EGRESS}{UNREADABLE}MessagePack data is malformed: invalid opcode '\\xc1' (byte 0)"
+    ),
+    "answers-egress": EGRESS + "a Result frame, which this end does not take",
+    "tells-egress": EGRESS + "a Event frame, which this end does not take",
+    "drains-egress": EGRESS + "a Drain frame, which this end does not take",
+    "egress-call-twice": EGRESS + "call id 1 again",
+    "egress-unknown-call": EGRESS + "a call of 'quota.use', which egress does not have",
+    "floods-egress": EGRESS + "more calls than a worker may make",
     "huge-to-front": FRONT + OVER,
     "unknown-to-front": FRONT + UNKNOWN_TAG,
     "calls-front": FRONT + "a Call frame, which this end does not take",

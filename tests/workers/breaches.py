@@ -62,8 +62,19 @@ def to_launcher(data: bytes) -> Program:
     return Breach.program
 
 
-def ask_launcher(method: str, **params: object) -> bytes:
-    """A call that the launcher is asked."""
+def to_egress(data: bytes) -> Program:
+    """Make a worker that sends egress these bytes."""
+
+    class Breach(Puppet):
+        def on_call(self, front: socket.socket, call: frames.Call) -> None:
+            assert self.egress is not None
+            self.egress.sendall(data)
+
+    return Breach.program
+
+
+def ask(method: str, **params: object) -> bytes:
+    """A call that the launcher or egress is asked."""
     return encode(frames.Call(1, method, msgspec.json.encode(params)))
 
 
@@ -171,17 +182,29 @@ PROGRAMS: dict[str, Program] = {
     "unknown-to-launcher": to_launcher(UNKNOWN),
     "answers-launcher": to_launcher(encode(frames.Result(NEVER_ASKED, b"{}"))),
     "tells-launcher": to_launcher(EVENT),
-    "launcher-call-twice": to_launcher(ask_launcher("list") * 2),
-    "launcher-unknown-call": to_launcher(ask_launcher("tenant.end", tenant="globex")),
-    "launcher-mode": to_launcher(ask_launcher("run", argv=["true"], mode="none", wallSeconds=1)),
+    "launcher-call-twice": to_launcher(ask("list") * 2),
+    "launcher-unknown-call": to_launcher(ask("tenant.end", tenant="globex")),
+    "launcher-mode": to_launcher(ask("run", argv=["true"], mode="none", wallSeconds=1)),
     "launcher-name": to_launcher(
-        ask_launcher("run", argv=["true"], mode="bubblewrap", wall_seconds=1, name="../../globex")
+        ask("run", argv=["true"], mode="bubblewrap", wall_seconds=1, name="../../globex")
     ),
     "launcher-other-uid": to_launcher(
-        ask_launcher("run", argv=["true"], mode="bubblewrap", wall_seconds=1, uid=0)
+        ask("run", argv=["true"], mode="bubblewrap", wall_seconds=1, uid=0)
     ),
     "floods-launcher": to_launcher(
         b"".join(encode(frames.Call(number, "list", b"{}")) for number in range(1, 2001))
+    ),
+    # To egress.
+    "huge-to-egress": to_egress(HUGE),
+    "unknown-to-egress": to_egress(UNKNOWN),
+    "garbage-to-egress": to_egress(GARBAGE),
+    "answers-egress": to_egress(encode(frames.Result(NEVER_ASKED, b"{}"))),
+    "tells-egress": to_egress(EVENT),
+    "drains-egress": to_egress(encode(frames.Drain(1.0))),
+    "egress-call-twice": to_egress(ask("models") * 2),
+    "egress-unknown-call": to_egress(ask("quota.use", tenant="globex")),
+    "floods-egress": to_egress(
+        b"".join(encode(frames.Call(number, "models", b"{}")) for number in range(1, 5001))
     ),
     "hands-over": HandsOver.program,
     "takes-no-front": TakesNoFront.program,

@@ -3,7 +3,6 @@
 from typing import Final
 
 import msgspec
-from msgspec import UNSET
 
 from protocol.methods import models
 from protocol.models import ModelShown
@@ -18,9 +17,8 @@ async def list_models(call: CallContext, _params: models.ListParams) -> models.L
     """Give what egress knows, and which of it this tenant's agents use."""
     services = call.services
     agent = (await services.overlay.current()).overlay.agent
-    chosen = UNSET if agent is UNSET else agent.model
     return models.ListResult(
-        default=services.turns.default_model if chosen is UNSET else chosen,
+        default=services.turns.catalogue(agent).model,
         models=[
             models.Model(
                 id=each.id,
