@@ -2,7 +2,8 @@
 
 On egress's descriptor channel the supervisor sends one message after the other, each with one
 descriptor: `Configured` first (a memfd with the `Settings`), then a `Place` for every worker (its
-link), `Proxies` when a launcher is another (a channel on which that hands over listeners).
+link), `Proxies` when a launcher is another (a channel on which that hands over listeners). Other
+settings come by its link: the call `configure` is answered when they are in force.
 """
 
 from typing import Annotated
@@ -59,7 +60,7 @@ class Billing(_Message, frozen=True, kw_only=True):
 
 
 class Configured(_Message, frozen=True, kw_only=True, tag="configured"):
-    """The descriptor is a memfd that holds `Settings` in MessagePack; again when they change.
+    """The descriptor is a memfd that holds the first `Settings` in MessagePack.
 
     There they may be longer than a message, and hold the keys, which nobody else keeps.
     """
@@ -104,7 +105,7 @@ class Proxies(_Message, frozen=True, kw_only=True, tag="proxies"):
     """The descriptor is the end of a channel on which the present launcher hands over listeners."""
 
 
-Handed = Configured | Place | Proxies
+Handed = Place | Proxies
 
 
 class QuotaOf(_Message, frozen=True, kw_only=True):

@@ -53,10 +53,13 @@ class EgressProcess(SharedProcess):
             greeting = Greeting(egress.Configured(), (file,))
             await self._begin(COMMAND, ACCEPTS, greeting=greeting)
 
-    def configure(self, settings: egress.Settings) -> None:
-        """Have other settings be in force."""
-        with _in_memory(settings) as file:
-            self._hand(egress.Configured(), [file], "settings", "")
+    async def configure(self, settings: egress.Settings) -> None:
+        """Have other settings be in force: they are when this returns. Bound the wait outside.
+
+        Raises:
+            LinkClosedError: it has ended.
+        """
+        await self.call("configure", settings)
 
     def place(self, place: egress.Place, link: socket.socket) -> None:
         """Hand it a worker: its end of the link to it."""

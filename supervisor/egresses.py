@@ -100,10 +100,15 @@ class Egresses(Keeper[EgressProcess]):
                 told = msgspec.json.decode(body, type=tuple[Standing, ...])
                 await self._around.quotas.settle((row.id for row in part), told)
 
-    def configure(self, config: Config) -> None:
-        """Have the present one go by this configuration."""
+    async def configure(self, config: Config) -> None:
+        """Have the present one go by this configuration.
+
+        One that does not answer is replaced by one that knows it.
+        """
         if self.present is not None:
-            self.present.configure(self._settings(config))
+            with contextlib.suppress(LinkClosedError, TimeoutError):
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    await self.present.configure(self._settings(config))
 
     async def limit(self, *tenants: str) -> None:
         """Have quotas be in force as the registry has them, and who is blocked by them be known.

@@ -358,7 +358,7 @@ class Supervisor:
         self._desk.caps = config.caps
         self.storage.change_floor(config.caps.disk_floor_bytes)
         await self.apply_limits(*self._actions.rows)
-        self._shared.egresses.configure(config)
+        await self._shared.egresses.configure(config)
         self.workers.change_settings(self.worker_settings)
 
     async def apply_limits(self, *tenants: str) -> tuple[str, ...]:

@@ -25,7 +25,6 @@ from supervisor.egress import asking
 from supervisor.egress.caller import Caller, Tenant, decoded
 from supervisor.egress.ledger_till import LedgerTill, unix_ms
 from supervisor.egress.outward import Outward, Traffic
-from supervisor.egress.settings import read
 from supervisor.front.log import Log
 from supervisor.handed import Handed
 
@@ -55,7 +54,10 @@ class SupervisorLink:
         assert self.egress is not None
         try:
             body = await self.egress.asked[call.method](call.params)
-        except GatewayError as error:
+        except Exception as error:  # noqa: BLE001 - who asks is told, and does not wait
+            if not isinstance(error, GatewayError):
+                self.egress.log.broken(call.method, error)
+                error = GatewayError(ErrorCode.INTERNAL, "internal error of egress")
             if end.link.is_serving(call.id):
                 end.fail(call.id, error)
             return
@@ -209,6 +211,7 @@ class Egress:
         }
         """What workers may ask; see the module."""
         self.asked: Final[dict[str, Callable[[bytes], Awaitable[bytes]]]] = {
+            "configure": self._configure,
             "quotas": self._quotas,
             "quota.use": self._use,
         }
@@ -233,10 +236,6 @@ class Egress:
                 tenant.links += 1
                 self.till.limit(message.tenant, message.quota)
                 await aio.attach(end, FROM_WORKER, WorkerLink(self, tenant, message.generation))
-            case egress.Configured():
-                settings = read(end.detach())
-                self.providers = asking.Providers(settings, self._outward.configured(settings))
-                self.till.configure(settings)
             case egress.Proxies():
                 end.close()
 
@@ -280,12 +279,19 @@ class Egress:
             if standing.blocked is not None:
                 raise exceeded(standing.blocked, unix_ms())
         try:
-            return _encode(await self._outward.fetcher.fetch(tenant, request, traffic))
+            async with caller.tenant.going_out(self.providers.settings.concurrent):
+                return _encode(await self._outward.fetcher.fetch(tenant, request, traffic))
         finally:
             if traffic.moved:
                 self.till.moved(tenant, "fetch", traffic.moved, run_id=request.run_id)
 
     # What the supervisor says.
+
+    async def _configure(self, params: bytes) -> bytes:
+        settings = msgspec.json.decode(params, type=egress.Settings)
+        self.providers = asking.Providers(settings, self._outward.configured(settings))
+        self.till.configure(settings)
+        return b"{}"
 
     async def _quotas(self, params: bytes) -> bytes:
         quotas = msgspec.json.decode(params, type=egress.Quotas).quotas

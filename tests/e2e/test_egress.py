@@ -13,6 +13,7 @@ from tests.e2e.gateway import Gateway, Reply, ends
 from tests.upstream.fake import FakeUpstream
 
 CONCURRENT = 2
+CONTEXT = 100_000
 HANGS = "fake/fault:hang"
 
 
@@ -109,7 +110,6 @@ def test_models_are_listed_and_chosen_among(house: House) -> None:
     assert [model["id"] for model in listed["models"]] == ["builtin/echo", "fake", HANGS]
     refused = gateway.rpc_reply(token, "config.set", {"raw": '{"agent": {"model": "gpt-9"}}'})
     assert refused.status == 400
-    assert "gpt-9" in refused.body.decode() or "no such model" in refused.body.decode()
     assert refused.json["error"]["data"]["field"] == "raw.agent.model"
     gateway.rpc(token, "config.set", raw='{"agent": {"model": "fake"}}')
     assert gateway.rpc(token, "models.list")["default"] == "fake"
@@ -122,14 +122,14 @@ def test_what_is_configured_changes_live(house: House) -> None:
     pid = gateway.process("openclaw: egress").pid
     assert house.ask(token, "other").status == 404
     house.configure(
-        models={"other": {"provider": "fake", "upstream_model": "fake", "context_window": 1000}},
+        models={"other": {"provider": "fake", "upstream_model": "fake", "context_window": CONTEXT}},
         agents={"model": "other"},
     )
     assert house.ask(token, "other").status == 200
     assert house.ask(token, "fake").status == 404
     listed = gateway.rpc(token, "models.list")
     assert listed["default"] == "other"
-    assert [model.get("contextWindow") for model in listed["models"]] == [None, 1000]
+    assert [model.get("contextWindow") for model in listed["models"]] == [None, CONTEXT]
     assert answer(gateway, token) == "You said: hello"
     # What a tenant has chosen is gone: its turns fail by its name until it chooses again.
     gateway.rpc(token, "config.set", raw='{"agent": {"model": "other"}}')

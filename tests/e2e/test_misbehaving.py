@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from protocol.limits import CHUNK_BYTES_MAX, FRAME_BYTES_MAX, PING_MISSES_MAX
+from protocol.limits import CALLS_IN_FLIGHT_MAX, CHUNK_BYTES_MAX, FRAME_BYTES_MAX, PING_MISSES_MAX
 from protocol.spawn import EXIT_OUT_OF_MEMORY
 from supervisor.lifecycle import RESTARTS_MAX
 from supervisor.logs import LINE_BYTES_MAX, PIPE_BURST_BYTES, PIPE_BYTES_PER_SECOND
@@ -343,7 +343,7 @@ BREACHES = {
     "drains-egress": EGRESS + "a Drain frame, which this end does not take",
     "egress-call-twice": EGRESS + "call id 1 again",
     "egress-unknown-call": EGRESS + "a call of 'quota.use', which egress does not have",
-    "floods-egress": EGRESS + "more calls than a worker may make",
+    "floods-egress": f"{EGRESS}more than {CALLS_IN_FLIGHT_MAX} calls in flight",
     "huge-to-front": FRONT + OVER,
     "unknown-to-front": FRONT + UNKNOWN_TAG,
     "calls-front": FRONT + "a Call frame, which this end does not take",

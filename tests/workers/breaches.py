@@ -78,6 +78,13 @@ def ask(method: str, **params: object) -> bytes:
     return encode(frames.Call(1, method, msgspec.json.encode(params)))
 
 
+def held(number: int) -> bytes:
+    """A call that egress does not end, since nobody takes more than its first piece."""
+    said = {"role": "user", "content": [{"type": "text", "text": "hi"}]}
+    params = {"model": "builtin/echo", "messages": [said], "stream": True}
+    return encode(frames.Call(number, "model", msgspec.json.encode(params), credit=1))
+
+
 class HandsOver(Puppet):
     """It hands the launcher descriptors, as many as it can, and says what came of it."""
 
@@ -204,7 +211,7 @@ PROGRAMS: dict[str, Program] = {
     "egress-call-twice": to_egress(ask("models") * 2),
     "egress-unknown-call": to_egress(ask("quota.use", tenant="globex")),
     "floods-egress": to_egress(
-        b"".join(encode(frames.Call(number, "models", b"{}")) for number in range(1, 5001))
+        b"".join(held(number) for number in range(1, limits.CALLS_IN_FLIGHT_MAX + 2))
     ),
     "hands-over": HandsOver.program,
     "takes-no-front": TakesNoFront.program,
