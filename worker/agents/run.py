@@ -114,7 +114,7 @@ class AgentRun:
         except _StoppedError as stop:
             return self._failed(str(stop))
         except GatewayError as error:
-            return self._failed(error.message)
+            return self._failed(error.message)._replace(refusal=error)
         except Exception as error:  # noqa: BLE001 - a provider may fail in any way
             memory.end_if_exhausted(error)
             reference = uuid.uuid4().hex

@@ -186,6 +186,9 @@ async def _follow(call: CallContext, run_id: str, outlet: Outlet | None) -> Turn
 
 
 def _answer(model: str, key: str, result: TurnResult) -> ModelAnswer:
+    if result.refusal is not None:
+        refused = result.refusal
+        raise GatewayError(refused.code, refused.message, **refused.details, sessionKey=key)
     if result.state == "error":
         raise GatewayError(ErrorCode.INTERNAL, result.error or "the turn failed", sessionKey=key)
     if result.state != "ok":

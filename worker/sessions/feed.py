@@ -18,12 +18,16 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class TurnResult(NamedTuple):
-    """How a turn stands at the end of watching it: ended, or (`queued`) left to a later worker."""
+    """How a turn stands at the end of watching it: ended, or (`queued`) left to a later worker.
+
+    `refusal` is the error of the table that ended it, if it ran here.
+    """
 
     state: RunStatus
     reply: Message | None = None
     usage: Usage | None = None
     error: str | None = None
+    refusal: GatewayError | None = None
 
 
 class Feed:

@@ -317,7 +317,8 @@ class Turns:
         reply = None
         if ended.reply_seq is not None:
             reply = reads.message(self._database.read(), ended.reply_seq)
-        return TurnResult(ending.state, reply, ending.usage, ending.error), ended.more
+        result = TurnResult(ending.state, reply, ending.usage, ending.error, ending.refusal)
+        return result, ended.more
 
     async def _settle(
         self, run: writes.ClaimedRun, feed: Feed, told: TurnEvents, error: Exception

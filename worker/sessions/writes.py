@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import apsw
 import msgspec
 
+from protocol.errors import GatewayError
 from protocol.methods.chat import Part, Role, TextPart, Usage
 from protocol.methods.sessions import RunStatus
 
@@ -122,13 +123,17 @@ def renew(connection: apsw.Connection, lease: Lease) -> set[str]:
 
 
 class Ending(NamedTuple):
-    """How a turn ended, and the rows that it adds to the transcript."""
+    """How a turn ended, and the rows that it adds to the transcript.
+
+    `refusal` is the error that ended it, if one of the table did: it is told, not written.
+    """
 
     state: RunStatus
     rows: tuple[NewMessage, ...] = ()
     usage: Usage | None = None
     error: str | None = None
     model: str | None = None
+    refusal: GatewayError | None = None
 
 
 class Ended(NamedTuple):

@@ -172,9 +172,10 @@ async def test_what_is_refused_makes_no_session(field: str) -> None:
 async def test_a_turn_that_fails_is_an_error() -> None:
     class Failing(GatedProvider):
         def stream(self, request: ModelRequest) -> AsyncGenerator[ModelEvent, None]:
-            raise GatewayError(ErrorCode.UNAVAILABLE, f"no {request.model}")
+            raise GatewayError(ErrorCode.QUOTA_EXCEEDED, f"no {request.model}", limit=5)
 
     async with running_worker(catalogue_of(Failing())) as rig:
         refused = await rig.front.refused("openai.chat", chat(key="agent:main:mine"))
         assert refused.message == "no gated/test"
-        assert refused.details["sessionKey"] == "agent:main:mine"
+        assert refused.code is ErrorCode.QUOTA_EXCEEDED
+        assert refused.details == {"limit": 5, "sessionKey": "agent:main:mine"}
