@@ -30,6 +30,7 @@ from scripts.benchmark import (
     passthrough,
     sandboxes,
     sockets,
+    till,
 )
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import Gateway
@@ -72,6 +73,7 @@ def main() -> None:
     figures["round_robin"] = fleet.round_robin(options.awake, options.rounds, options.seconds)
     figures["sandboxes"] = sandboxes.figures(options.sandboxes)
     figures["sandboxes_under_docker"] = sandboxes.docker_figures(options.docker)
+    figures["till"] = till.figures(options.rounds)
     figures["passthrough"] = passthrough.figures(options.rounds, options.seconds)
     table(figures)
     print(json.dumps(figures, indent=2))

@@ -77,8 +77,11 @@ class Standings:
 
     def look(self, tenant: str, now_ms: int) -> None:
         """Tell how a tenant stands, if that has changed: in another limit, or another window."""
-        if tenant not in self._limited and tenant not in self._told:
-            return
+        limited = self._limited.get(tenant, ())
+        if tenant not in self._told and not any(
+            self._settled(tenant, metric) >= soft for metric, _, soft in limited
+        ):
+            return  # after nearly every call
         now, before = self.of(tenant, now_ms), self._told.get(tenant)
         if _gist(now) == _gist(before or Standing(tenant=tenant)):
             return
