@@ -289,6 +289,9 @@ MODEL_TOKENS_MAX: Final = 1_000_000
 EMBED_TEXTS_MAX: Final = 2048
 # `user` of OpenAI's clients: percent-encoded it has to fit a session key.
 OPENAI_USER_CHARS_MAX: Final = 128
+# Where a call does not fit into a quota and less than this is left, its window is over: two or
+# three times what is set aside for the first turn of an agent with all tools.
+QUOTA_REST_TOKENS: Final = 16_384
 # A worker asks egress no more than this; one that asks twice as much breaks its link.
 EGRESS_CALLS_PER_SECOND: Final = 4000
 EGRESS_CALLS_BURST: Final = 1024

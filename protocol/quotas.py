@@ -131,8 +131,9 @@ class Reached(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 def exceeded(reached: Reached, now_ms: int) -> GatewayError:
     """Give the refusal of what would go over a limit, the same wherever it is refused."""
+    rest = ", and more is needed than the rest" if reached.used < reached.limit else ""
     message = (
-        f"quota exceeded: {reached.metric} is {reached.limit}, used {reached.used}; "
+        f"quota exceeded: {reached.metric} is {reached.limit}, used {reached.used}{rest}; "
         f"the next window begins at {rfc3339(reached.resets_at_ms)}"
     )
     return GatewayError(

@@ -129,11 +129,24 @@ class Quotas:
 
     async def settle(self, asked: Iterable[str], told: Iterable[Standing]) -> None:
         """Take what a new egress says of the tenants it was asked about: the others are at ease."""
-        at_ease = {tenant: Standing(tenant=tenant) for tenant in asked}
+        at_ease = {
+            tenant: Standing(tenant=tenant) for tenant in asked if not self._is_nearly_used(tenant)
+        }
         standings = at_ease | {standing.tenant: standing for standing in told}
         news = tuple(standing for standing in standings.values() if self._take(standing))
         if news:
             await self._around.tell_front(TenantsUpdate(standings=news))
+
+    def _is_nearly_used(self, tenant: str) -> bool:
+        """Say whether a window is over with a rest left in it, which another egress cannot know."""
+        row, standing = self._around.row(tenant), self.standing(tenant)
+        blocked = standing.blocked
+        return (
+            row is not None
+            and blocked is not None
+            and blocked.used < blocked.limit
+            and _holds(standing, row.quota, self._now_ms())
+        )
 
     def forget(self, tenant: str) -> None:
         """A tenant is being deleted."""

@@ -9,6 +9,7 @@ what a window's calls come to is within its limit whenever they began.
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from protocol import limits
 from protocol.quotas import (
     DAY_MS,
     SPENDING,
@@ -200,6 +201,26 @@ class Books:
         if over:
             raise exceeded(max(over, key=lambda reached: reached.resets_at_ms), now_ms)
         return estimate._replace(output_tokens=output)
+
+    def over(
+        self, tenant: str, quota: Quota, estimate: Estimate, dearest: tuple[int, int]
+    ) -> list[Metric]:
+        """Say which windows are over, for a call that `fit` has refused; arguments as there.
+
+        It does not fit into what is left by what was settled, and less is left than
+        `QUOTA_REST_TOKENS` that go in: the next one would hardly.
+        """
+        found = []
+        for metric in SPENDING:
+            limit = limit_of(quota, metric)
+            dear_in, dear_out = (_MICRO, _MICRO) if metric in _TOKENS else dearest
+            needs = estimate.input_tokens * dear_in + estimate.least * dear_out
+            rest = limits.QUOTA_REST_TOKENS * dear_in
+            if limit is not None:
+                left = (limit - self.settled(tenant, metric)) * _MICRO
+                if left < min(needs, rest):
+                    found.append(metric)
+        return found
 
     @staticmethod
     def _reached(metric: Metric, limit: int, used: int, now_ms: int) -> Reached:

@@ -166,7 +166,12 @@ class LedgerTill:
             raise GatewayError(ErrorCode.RATE_LIMITED, message, retryAfterMs=1000)
         self._turn(now)
         dearest = (0, 0) if purpose.own_key else card.dearest(purpose.model_id)
-        estimate = books.fit(tenant, quota, estimate, dearest, now)
+        try:
+            estimate = books.fit(tenant, quota, estimate, dearest, now)
+        except GatewayError:
+            for metric in books.over(tenant, quota, estimate, dearest):
+                self._standings.end(tenant, metric, now)
+            raise
         tokens = estimate.input_tokens + estimate.output_tokens
         cost = (
             0

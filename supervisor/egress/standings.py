@@ -1,7 +1,8 @@
 """How tenants stand with their quotas, told when it changes.
 
 By what was settled alone: what is set aside for calls under way may come back in a moment, and who
-is blocked is blocked until the window's end.
+is blocked is blocked until the window's end. A window is over also when a call did not fit into it
+and hardly one could: see `Books.over`.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,8 @@ class Standings:
         """By tenant: metric, limit and where the warning begins, of what is limited."""
         self._told: Final[dict[str, Standing]] = {}
         """Those that are not at ease."""
+        self._over: Final[dict[str, dict[Metric, int]]] = {}
+        """By tenant: what is over although not all is used, and when that window ends."""
 
     def quota(self, tenant: str) -> Quota | None:
         """Give what a tenant may spend; None: it is not known."""
@@ -45,6 +48,7 @@ class Standings:
     def limit(self, tenant: str, quota: Quota) -> None:
         """Take what a tenant may spend from here on; `look` is to follow."""
         self._quotas[tenant] = quota
+        self._over.pop(tenant, None)
         limits = [(metric, limit_of(quota, metric)) for metric in SPENDING]
         limited = tuple(
             (metric, limit, soft_limit(quota, limit))
@@ -58,17 +62,28 @@ class Standings:
 
     def forget(self, tenant: str) -> None:
         """The tenant is gone."""
-        for known in (self._quotas, self._limited, self._told):
+        for known in (self._quotas, self._limited, self._told, self._over):
             known.pop(tenant, None)
+
+    def end(self, tenant: str, metric: Metric, now_ms: int) -> None:
+        """A call did not fit into what little is left: the window is over for the tenant."""
+        self._over.setdefault(tenant, {})[metric] = window_end(metric, now_ms)
+        self.look(tenant, now_ms)
 
     def of(self, tenant: str, now_ms: int) -> Standing:
         """Say how a tenant stands now."""
+        over = self._over.get(tenant, {}).items()
         reached = [
-            Reached(metric=metric, limit=limit, used=used, resets_at_ms=window_end(metric, now_ms))
+            Reached(metric=metric, limit=limit, used=used, resets_at_ms=end)
             for metric, limit, soft in self._limited.get(tenant, ())
-            if (used := self._settled(tenant, metric)) >= soft
+            for used, end in [(self._settled(tenant, metric), window_end(metric, now_ms))]
+            if used >= soft or (metric, end) in over
         ]
-        full = [each for each in reached if each.used >= each.limit]
+        full = [
+            each
+            for each in reached
+            if each.used >= each.limit or (each.metric, each.resets_at_ms) in over
+        ]
         return Standing(
             tenant=tenant,
             blocked=max(full, key=lambda each: each.resets_at_ms, default=None),

@@ -5,6 +5,7 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,11 @@ def asked(house: House, token: str) -> Reply:
     return house.gateway.rpc_reply(token, "tenants.get", {})
 
 
-def answered(house: House, token: str) -> Reply:
+def answered(house: House, token: str, method: str = "tenants.get", **params: str) -> Reply:
     """Ask until there is a front that answers: the connection to a killed one breaks."""
     while True:
         with contextlib.suppress(ConnectionError, http.client.RemoteDisconnected):
-            return asked(house, token)
+            return house.gateway.rpc_reply(token, method, params)
 
 
 def has_worker(house: House, tenant: str) -> bool:
@@ -103,6 +104,54 @@ def test_requests_are_counted_over_every_death_and_nobody_is_woken(house: House)
         assert not has_worker(house, tenant)
 
     within_an_hour(count)
+
+
+def test_who_has_used_up_his_tokens_is_refused_over_every_death_and_nobody_is_woken(
+    house: House,
+) -> None:
+    def spend(number: int) -> None:
+        tenant = f"spender-{number}"
+        line = ("tenants", "create", tenant, "--quota.tokens-per-day", "100")
+        token = house.gateway.openclaw_json(*line)["token"]
+        first = house.gateway.inbound(token, "hello")
+        assert (first.status, first.json["status"]) == (200, "error")
+        assert first.json["error"].startswith(
+            "quota exceeded: tokensPerDay is 100, used 0, and more"
+        )
+        while house.gateway.inbound(token, "hello").status != HTTPStatus.TOO_MANY_REQUESTS:
+            pass  # egress has said so, and the front hears of it in a moment
+
+        def check_refused() -> None:
+            for method, params in (
+                ("chat.send", {"sessionKey": "agent:main:main", "message": "hi"}),
+                ("agent", {"message": "hi", "idempotencyKey": "1"}),
+            ):
+                refused = answered(house, token, method, **params)
+                assert refused.status == HTTPStatus.TOO_MANY_REQUESTS
+                data = refused.json["error"]["data"]
+                assert (data["code"], data["metric"]) == ("QUOTA_EXCEEDED", "tokensPerDay")
+                assert data["nextWindowAt"].endswith("T00:00:00.000Z")
+                assert int(refused.headers["retry-after"]) <= 86_400
+            status = answered(house, token, "tenants.quota.status").json["result"]
+            assert (status["isBlocked"], status["blockedBy"]) == (True, "tokensPerDay")
+
+        check_refused()
+        for title in ("openclaw: front", "openclaw: egress"):
+            house.gateway.process(title).kill()
+            check_refused()
+        house.restart()
+        check_refused()
+        assert not has_worker(house, tenant)
+        (row,) = house.gateway.openclaw_json("tenants", "status", tenant)
+        assert row["blocked"].startswith("quota exceeded: tokensPerDay is 100")
+        assert answered(house, token, "sessions.list").status == HTTPStatus.OK
+        said = house.gateway.openclaw_json(
+            *("tenants", "quota", tenant, "--quota.tokens-per-day", "1_000_000")
+        )
+        assert not said["isBlocked"]
+        assert house.gateway.inbound(token, "hello").json["status"] == "ok"
+
+    within_an_hour(spend)
 
 
 def test_an_operator_changes_a_quota_by_a_method_and_no_tenant_does(house: House) -> None:

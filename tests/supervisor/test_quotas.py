@@ -150,6 +150,27 @@ async def test_a_new_egress_says_who_is_blocked_and_the_others_are_not(
     assert quotas.standing("globex") == other
 
 
+async def test_a_window_that_is_over_with_a_rest_left_stays_so_when_egress_is_another(
+    supervisor: Supervisor,
+) -> None:
+    quotas = supervisor.quotas
+    rest = Standing(
+        tenant="acme",
+        blocked=Reached(metric="tokensPerDay", limit=100, used=90, resets_at_ms=NOW + HOUR_MS),
+    )
+    quotas.on_standing(rest)
+    await quotas.settle(["acme", "globex"], [])
+    assert quotas.standing("acme") == rest
+    supervisor.registry.update(
+        "acme",
+        display_name=None,
+        quota=Quota(tokens_per_day=200),
+        limits=supervisor.registry.get("acme").limits,
+    )
+    await quotas.settle(["acme"], [])
+    assert quotas.standing("acme") == Standing(tenant="acme")
+
+
 async def test_of_tenants_that_are_not_there_nothing_is_taken_or_kept(
     supervisor: Supervisor,
 ) -> None:

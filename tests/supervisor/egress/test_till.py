@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from protocol.egress import Billing, Price, Ran
@@ -274,6 +275,52 @@ async def test_standings_are_told_when_they_change_and_end_with_their_window(
     clock.set("2026-11-14T23:00:00")
     async with till_over(tmp_path, clock, told, quota=quota):
         assert [standing.tenant for standing in told if standing.blocked] == ["acme"]
+
+
+@pytest.mark.parametrize(
+    ("quota", "metric"),
+    [
+        (Quota(tokens_per_day=80_000), "tokensPerDay"),
+        (Quota(cost_per_month_micro_usd=80_000), "costPerMonthMicroUsd"),
+    ],
+)
+async def test_a_window_is_over_when_a_call_does_not_fit_and_hardly_one_could(
+    tmp_path: Path, quota: Quota, metric: Metric
+) -> None:
+    clock, told = Clock(), list[Standing]()
+    async with till_over(tmp_path, clock, told, quota=quota) as till:
+
+        async def refused(tokens: int) -> None:
+            with pytest.raises(GatewayError) as raised:
+                await till.reserve("acme", MODEL, Estimate(tokens, 0))
+            assert raised.value.code is ErrorCode.QUOTA_EXCEEDED
+
+        await till.settle(
+            await till.reserve("acme", MODEL, Estimate(40_000, 0)), Spent(input=40_000)
+        )
+        await refused(40_001)  # a smaller one would fit
+        held = await till.reserve("acme", MODEL, Estimate(36_000, 0))
+        await refused(8_000)  # what is set aside may come back
+        assert told == []
+        await till.settle(held, Spent(input=36_000))
+        told.clear()
+        await refused(4_001)
+        (over,) = told
+        assert over.blocked is not None
+        assert (over.blocked.metric, over.blocked.used, over.blocked.limit) == (
+            metric,
+            76_000,
+            80_000,
+        )
+        assert till.standings(["acme"]) == (over,)
+        # What fits is let in all the same; another limit opens it, and so does another window.
+        await till.release(await till.reserve("acme", MODEL, Estimate(3_999, 0)))
+        till.limit("acme", msgspec.structs.replace(quota, soft_percent=99))
+        assert told[1] == Standing(tenant="acme")
+        await refused(4_001)
+        clock.set("2026-12-01T00:00:00")
+        till.look()
+        assert told[3] == Standing(tenant="acme")
 
 
 async def test_nothing_at_all_is_blocked_from_the_beginning(tmp_path: Path) -> None:
