@@ -83,6 +83,7 @@ def house() -> Iterator[House]:
             "billing": {"rate_card": {"fake": {"input": 1, "output": 2}}},
             "egress": {
                 "allow_hosts": [host],
+                "fetch_hosts": [host],
                 "retries": 1,
                 "first_byte_seconds": 0.5,
                 "idle_seconds": 0.5,
@@ -129,6 +130,24 @@ def test_usage_that_is_not_said_is_estimated(house: House) -> None:
     (row,) = house.rows()[len(before) :]
     assert row[0] == 1
     assert row[1] > 0
+
+
+def test_an_agent_fetches_what_is_named_and_its_bytes_are_charged(house: House) -> None:
+    page = f"http://localhost:{house.upstream.port}/page?type=text/plain&body=the-page"
+    there = f"{page}&status=302&to=http://169.254.169.254/latest/meta-data/"
+    for url, said in (
+        (page, "the-page"),
+        (there, "169.254.169.254"),
+        ("https://a.test/", "a.test"),
+    ):
+        script = f"[[call fetch {json.dumps({'url': url})}]]"
+        reply = house.say(script, f"user-{said}")
+        assert said in reply.json["reply"]["text"]
+    deadline = time.monotonic() + REQUEST_SECONDS
+    charged = "SELECT tenant, provider, bytes FROM entries WHERE kind = 'egress'"
+    while not (moved := house.ledger(charged)):
+        assert time.monotonic() < deadline
+    assert moved == [("acme", "fetch", len("the-page"))]
 
 
 def test_the_operators_key_is_nowhere(house: House) -> None:
