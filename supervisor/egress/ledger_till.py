@@ -393,7 +393,9 @@ class LedgerTill:
             self._standings.look_at_all(now)
 
     def close(self) -> None:
-        """Write what was settled, and close the ledger; blocks."""
+        """Write what was settled, with what the disk has refused till now, and close; blocks."""
+        for owed in list(self._owed):
+            self._write(owed)
         self._ledger.close()
 
 
