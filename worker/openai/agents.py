@@ -84,7 +84,12 @@ async def run(
         if writer is not None and call.stream is not None:
             outlet = Outlet(call.stream, writer)
         result = await _follow(call, run_id, outlet)
-        answer = _answer(asked.model, admitted.key, result)
+        try:
+            answer = _answer(asked.model, admitted.key, result)
+        except GatewayError as error:
+            if outlet is not None:
+                await outlet.fail(error)
+            raise
         if outlet is not None:
             await outlet.finish(answer)
     except asyncio.CancelledError:

@@ -49,10 +49,12 @@ async def ask(call: CallContext, request: ModelRequest, writer: Writer | None) -
     except asyncio.CancelledError:
         asked.cancel()
         raise
-    if isinstance(reply, frames.Failure):
-        raise failure_error(reply)
     if not isinstance(reply, frames.Result | frames.End):
-        raise egress.unavailable()
+        error = egress.unavailable()
+        if isinstance(reply, frames.Failure):
+            error = failure_error(reply)
+        await outlet.fail(error)
+        raise error
     answer = _decode(reply.body)
     await outlet.finish(answer)
     return answer

@@ -4,6 +4,7 @@ from typing import Any, Final, cast
 
 import msgspec
 
+from protocol.errors import GatewayError
 from protocol.methods.openai import CHAT, BodyParams
 from protocol.models import (
     AskedTool,
@@ -233,6 +234,11 @@ class Chunks:
         if self._with_usage:
             said.append(b'%b],"usage":%b}' % (self._head, json(usage(answer.spent))))
         return said
+
+    def failed(self, error: GatewayError) -> list[bytes]:
+        """See `Writer`."""
+        del error
+        return []
 
 
 def _delta(role: bytes, piece: ModelPiece) -> bytes:

@@ -8,6 +8,7 @@ from typing import Final, Protocol
 import msgspec
 
 from protocol import limits
+from protocol.errors import GatewayError
 from protocol.models import ModelAnswer, ModelPiece
 from worker.sessions.feed import Stream
 
@@ -25,6 +26,9 @@ class Writer(Protocol):
 
     def end(self, answer: ModelAnswer) -> list[bytes]:
         """Give what is sent when the answer is complete."""
+
+    def failed(self, error: GatewayError) -> list[bytes]:
+        """Give what is sent when it broke off; nothing where whoever refuses says so."""
 
 
 class Outlet:
@@ -86,8 +90,15 @@ class Outlet:
 
     async def finish(self, answer: ModelAnswer) -> None:
         """Send the end, and wait until all of it has gone. Bound the wait outside."""
+        await self._drain(self._writer.end(answer))
+
+    async def fail(self, error: GatewayError) -> None:
+        """Send what there is, and that it broke off. Bound the wait outside."""
+        await self._drain(self._writer.failed(error))
+
+    async def _drain(self, last: list[bytes]) -> None:
         self._taken = None
-        self._waiting += self._writer.end(answer)
+        self._waiting += last
         self._empty.clear()
         self.pump()
         await self._empty.wait()

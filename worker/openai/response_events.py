@@ -73,9 +73,11 @@ class Events:
         said.append(self._event(f"response.{response['status']}", response=response))
         return said
 
-    def failed(self, error: GatewayError) -> bytes:
-        """Give the last event of a response that broke off."""
-        return self._event("response.failed", response=self._shape.failed(error))
+    def failed(self, error: GatewayError) -> list[bytes]:
+        """See `Writer`. What has not begun is refused by its status."""
+        if not self.begun:
+            return []
+        return [self._event("response.failed", response=self._shape.failed(error))]
 
     # Inside.
 

@@ -44,12 +44,9 @@ async def respond(call: CallContext, params: BodyParams) -> Any:
         else:
             answer = await asking.ask(call, request(body, params.session_key), events)
     except GatewayError as error:
-        if events is None or call.stream is None or not events.begun:
+        if events is None or not events.begun:
             raise
-        # What has begun as a stream ends as one.
-        if call.stream.credit > 0:
-            call.stream.send(events.failed(error))
-        return shape.failed(error)
+        return shape.failed(error)  # as it has been said
     return shape.whole(answer)
 
 

@@ -89,11 +89,12 @@ async def test_a_response_that_breaks_off_fails_as_an_event() -> None:
     async with both() as (rig, egress):
         egress.holds = True
         body = {"body": {"model": "gpt", "input": "hi", "stream": True}}
-        call = rig.front.stream("openai.responses", body)
+        call = rig.front.stream("openai.responses", body, credit=1)
         asked = await egress.calls.get()
         egress.say(asked, ModelPiece(text="hel"))
         egress.answer = GatewayError(ErrorCode.UNAVAILABLE, "it broke off")
         egress.finish(asked)
+        call.grant(16)
         assert (await call.result())["status"] == "failed"
         assert call.chunks[-1]["type"] == "response.failed"
         assert call.chunks[-1]["response"]["error"]["message"] == "it broke off"
