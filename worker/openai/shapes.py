@@ -1,6 +1,6 @@
 """What the answers of OpenAI's APIs have in common."""
 
-import uuid
+import os
 from typing import Final
 
 import msgspec
@@ -12,12 +12,14 @@ from worker.sessions import keys
 AGENT: Final = "openclaw"
 """The default agent, as a model; `openclaw:<agentId>` and `openclaw/<agentId>` name one."""
 
+ID_BYTES: Final = 16
+
 json: Final = msgspec.json.Encoder().encode
 
 
 def new_id(prefix: str) -> str:
     """Make an id for an answer."""
-    return prefix + uuid.uuid4().hex
+    return prefix + os.urandom(ID_BYTES).hex()
 
 
 def is_agent(model: str) -> bool:
