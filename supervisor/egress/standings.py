@@ -93,7 +93,8 @@ class Standings:
     def look(self, tenant: str, now_ms: int) -> None:
         """Tell how a tenant stands, if that has changed: in another limit, or another window."""
         limited = self._limited.get(tenant, ())
-        if tenant not in self._told and not any(
+        known = tenant in self._told or tenant in self._over
+        if not known and not any(
             self._settled(tenant, metric) >= soft for metric, _, soft in limited
         ):
             return  # after nearly every call
