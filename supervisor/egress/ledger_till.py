@@ -37,6 +37,7 @@ OWED_SECONDS: Final = 5.0
 OWED_MAX: Final = 16_384
 BYTES_PER_TOKEN: Final = 3
 """For an estimate: few tokens of text are shorter."""
+REQUEST_ID_CHARS_MAX: Final = 200
 TOKENS_MAX: Final = 2**40
 """Of one class: a provider that says more has said nothing."""
 
@@ -225,7 +226,7 @@ class LedgerTill:
             cost_micro_usd=cost,
             estimated=estimated,
             own_key=purpose.own_key,
-            request_id=request_id,
+            request_id=_plain(request_id),
             run_id=purpose.run_id,
             session_key=purpose.session_key,
             reservation=reservation.id,
@@ -425,6 +426,11 @@ def guess(estimate: Estimate, answered: int) -> Spent:
     tokens_in = -(-estimate.input_tokens // BYTES_PER_TOKEN)
     tokens_out = min(-(-answered // BYTES_PER_TOKEN), estimate.output_tokens)
     return Spent(input=tokens_in, output=tokens_out)
+
+
+def _plain(text: str) -> str:
+    """Give what a provider has sent so that it can be kept and shown."""
+    return "".join(each for each in text[:REQUEST_ID_CHARS_MAX] if " " <= each <= "~")
 
 
 def _can_be(spent: Spent) -> bool:

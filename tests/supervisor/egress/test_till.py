@@ -413,6 +413,14 @@ async def test_whoever_waits_may_go_and_the_row_stays(tmp_path: Path) -> None:
     assert reserved(tmp_path) == []
 
 
+async def test_a_providers_request_id_is_kept_as_far_as_it_is_one(tmp_path: Path) -> None:
+    async with till_over(tmp_path, Clock()) as till:
+        for told in ("req-1\ud800\n\x00\x1b[2J", "x" * 10_000):
+            reservation = await till.reserve("acme", MODEL, SMALL)
+            await till.settle(reservation, Spent(), request_id=told)
+    assert [row.request_id for row in rows(tmp_path)] == ["req-1[2J", "x" * 200]
+
+
 async def test_settled_twice_is_a_mistake_and_counts_once(tmp_path: Path) -> None:
     async with till_over(tmp_path, Clock()) as till:
         reservation = await till.reserve("acme", MODEL, SMALL)
