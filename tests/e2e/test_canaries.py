@@ -8,6 +8,7 @@ such as a token in a header that is not for tokens, comes back to nobody.
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -18,12 +19,21 @@ from websockets.typing import Subprotocol
 
 from protocol import limits
 from protocol.methods import METHODS
+from tests.attack.harness import holds
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import OPENCLAW, Gateway, Reply
 from tests.methods import ALL, example
+from tests.upstream.fake import FakeUpstream
 
 OURS, THEIRS = "acme", "globex"
 SECONDS = 20.0
+A_KEY = "a provider's key"
+# Providers that repeat the key they were sent in what they say of an error.
+MODELS = {
+    f"{provider}/{fault}": {"provider": provider, "upstream_model": f"fake/fault:{fault}"}
+    for provider in ("written", "named")
+    for fault in ("key", "key-400")
+}
 HEADERS = (
     "Cookie",
     "X-Api-Key",
@@ -84,6 +94,7 @@ class Aviary:
         self._methods()
         self._control()
         self._sockets()
+        self._models()
 
     def _headers(self) -> None:
         token = self.tokens[OURS]
@@ -146,6 +157,25 @@ class Aviary:
         self.sent("overlay", self.gateway.rpc_reply(token, "config.set", {"raw": overlay}))
         text = self.canaries.new("kept:message")
         self.sent("kept", self.gateway.inbound(token, text, user=self.canaries.new("kept:user")))
+
+    def _models(self) -> None:
+        """What a provider says of its key; and canaries where a model is asked."""
+        token = self.tokens[OURS]
+        for model in MODELS:
+            asked = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+            reply = self.gateway.post("/v1/chat/completions", token, asked)
+            assert reply.status >= 400, reply
+            self.sent(model, reply)
+            self.gateway.rpc(token, "config.set", raw=json.dumps({"agent": {"model": model}}))
+            reply = self.gateway.inbound(token, "hello", user=model)
+            assert reply.json["status"] == "error", reply
+            self.sent(model, Reply(400, reply.headers, reply.body))
+        for path in ("chat/completions", "responses", "embeddings"):
+            for shape in ('{{"model": "{}"}}', '{{"{}": 1}}', '{{"model": "x", "messages": "{}"}}'):
+                place = f"body:/v1/{path}"
+                body = shape.format(self.canaries.token(place)).encode()
+                reply = self.gateway.request("POST", f"/v1/{path}", token=token, body=body)
+                self.sent(place, reply)
 
     def _control(self) -> None:
         """What an operator may send by mistake: a secret in place of a name."""
@@ -212,16 +242,27 @@ def aviary() -> Iterator[Aviary]:
     state_dir = make_state_dir()
     canaries = Canaries()
     alert = canaries.new("config:alerts.command")
-    (state_dir / "config.yaml").write_text(
-        json.dumps({"gateway": {"port": 0}, "alerts": {"command": ["/bin/true", alert]}})
-    )
     environment = {
         "OPENCLAW_ADMIN_KEY": f"ak_{canaries.new('environment:OPENCLAW_ADMIN_KEY')}",
-        "SOME_PROVIDER_KEY": canaries.new("environment:SOME_PROVIDER_KEY"),
+        "SOME_PROVIDER_KEY": canaries.new(f"{A_KEY} in the environment"),
     }
     command = ("/usr/bin/env", *(f"{k}={v}" for k, v in environment.items()), OPENCLAW, "gateway")
     try:
-        with Gateway(state_dir, command=command) as gateway:
+        with FakeUpstream() as upstream, ExitStack() as stack:
+            provider = {"type": "openai", "base_url": upstream.base_url}
+            config = {
+                "gateway": {"port": 0},
+                "alerts": {"command": ["/bin/true", alert]},
+                "providers": {
+                    "written": {**provider, "api_key": canaries.new(f"{A_KEY} in config.yaml")},
+                    "named": {**provider, "api_key": "${SOME_PROVIDER_KEY}"},
+                },
+                "models": MODELS,
+                "billing": {"unpriced": "allow"},
+                "egress": {"allow_hosts": [upstream.host_port]},
+            }
+            (state_dir / "config.yaml").write_text(json.dumps(config))
+            gateway = stack.enter_context(Gateway(state_dir, command=command))
             gateway.env |= environment
             built = Aviary(gateway, canaries)
             built.send_everything()
@@ -258,6 +299,18 @@ def test_none_is_in_what_a_process_shows(aviary: Aviary) -> None:
             assert aviary.canaries.found(environment) == []
 
 
+@pytest.mark.root  # nobody else may look at what is not dumpable
+def test_a_providers_key_is_in_no_memory_but_egresss(aviary: Aviary) -> None:
+    keys = [key for key, place in aviary.canaries.all.items() if place.startswith(A_KEY)]
+    assert len(keys) == 2
+    processes = aviary.gateway.processes()
+    egress = processes.pop("openclaw: egress").pid
+    assert all(holds(egress, key.encode()) for key in keys), "they would be found"
+    assert f"openclaw: worker {OURS}" in processes
+    for title, process in processes.items():
+        assert not any(holds(process.pid, key.encode()) for key in keys), title
+
+
 def test_none_is_in_the_log_the_audit_or_what_is_left_on_disk(aviary: Aviary) -> None:
     gateway = aviary.gateway
     for path in gateway.state_dir.rglob("*"):
@@ -266,7 +319,10 @@ def test_none_is_in_the_log_the_audit_or_what_is_left_on_disk(aviary: Aviary) ->
                 assert aviary.canaries.found(path.read_bytes()) == [], path
             continue
         parts = path.relative_to(gateway.state_dir).parts
-        if parts[:2] != ("tenants", OURS):
+        if parts[0] == "ledger":  # it keeps which session a call was for, by the tenant's name
+            found = aviary.canaries.found(path.read_bytes())
+            assert all(re.match("params:.* |kept:user", place) for place in found), (path, found)
+        elif parts[:2] != ("tenants", OURS):
             assert aviary.canaries.found(path.read_bytes()) == [], path
         assert not path.name.startswith("core"), path
     log = (gateway.state_dir / "gateway.log").read_text()

@@ -53,7 +53,7 @@ def status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
-@pytest.mark.parametrize("title", ["worker acme", "front"])
+@pytest.mark.parametrize("title", ["worker acme", "front", "egress"])
 def test_nothing_is_left_of_privileges(
     title: str, running: tuple[Gateway, dict[str, bytes]]
 ) -> None:
@@ -111,8 +111,11 @@ def test_no_secret_is_in_a_memory_where_it_does_not_belong(
     for name, secret in secrets_of.items():
         assert not holds(worker, secret), name
         assert not holds(zygote, secret), name
+    egress = gateway.process("openclaw: egress").pid
     for name in ("the environment", "the configuration"):
         assert not holds(front, secrets_of[name]), name
+    for name in ("the environment", "the configuration", "the admin key", "the neighbour's token"):
+        assert not holds(egress, secrets_of[name]), name
     # They are found where they are.
     assert holds(worker, f"{CANARY}-of-acme".encode())
     assert holds(gateway.process("openclaw: worker globex").pid, f"{CANARY}-of-globex".encode())
