@@ -41,12 +41,13 @@ class ProviderSection(_Section, frozen=True, kw_only=True):
         Raises:
             ValueError: naming the key.
         """
-        url = urlsplit(self.base_url)
         try:
+            url = urlsplit(self.base_url)
             good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+            good = good and not url.query and not url.fragment and url.username is None
         except ValueError:
             good = False
-        if not good or url.query or url.fragment or url.username is not None:
+        if not good:
             msg = "base_url: give https://host[:port][/path], without user, query or fragment"
             raise ValueError(msg)
 
