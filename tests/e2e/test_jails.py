@@ -59,7 +59,10 @@ def test_nothing_is_left_of_privileges(
 ) -> None:
     pid = running[0].process(f"openclaw: {title}").pid
     seen = status(pid)
-    assert {int(seen[name], 16) for name in CAPABILITY_SETS} == {0}
+    # What an ordinary user could be given by a program he executes stays as it was, where there is
+    # no user namespace; it executes none, and would be given nothing.
+    kept = {"CapBnd"} if title == "egress" and os.geteuid() != 0 else set()
+    assert {int(seen[name], 16) for name in CAPABILITY_SETS if name not in kept} == {0}
     assert (seen["NoNewPrivs"], seen["Seccomp"]) == ("1", "2")
     assert seen["Umask"] == "0077"
     assert len(set(seen["Uid"].split() + seen["Gid"].split())) <= 2
