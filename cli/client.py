@@ -340,6 +340,18 @@ def open_tenants() -> Iterator[Tenants]:
         fail(str(error))
 
 
+def exists(tenant: str) -> bool | None:
+    """Say whether there is a tenant; None where that cannot be found out just now."""
+    try:
+        with _open() as tenants:
+            tenants.get(tenant)
+    except GatewayError as error:
+        return False if error.code is ErrorCode.NOT_FOUND else None
+    except (gateway_config.ConfigError, StateError, OSError):
+        return None
+    return True
+
+
 @contextlib.contextmanager
 def open_gateway() -> Iterator[RemoteTenants]:
     """Give the gateway that runs, and end the command with a message where there is none."""

@@ -282,6 +282,21 @@ DOCKER_SHAPES_PER_TENANT_MAX: Final = 4
 DOCKER_IDLE_SECONDS: Final = 120.0
 DOCKER_STARTS_MAX: Final = 4
 
+# What a tenant asks of the ledger: so much in an answer, and so many who wait for one.
+USAGE_ROWS_MAX: Final = 5000
+USAGE_ROWS_DEFAULT: Final = 1000
+# In JSON it can be six times as much, and must fit a frame.
+USAGE_ROWS_BYTES_MAX: Final = 1 * MIB
+USAGE_MONTHS_MAX: Final = 24
+USAGE_MONTHS_DEFAULT: Final = 6
+USAGE_DAYS_MAX: Final = 366
+USAGE_DAYS_DEFAULT: Final = 30
+USAGE_SESSIONS_MAX: Final = 1000
+USAGE_SESSIONS_DEFAULT: Final = 50
+USAGE_SECONDS: Final = 5.0
+USAGE_WAITING_MAX: Final = 256
+USAGE_WAITING_PER_TENANT_MAX: Final = 4
+
 # Models. Those of a request, and what one call may ask for.
 MODEL_MESSAGES_MAX: Final = 4096
 MODEL_TOOLS_MAX: Final = 128
