@@ -6,7 +6,7 @@ link), `Proxies` when a launcher is another (a channel on which that hands over 
 settings come by its link: the call `configure` is answered when they are in force.
 """
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 
@@ -90,6 +90,8 @@ class Settings(_Message, frozen=True, kw_only=True):
     idle_seconds: float = 60.0
     total_seconds: float = 590.0
     retries: int = 2
+    own_keys: bool = True
+    """Whether tenants may bring keys of their own."""
     keys: dict[str, str] = {}
 
 
@@ -172,8 +174,22 @@ class FetchAnswer(msgspec.Struct, frozen=True, kw_only=True):
     truncated: bool
 
 
+OWN_KEY_PATTERN: Final = rf"^[!-~]{{8,{limits.SECRET_CHARS_MAX}}}$(?!\n)"
+"""Printable ASCII without spaces: it becomes part of a header."""
+
+
 class OwnKey(_Message, frozen=True, kw_only=True):
     """Parameters of `key.set`, worker → egress; a key of None is `key.delete`."""
 
+    provider: Annotated[str, msgspec.Meta(max_length=64)]
+    key: Annotated[str, msgspec.Meta(pattern=OWN_KEY_PATTERN)] | None
+
+
+class KnownKey(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """That there is a key for a provider, and since when, Unix ms; nothing of the key itself.
+
+    The result of `keys` is a list of them.
+    """
+
     provider: str
-    key: Annotated[str, msgspec.Meta(min_length=1, max_length=limits.SECRET_CHARS_MAX)] | None
+    created_at: int

@@ -97,7 +97,8 @@ class EgressSection(_Section, frozen=True, kw_only=True):
     `allow_hosts` are internal addresses (`host:port`) that may be reached nevertheless;
     `fetch_hosts` what the tool `fetch` may ask. `concurrent` is model calls of one tenant at a
     time. An answer has to begin within `first_byte_seconds`, to go on within `idle_seconds`, and to
-    end within `total_seconds`.
+    end within `total_seconds`. With `own_keys` tenants may bring keys of their own for a provider:
+    their calls cost the operator nothing, and go where the operator's own go.
     """
 
     allow_hosts: Annotated[tuple[HostAndPort, ...], msgspec.Meta(max_length=64)] = ()
@@ -108,6 +109,7 @@ class EgressSection(_Section, frozen=True, kw_only=True):
     idle_seconds: Seconds = 60.0
     total_seconds: Seconds = 590.0
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 2
+    own_keys: bool = True
 
     def __post_init__(self) -> None:
         """Refuse hosts in a spelling that egress would refuse.

@@ -177,6 +177,7 @@ class Egresses(Keeper[EgressProcess]):
             idle_seconds=section.idle_seconds,
             total_seconds=section.total_seconds,
             retries=section.retries,
+            own_keys=section.own_keys,
             keys={
                 name: each.api_key.text()
                 for name, each in config.providers.items()

@@ -21,8 +21,8 @@ SAMPLES = (
     "00000000-0000-4000-8000-000000000000",
     "1",
 )
-# No id of an object that belongs to one tenant: what a client makes up, or a configured name.
-NO_IDS = {"idempotencyKey", "agentId"}
+# No id of what belongs to one tenant: what a client makes up, a secret, or a configured name.
+NO_IDS = {"idempotencyKey", "agentId", "apiKey"}
 _ID = re.compile(r"(?:.*(?:Id|Key)|id|ids|key|keys)s?\Z")
 
 

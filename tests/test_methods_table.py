@@ -23,9 +23,9 @@ from supervisor.tenant_requests import TenantRequests
 from supervisor.tenants import TenantDesk
 from tests.methods import ALL, OF_TENANTS, example, ids_of
 from tests.supervisor.desk_actions import DeskActions
-from tests.worker.egress import EgressEnd
 from tests.worker.harness import Front, running_worker
 from tests.worker.launcher import RUNS, LauncherEnd
+from tests.worker.real_egress import running_egress
 
 TENANTS = ("acme", "globex")
 
@@ -78,12 +78,14 @@ async def tenant(
     directory = root / name
     directory.mkdir(mode=0o700)
     monkeypatch.chdir(directory)
-    async with running_worker(tenant=name) as rig:
+    ledger = root / f"{name}.ledger"
+    ledger.mkdir(mode=0o700)
+    async with running_egress(ledger) as egress, running_worker(tenant=name) as rig:
+        egress.meet(rig.links.channel, name)
         launcher = LauncherEnd()
         if name != "acme":
             launcher.runs = ()
         await launcher.meet(rig.links.channel)
-        await EgressEnd().meet(rig.links.channel)
         yield Both(name, rig.front, supervisor)
 
 

@@ -56,6 +56,8 @@ from worker.store.database import Database
 from worker.store.errors import StoreConfigurationError, StoreDamagedError
 from worker.store.files import Directory, UnsafePathError
 from worker.store.gate import Gate
+from worker.usage import handlers as usage_handlers
+from worker.usage import key_handlers
 
 EXIT_DRAINED: Final = 0
 IDLE_CHECK_SECONDS_MIN: Final = 0.05
@@ -74,7 +76,8 @@ LAUNCHER_DESCRIPTORS: Final = 2
 _HANDLERS: Final = (
     *(changes, config_handlers, discover, event_handlers),
     *(file_handlers, handlers, health, sandbox_handlers, state_handlers, talking, terminals),
-    *(embeddings, model_handlers, models, openai_chat, responses, webhook),
+    *(embeddings, key_handlers, model_handlers, models, openai_chat, responses),
+    *(usage_handlers, webhook),
 )
 # `protocol.documents` imports it when there is some, which would be too late here.
 _PRELOADED: Final = (strict_yaml,)

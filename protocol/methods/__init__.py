@@ -10,6 +10,7 @@ from protocol.methods import (
     events,
     health,
     models,
+    models_keys,
     openai,
     rpc,
     sandbox,
@@ -19,6 +20,7 @@ from protocol.methods import (
     sessions,
     tenants,
     terminal,
+    usage,
 )
 from protocol.methods.registry import (
     ALL_SCOPES,
@@ -53,6 +55,7 @@ __all__ = [
     "events",
     "health",
     "models",
+    "models_keys",
     "openai",
     "rpc",
     "sandbox",
@@ -62,4 +65,5 @@ __all__ = [
     "sessions",
     "tenants",
     "terminal",
+    "usage",
 ]

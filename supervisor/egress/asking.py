@@ -24,6 +24,7 @@ from protocol.models import (
 )
 from supervisor.egress import settings as found
 from supervisor.egress.caller import Caller
+from supervisor.egress.keys import OwnKeys
 from supervisor.egress.till import Charge, Estimate, Purpose, Reservation, Till
 from supervisor.egress.upstream import BrokenOffError, Finish, Target, Upstream
 
@@ -45,23 +46,41 @@ class Providers(NamedTuple):
 
     settings: egress.Settings
     upstreams: dict[str, Upstream]
+    own_keys: OwnKeys
 
-    def target(self, model_id: str) -> Target:
-        """Give whom a model's calls go to.
+    def target(self, model_id: str, tenant: str) -> Target:
+        """Give whom a model's calls go to, for a tenant.
 
         Raises:
-            GatewayError: NOT_FOUND, no such model.
+            GatewayError: NOT_FOUND, no such model; UNAVAILABLE, the tenant's own key does not open.
         """
         model = found.model_of(self.settings, model_id)
         provider = found.provider_of(self.settings, model)
-        return Target(model_id, model, provider, self.settings.keys.get(model.provider, ""))
+        own = self.own_keys.key(tenant, model.provider) if self.settings.own_keys else None
+        key = self.settings.keys.get(model.provider, "") if own is None else own
+        return Target(model_id, model, provider, key, own_key=own is not None)
+
+    def check_own_key(self, provider: str) -> None:
+        """Refuse a tenant's own key for a provider that takes none.
+
+        Raises:
+            GatewayError: FORBIDDEN, the operator allows none; INVALID_REQUEST, no such provider.
+        """
+        if not self.settings.own_keys:
+            message = "keys of one's own are not allowed here (egress.own_keys)"
+            raise GatewayError(ErrorCode.FORBIDDEN, message)
+        if provider not in self.settings.providers:
+            known = ", ".join(sorted(self.settings.providers))[:512] or "none"
+            message = f"provider: there is no such provider; there are: {known}"
+            raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="provider")
 
     def upstream(self, target: Target) -> Upstream:
         """Give who speaks its API."""
         return self.upstreams[target.provider.type]
 
-    def shown(self) -> tuple[ModelShown, ...]:
+    def shown(self, tenant: str) -> tuple[ModelShown, ...]:
         """Give the models that a tenant may use."""
+        own = self.own_keys.providers(tenant) if self.settings.own_keys else frozenset()
         return tuple(
             ModelShown(
                 id=name,
@@ -69,6 +88,7 @@ class Providers(NamedTuple):
                 context_window=model.context_window,
                 input=model.input,
                 embeds=model.embeds,
+                own_key=model.provider in own,
             )
             for name, model in sorted(found.models_of(self.settings).items())
         )
@@ -116,7 +136,11 @@ class _Call:
         target = self._target
         guess = estimate(request, target.model)
         purpose = Purpose(
-            target.model_id, target.model.provider, request.run_id, request.session_key
+            target.model_id,
+            target.model.provider,
+            request.run_id,
+            request.session_key,
+            own_key=target.own_key,
         )
         reservation = await self._till.reserve(self._caller.tenant.name, purpose, guess)
         bounded = msgspec.structs.replace(request, max_tokens=reservation.estimate.output_tokens)
@@ -178,12 +202,12 @@ async def ask(
     Raises:
         GatewayError: no such model, no room in the quota, or what the last one that was asked said.
     """
-    target = providers.target(request.model)
+    target = providers.target(request.model, caller.tenant.name)
     names = (request.model, *target.model.fallbacks)
     if request.stream and not caller.streams:
         request = msgspec.structs.replace(request, stream=False)
     for place, name in enumerate(names, 1):
-        target = providers.target(name)
+        target = providers.target(name, caller.tenant.name)
         _check(request, target)
         call = _Call(till, providers.upstream(target), target, caller)
         try:
@@ -217,12 +241,18 @@ async def embed(
     Raises:
         GatewayError: as `ask`.
     """
-    target = providers.target(request.model)
+    target = providers.target(request.model, caller.tenant.name)
     if not target.model.embeds:
         message = f"model: {request.model} makes no embeddings"
         raise GatewayError(ErrorCode.INVALID_REQUEST, message, field="model")
     size = sum(MESSAGE_TOKENS + len(text.encode()) for text in request.texts)
-    purpose = Purpose(target.model_id, target.model.provider, request.run_id, kind="embedding")
+    purpose = Purpose(
+        target.model_id,
+        target.model.provider,
+        request.run_id,
+        own_key=target.own_key,
+        kind="embedding",
+    )
     reservation = await till.reserve(caller.tenant.name, purpose, Estimate(size, 0))
     try:
         made = await providers.upstream(target).embed(target, request)

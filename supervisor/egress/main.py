@@ -8,12 +8,14 @@ link to the supervisor and of its end of the descriptor channel, whose first mes
 import asyncio
 import gc
 import socket
+from pathlib import Path
 from typing import Final
 
 import uvloop
 
 from protocol import aio
 from protocol.egress import Settings
+from supervisor.egress.keys import KeysError, OwnKeys
 from supervisor.egress.ledger import LedgerError
 from supervisor.egress.ledger_till import open_till
 from supervisor.egress.outward import Outward
@@ -42,14 +44,15 @@ async def _serve(settings: Settings, link: socket.socket, channel: socket.socket
     try:
         # First: nobody is let in before it is known what was spent.
         till = await open_till(settings, handler.tell_standing)
-    except LedgerError as error:
+        own_keys = OwnKeys(Path(settings.ledger_directory))
+    except (LedgerError, KeysError) as error:
         log.warning("no ledger", error=str(error))
         await asyncio.sleep(RETRY_SECONDS)
         return EXIT_NO_LEDGER
     if till.left.calls:
         log.warning("calls were under way when the one before ended", **till.left._asdict())
     # Then: what it has to know comes at once.
-    handler.egress = egress = Egress(settings, channel, till, outward, log)
+    handler.egress = egress = Egress(settings, channel, till, outward, own_keys, log)
     egress.supervisor = await aio.attach(link, FROM_SUPERVISOR, handler)
     log.info("start")
     looking = asyncio.create_task(till.keep_looking())

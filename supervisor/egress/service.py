@@ -10,6 +10,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Final, NoReturn
 
 import msgspec
@@ -18,13 +19,17 @@ from protocol import aio, egress, frames, limits
 from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from protocol.link import LIVENESS, REQUESTS
 from protocol.models import EmbedRequest, ModelRequest
+from protocol.moments import unix_ms
 from protocol.pace import Pace
 from protocol.quotas import Standing, UseAsked, exceeded
 from protocol.spawn import LinkLost
+from protocol.usage import Question
 from supervisor.egress import asking
 from supervisor.egress.caller import Caller, Tenant, decoded
-from supervisor.egress.ledger_till import LedgerTill, unix_ms
+from supervisor.egress.keys import OwnKeys
+from supervisor.egress.ledger_till import LedgerTill
 from supervisor.egress.outward import Outward, Traffic
+from supervisor.egress.usage import UsageDesk
 from supervisor.front.log import Log
 from supervisor.handed import Handed
 
@@ -194,13 +199,16 @@ class Egress:
         channel: socket.socket,
         till: LedgerTill,
         outward: Outward,
+        own_keys: OwnKeys,
         log: Log,
     ) -> None:
         self.till: Final = till
         self.log: Final = log
         self.supervisor: aio.LinkEnd | None = None
         self._outward: Final = outward
-        self.providers = asking.Providers(settings, outward.configured(settings))
+        self.own_keys: Final = own_keys
+        self.providers = asking.Providers(settings, outward.configured(settings), own_keys)
+        self.usage: Final = UsageDesk(Path(settings.ledger_directory), own_keys.providers)
         self._tenants: Final[dict[str, Tenant]] = {}
         self._handed: Final = Handed(channel, egress.Handed, 1, self._take, log)
         self.methods: Final[dict[str, Method]] = {
@@ -208,6 +216,9 @@ class Egress:
             "embed": self._embed,
             "models": self._models,
             "fetch": self._fetch,
+            "usage": self._usage,
+            "key.set": self._key_set,
+            "keys": self._keys,
         }
         """What workers may ask; see the module."""
         self.asked: Final[dict[str, Callable[[bytes], Awaitable[bytes]]]] = {
@@ -225,6 +236,8 @@ class Egress:
     def close(self) -> None:
         """Take no more workers."""
         self._handed.close()
+        self.usage.close()
+        self.own_keys.close()
 
     async def _take(self, message: egress.Handed, ends: list[socket.socket]) -> None:
         (end,) = ends
@@ -266,8 +279,24 @@ class Egress:
         async with caller.tenant.going_out(self.providers.settings.concurrent):
             return _encode(await asking.embed(self.providers, self.till, caller, request))
 
-    async def _models(self, _caller: Caller, _params: bytes) -> bytes:
-        return _encode(self.providers.shown())
+    async def _models(self, caller: Caller, _params: bytes) -> bytes:
+        return _encode(self.providers.shown(caller.tenant.name))
+
+    async def _usage(self, caller: Caller, params: bytes) -> bytes:
+        question = decoded("usage", params, Question)
+        return await self.usage.answer(caller.tenant.name, question.asked)
+
+    async def _key_set(self, caller: Caller, params: bytes) -> bytes:
+        asked = decoded("key.set", params, egress.OwnKey)
+        tenant, provider = caller.tenant.name, asked.provider
+        if asked.key is None:
+            return _encode(self.own_keys.delete(tenant, provider))
+        self.providers.check_own_key(provider)
+        self.own_keys.set(tenant, provider, asked.key, unix_ms())
+        return b"true"
+
+    async def _keys(self, caller: Caller, _params: bytes) -> bytes:
+        return _encode(self.own_keys.known(caller.tenant.name))
 
     async def _fetch(self, caller: Caller, params: bytes) -> bytes:
         request = decoded("fetch", params, egress.FetchRequest)
@@ -289,7 +318,8 @@ class Egress:
 
     async def _configure(self, params: bytes) -> bytes:
         settings = msgspec.json.decode(params, type=egress.Settings)
-        self.providers = asking.Providers(settings, self._outward.configured(settings))
+        upstreams = self._outward.configured(settings)
+        self.providers = asking.Providers(settings, upstreams, self.own_keys)
         self.till.configure(settings)
         return b"{}"
 
@@ -303,7 +333,12 @@ class Egress:
         return _encode(self.till.uses(msgspec.json.decode(params, type=UseAsked).tenant))
 
     def _on_gone(self, body: bytes) -> None:
-        self.till.forget(msgspec.json.decode(body, type=egress.Gone).tenant)
+        told = msgspec.json.decode(body, type=egress.Gone)
+        self.till.forget(told.tenant)
+        try:
+            self.own_keys.forget(told.tenant)
+        except GatewayError as error:
+            self.log.broken("keys of a tenant that is gone", error)
 
     def _on_ran(self, body: bytes) -> None:
         self.till.ran(msgspec.json.decode(body, type=egress.Ran))

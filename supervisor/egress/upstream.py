@@ -21,6 +21,8 @@ class Target(NamedTuple):
     model: egress.Model
     provider: egress.Provider
     key: str
+    own_key: bool = False
+    """Whether it is the tenant's own."""
 
 
 class Finish(NamedTuple):

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import REQUEST_SECONDS, Gateway, Reply
+from tests.e2e.memory import holds
 from tests.upstream.fake import FakeUpstream
 
 KEY = "sk-canary-7d20c4e81f5b"
@@ -169,21 +170,6 @@ def test_the_operators_key_is_in_no_memory_but_egress_s(house: House) -> None:
     holders = {title for title, process in processes.items() if holds(process.pid, KEY)}
     assert holders == {"openclaw: egress"}
     assert not any(holds(spare.pid, KEY) for spare in house.gateway.spares())
-
-
-def holds(pid: int, text: str) -> bool:
-    """Look through the memory of a process; only root may."""
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        span, permissions, *_, name = [*line.split(), ""]
-        if not permissions.startswith("rw") or name.startswith("[v"):
-            continue
-        begin, end = (int(part, 16) for part in span.split("-"))
-        memory = Path(f"/proc/{pid}/mem").open("rb", buffering=0)  # noqa: SIM115 - closed below
-        with memory, contextlib.suppress(OSError):
-            memory.seek(begin)
-            if text.encode() in memory.read(end - begin):
-                return True
-    return False
 
 
 def test_a_killed_egress_fails_calls_in_flight_and_is_replaced(house: House) -> None:
