@@ -1,7 +1,8 @@
 """kill -9 of one process after another under writes, and what must hold after each.
 
-After every cycle: what was acknowledged is on disk, once; every database is sound and the audit
-verifies; every turn has ended; the gateway serves; and there is no process too many.
+After every cycle: what was acknowledged is on disk, once; every database is sound, the audit
+verifies and the ledger reconciles, with nothing reserved; every turn has ended; the gateway serves;
+and there is no process too many.
 """
 
 import random
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 
 from protocol import limits
+from tests.chaos import till
 from tests.chaos.clients import Caller, Client, Operator, UnansweredError, Writer
 from tests.chaos.ledger import Ledger, check, open_turns
 from tests.e2e.gateway import OPENCLAW, SPARE, Gateway, ends
@@ -139,7 +141,9 @@ class Kills:
                 if time.monotonic() > deadline:
                     return [f"{tenant}: {left} turns never end"]
                 self._pause.wait(POLL_SECONDS)
-        return []
+        while (found := till.wrong(self._state_dir)) and time.monotonic() < deadline:
+            self._pause.wait(POLL_SECONDS)
+        return found
 
     def _strays(self) -> list[str]:
         """Give the processes that should not be: two of a kind, dead ones, unknown ones."""

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from supervisor import ledger_reading
+from supervisor.egress.ledger_till import unix_ms
 from supervisor.ledger_check import reconcile
 from tests.workers.till_program import NOW_MS
 
@@ -19,6 +20,17 @@ ROOT = Path(__file__).resolve().parents[2]
 TOKENS = 4000
 """So much may be spent more in each life: enough to be killed in the middle, or at the limit."""
 LINES_MAX = 600
+
+
+def wrong(state_dir: Path) -> list[str]:
+    """What does not hold of a gateway's ledger; calls under way are among it."""
+    db = ledger_reading.open_ledger(state_dir / "ledger")
+    if db is None:
+        return []
+    with closing(db):
+        result = reconcile(db, unix_ms())
+    left = result.open_reservations
+    return [*result.findings, *([f"{left} calls are under way"] if left else [])]
 
 
 class TillKills:
