@@ -25,6 +25,7 @@ def command(as_json: bool) -> None:
     try:
         report, caps_report = isolation.look(config.isolation), caps.look(config.caps.cgroup)
         surroundings = [*checkup.surroundings(report), checkup.caps(caps_report)]
+        surroundings += [checkup.egress(report), *checkup.models(config)]
         checks = [*surroundings, *checkup.docker(config.sandbox), *checkup.steps(report)]
     except OSError as error:
         fail(f"cannot be examined: {error}", ExitCode.CONFIGURATION)

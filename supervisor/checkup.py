@@ -6,8 +6,10 @@ from typing import Final
 import apsw
 import msgspec
 
+from protocol.errors import GatewayError
 from supervisor.caps import report as caps_report
-from supervisor.config import SandboxSection
+from supervisor.config import Config, SandboxSection
+from supervisor.egress.rates import RateCard
 from supervisor.isolation import Report
 from supervisor.launcher import bwrap
 from supervisor.registry import sqlite_is_sound
@@ -85,6 +87,40 @@ def caps(report: caps_report.Report) -> Check:
         detail=report.refusal or report.summary().removeprefix("caps: "),
         without="one tenant's sandboxes can use up memory, processors and process ids of all",
     )
+
+
+def egress(report: Report) -> Check:
+    """Say whether egress is kept from the files of tenants and of the gateway."""
+    closed = report.found.root or report.found.landlock_abi > 0
+    return Check(
+        name="egress",
+        holds=closed,
+        what="What connects out opens no file of tenants or the gateway.",
+        detail=None if closed else "one uid for all, and this kernel has no Landlock",
+        without="one that is taken over could read what the gateway's uid can",
+    )
+
+
+def models(config: Config) -> list[Check]:
+    """Say whether every model that is configured can be asked; nothing where there is none."""
+    if not config.models:
+        return []
+    card, unpriced = RateCard(config.billing.billing()), []
+    for model in config.models:
+        try:
+            card.check(model)
+        except GatewayError:
+            unpriced.append(model)
+    names = ", ".join(unpriced)[:512]
+    return [
+        Check(
+            name="models",
+            holds=not unpriced,
+            what="Every model has a price, or need not have one.",
+            detail=f"billing.rate_card has none for {names}" if unpriced else None,
+            without="such a model is refused; billing.unpriced: allow has it cost nothing",
+        )
+    ]
 
 
 def docker(section: SandboxSection) -> list[Check]:

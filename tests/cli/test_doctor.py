@@ -68,6 +68,7 @@ def test_a_machine_below_the_minimum(state_dir: Path) -> None:
         "build_root",
         "change_root",
         "restrict_files",
+        *([] if os.geteuid() == 0 else ["egress"]),
         *WITHOUT_CGROUPS,
     }
     assert all(missing.values())
@@ -76,6 +77,21 @@ def test_a_machine_below_the_minimum(state_dir: Path) -> None:
 def test_isolation_none_is_no_failure(state_dir: Path) -> None:
     (state_dir / "config.yaml").write_text("isolation: {mode: none}\n")
     assert doctor(state_dir, "namespaces", "landlock_create_ruleset").returncode == 0
+
+
+def test_models_without_a_price_are_named(state_dir: Path) -> None:
+    assert "models" not in {check["name"] for check in json.loads(doctor(state_dir).stdout)}
+    config = {
+        "providers": {"local": {"type": "openai", "base_url": "http://127.0.0.1:1/v1"}},
+        "models": {"priced-1": {"provider": "local"}, "other": {"provider": "local"}},
+        "billing": {"rate_card": {"priced-*": {"input": 1, "output": 2}}},
+    }
+    (state_dir / "config.yaml").write_text(json.dumps(config))
+    done = doctor(state_dir)
+    assert done.returncode == 0  # the others serve
+    (found,) = [check for check in json.loads(done.stdout) if check["name"] == "models"]
+    assert not found["holds"]
+    assert found["detail"] == "billing.rate_card has none for other"
 
 
 def test_docker_is_looked_at_where_it_is_set_up(state_dir: Path) -> None:
