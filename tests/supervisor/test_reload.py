@@ -56,6 +56,7 @@ OTHER: dict[str, object] = {
     "egress.first_byte_seconds": 1.5,
     "egress.idle_seconds": 1.5,
     "egress.total_seconds": 1.5,
+    "egress.own_keys": False,
     "egress.retries": 0,
 }
 NAMED = {"providers", "models"}
