@@ -275,7 +275,7 @@ class Client:
 def _limits(settings: egress.Settings, total_seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(
         total=total_seconds,
-        connect=settings.connect_seconds,
+        # And not `connect`, which would have every call look at the clock for a place in the pool.
         sock_connect=settings.connect_seconds,
         sock_read=settings.first_byte_seconds,
     )

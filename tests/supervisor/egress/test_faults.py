@@ -1,7 +1,9 @@
 """Whatever a provider does wrong ends in a typed error, in time, in bounds, and without secrets."""
 
 import asyncio
+import contextlib
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -330,6 +332,23 @@ async def test_nobody_there_is_unavailable_and_tried_again(asker: Asker, kind: s
         await ask(asker.provider(kind, retries=2, allow_hosts=(host,)), place, request())
     assert caught.value.code is ErrorCode.UNAVAILABLE
     assert len(asker.waits) == 2
+
+
+async def test_who_does_not_accept_is_given_up(
+    upstream: FakeUpstream, asker: Asker, kind: str
+) -> None:
+    with contextlib.ExitStack() as sockets:
+        full = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = sockets.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        host = f"127.0.0.1:{full.getsockname()[1]}"
+        provider = asker.provider(kind, allow_hosts=(host,), connect_seconds=SOON, retries=1)
+        error = await refused(provider, kind, f"http://{host}")
+    assert error.code is ErrorCode.UNAVAILABLE
+    assert "accept" in error.message
+    assert len(asker.waits) == 1
 
 
 async def test_proxies_of_the_environment_are_not_used(
