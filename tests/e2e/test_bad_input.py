@@ -99,7 +99,8 @@ def test_wrong_types_of_every_declared_field(fixed: Fixed, method: str) -> None:
         name = param["name"]
         for value in ({"surplus": 1}, [["x"]]):  # no field takes either
             reply = fixed.ask(method, {**GOOD[method], name: value})
-            check_refusal(reply, fixed, name)
+            # What is wrong in a body of OpenAI's API is named as its clients know it.
+            check_refusal(reply, fixed, None if name == "body" else name)
     assert fixed.sessions() == before
 
 
