@@ -67,6 +67,7 @@ def status(tenant: str, as_json: bool) -> None:
         click.echo(f"{'✓' if mode.usable else '✗'} {mode.mode:<12} {mode.detail}{default}")
     bounds = found.limits
     click.echo(f"  images       {', '.join(found.images) or 'none'}")
+    click.echo(f"  networks     {', '.join(found.networks) or 'none'}")
     click.echo(
         f"  each has     {_size(bounds.memory_bytes)} of memory, {_any(bounds.cpus)} processors, "
         f"{_any(bounds.pids)} processes, {found.wall_seconds:g} s"

@@ -144,16 +144,21 @@ class Ran(_Message, frozen=True, kw_only=True):
     cpu_ms: int
 
 
-class Listener(_Message, frozen=True, kw_only=True):
-    """Launcher → egress, with a listening socket inside a sandbox's network namespace.
-
-    The sandbox ends with its listener: egress closes it when the channel says `sandbox_id` again
-    without a descriptor, and when the launcher is gone.
-    """
+class Listener(_Message, frozen=True, kw_only=True, tag="listener"):
+    """Launcher → egress, with a listening socket inside a sandbox's network namespace."""
 
     tenant: str
     sandbox_id: str
     profile: str
+
+
+class Closed(_Message, frozen=True, kw_only=True, tag="closed"):
+    """Launcher → egress: the sandbox has ended, and its listener with it."""
+
+    sandbox_id: str
+
+
+Door = Listener | Closed
 
 
 class FetchRequest(_Message, frozen=True, kw_only=True):

@@ -69,6 +69,8 @@ class Ceilings(_Message, frozen=True, kw_only=True):
     terminal_idle_seconds: float
     file_bytes: int
     """The longest file a sandbox can write, bytes."""
+    networks: tuple[Profile, ...] = ()
+    """What a sandbox may reach the hosts of."""
 
 
 class LauncherSpec(_Message, frozen=True, kw_only=True):
@@ -94,8 +96,12 @@ class LauncherSpec(_Message, frozen=True, kw_only=True):
     """Labels what belongs to this gateway, so that the next start sweeps it."""
 
 
-class Place(_Message, frozen=True, kw_only=True):
-    """Each later message on that channel: a worker, with its data link and its descriptor channel.
+class Outlet(_Message, frozen=True, kw_only=True, tag="outlet"):
+    """A later message on that channel, with the channel to the present egress."""
+
+
+class Place(_Message, frozen=True, kw_only=True, tag="place"):
+    """Each other message on that channel: a worker, with its data link and its descriptor channel.
 
     `cgroup` is the tenant's, as `supervisor.caps` names it; None where there are none.
     """
@@ -118,6 +124,8 @@ class Hold(_Message, frozen=True, kw_only=True):
     refusal: StorageRefusal | None
 
 
+Handed = Outlet | Place
+
 LAUNCHER: Final = b"launcher"
 """Begins the message on a worker's descriptor channel with its ends of data link and descriptor
 channel to the launcher; its `Ceilings` in MessagePack follow."""
@@ -139,6 +147,7 @@ class Spec(_Message, frozen=True, kw_only=True):
     name: SandboxName = DEFAULT_NAME
     mode: Mode
     image: Profile | None = None
+    network: Profile | None = None
     wall_seconds: Annotated[float, msgspec.Meta(gt=0, le=limits.SANDBOX_SECONDS_MAX)]
     caps: Caps = Caps()
     stdio: int = 0

@@ -65,6 +65,10 @@ class EgressProcess(SharedProcess):
         """Hand it a worker: its end of the link to it."""
         self._hand(place, [link.fileno()], "worker", place.tenant)
 
+    def meet_launcher(self, channel: socket.socket) -> None:
+        """Hand it the channel on which the present launcher hands over listeners."""
+        self._hand(egress.Proxies(), [channel.fileno()], "channel", "")
+
     def charge(self, ran: egress.Ran) -> None:
         """Have a sandbox be charged that has ended."""
         self._tell("sandbox.ran", ran)

@@ -73,6 +73,8 @@ class Egresses(Keeper[EgressProcess]):
         self._ledger: Final = ledger
         self._isolation: Final = isolation
         self._around: Final = around
+        self.on_started: Callable[[EgressProcess], None] = lambda _: None
+        """Called with each new one."""
         self._uncharged: Final[deque[egress.Ran]] = deque(maxlen=UNCHARGED_MAX)
 
     async def _started(self) -> EgressProcess:
@@ -83,6 +85,7 @@ class Egresses(Keeper[EgressProcess]):
             self._log.bind(source="egress"),
         )
         await process.start(self._settings(self._around.config))
+        self.on_started(process)
         while self._uncharged:
             process.charge(self._uncharged.popleft())
         self._run(self._tell_quotas(process, self._around.rows))

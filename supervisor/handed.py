@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -20,7 +20,7 @@ class Handed(Generic[T]):
     Args:
         channel: The channel, non-blocking; closed by `close`.
         kind: What a message is.
-        count: How many descriptors come with each.
+        counts: How many descriptors come with each kind.
         take: Takes a message with its descriptors, which are its to close.
         log: Where it is written what cannot be read.
     """
@@ -29,13 +29,14 @@ class Handed(Generic[T]):
         self,
         channel: socket.socket,
         kind: Any,
-        count: int,
+        counts: Mapping[Any, int],
         take: Callable[[T, list[socket.socket]], Coroutine[Any, Any, None]],
         log: Log,
     ) -> None:
         self._channel: Final = channel
         self._kind: Final = kind
-        self._count: Final = count
+        self._counts: Final = counts
+        self._most: Final = max(counts.values())
         self._take: Final = take
         self._log: Final = log
         self._loop: Final = asyncio.get_running_loop()
@@ -50,7 +51,7 @@ class Handed(Generic[T]):
     def _receive(self) -> None:
         while True:
             try:
-                payload, received = descriptors.receive(self._channel, self._count)
+                payload, received = descriptors.receive(self._channel, self._most)
             except BlockingIOError:
                 return
             except (EOFError, OSError):
@@ -62,7 +63,7 @@ class Handed(Generic[T]):
                 continue
             try:
                 message = msgspec.msgpack.decode(payload, type=self._kind)
-                _check_count(received, self._count)
+                _check_count(received, self._counts[type(message)])
             except (msgspec.DecodeError, ValueError) as error:
                 for descriptor in received:
                     os.close(descriptor)

@@ -60,6 +60,10 @@ class LauncherProcess(SharedProcess):
         """Hand it a worker: its end of the data link and of the descriptor channel."""
         self._hand(place, [link.fileno(), channel.fileno()], "worker", place.tenant)
 
+    def meet_egress(self, channel: socket.socket) -> None:
+        """Hand it the channel to the present egress."""
+        self._hand(launching.Outlet(), [channel.fileno()], "channel", "")
+
     async def end_tenant(self, tenant: str) -> None:
         """Have everything end that runs for a tenant, and wait for it, not for ever.
 

@@ -74,4 +74,5 @@ def ceilings(section: SandboxSection) -> launching.Ceilings:
         terminals=section.terminals,
         terminal_idle_seconds=section.terminal_idle_seconds,
         file_bytes=section.file_bytes,
+        networks=tuple(sorted(section.network)),
     )

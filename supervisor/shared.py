@@ -3,15 +3,17 @@
 import asyncio
 import functools
 import os
+import socket
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from protocol import limits
+from protocol import descriptors, limits
 from protocol.launching import TerminalEvent
 from supervisor import sandboxes
 from supervisor.child import Exit
 from supervisor.disk_process import DiskProcess
+from supervisor.egress_process import EgressProcess
 from supervisor.egresses import Around as EgressAround
 from supervisor.egresses import Egresses
 from supervisor.front_process import FrontProcess
@@ -82,6 +84,7 @@ class Shared:
         self.disks: Final = Keeper("disk", self._start_disk, *kept)
         ledger = self._root / state.ledger.name
         self.egresses: Final = Egresses(ledger, isolation, around, *kept)
+        self.egresses.on_started = self._on_egress
 
     async def start(self) -> None:
         """Start all that the zygote is not; what each is to know waits until it reads.
@@ -150,6 +153,9 @@ class Shared:
     def _new_front(self) -> FrontProcess:
         return self._around.new_front(self.fronts.ended)
 
+    def _on_egress(self, egress: EgressProcess) -> None:
+        self._join(self.launchers.present, egress)
+
     async def _start_zygote(self) -> ZygoteProcess:
         memory = self._around.config.worker.memory_bytes
         zygote = ZygoteProcess(
@@ -177,8 +183,18 @@ class Shared:
             self._log.bind(source="launcher"),
         )
         await launcher.start()
+        self._join(launcher, self.egresses.present)
         self._around.limiting.tell_launcher(launcher)
         return launcher
+
+    def _join(self, launcher: LauncherProcess | None, egress: EgressProcess | None) -> None:
+        """Give the two, one of which is new, the channel from the one to the other."""
+        if launcher is not None and egress is not None:
+            ours, theirs = descriptors.pair()
+            theirs.shutdown(socket.SHUT_WR)  # egress hands over nothing
+            with ours, theirs:
+                launcher.meet_egress(ours)
+                egress.meet_launcher(theirs)
 
     async def _start_disk(self) -> DiskProcess:
         storage = self._around.limiting.storage

@@ -68,6 +68,7 @@ class SandboxSection(Params, frozen=True, kw_only=True):
 
     mode: Mode | msgspec.UnsetType = msgspec.UNSET
     image: Profile | msgspec.UnsetType = msgspec.UNSET
+    network: Profile | msgspec.UnsetType = msgspec.UNSET
 
 
 class ToolEntry(Params, frozen=True, kw_only=True):

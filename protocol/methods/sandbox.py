@@ -26,9 +26,10 @@ class RunParams(Params, frozen=True, kw_only=True):
 
     It starts in `cwd`, in /work or /tmp; /work is the directory `sandbox/<name>` of the tenant and
     stays. After `timeoutMs` it is ended; if nothing is said, after a minute. `sandbox` is how it is
-    kept apart, `image` what it finds there under Docker: what nobody names is as the tenant's
-    configuration says, or the gateway's. With `stream`, a caller that takes chunks gets the output
-    as it comes, and none in the result.
+    kept apart, `image` what it finds there under Docker, `network` which of the operator's profiles
+    says what it can reach (through a proxy, which its environment names): what nobody names is as
+    the tenant's configuration says, or the gateway's. With `stream`, a caller that takes chunks
+    gets the output as it comes, and none in the result.
     """
 
     argv: Annotated[
@@ -41,6 +42,7 @@ class RunParams(Params, frozen=True, kw_only=True):
     timeout_ms: TimeoutMs | None = None
     sandbox: Mode | None = None
     image: Profile | None = None
+    network: Profile | None = None
     limits: RunLimits = RunLimits()
     name: SandboxName = DEFAULT_NAME
     stream: bool = False

@@ -81,6 +81,7 @@ class StatusResult(Result, frozen=True, kw_only=True):
     modes: list[ModeStatus]
     default_mode: Mode
     images: list[str]
+    networks: list[str]
     limits: Limits
     wall_seconds: float
     running: int
@@ -96,6 +97,7 @@ class ExplainParams(Params, frozen=True, kw_only=True):
 
     sandbox: Mode | None = None
     image: Profile | None = None
+    network: Profile | None = None
     name: SandboxName = DEFAULT_NAME
     env: Variables = {}  # noqa: RUF012 - msgspec copies an empty one
     cwd: Annotated[str, msgspec.Meta(max_length=limits.SANDBOX_PATH_BYTES_MAX)] = WORK

@@ -29,13 +29,18 @@ from supervisor.egress.caller import Caller, Tenant, decoded
 from supervisor.egress.keys import OwnKeys
 from supervisor.egress.ledger_till import LedgerTill
 from supervisor.egress.outward import Outward, Traffic
+<<<<<<< HEAD
 from supervisor.egress.usage import UsageDesk
+=======
+from supervisor.egress.proxies import Proxies
+>>>>>>> 0d251f3 (sandboxes: a network profile opens named hosts through egress: a listener in the sandbox's own namespace, a proxy that knows who calls by it, bytes and seconds in the ledger)
 from supervisor.front.log import Log
 from supervisor.handed import Handed
 
 FROM_SUPERVISOR: Final = LIVENESS | REQUESTS | {frames.Event}
 FROM_WORKER: Final = REQUESTS
 REASON_CHARS_MAX: Final = 512
+_DESCRIPTORS: Final = dict.fromkeys((egress.Place, egress.Configured, egress.Proxies), 1)
 
 Method = Callable[[Caller, bytes], Awaitable[bytes]]
 _encode: Final = msgspec.json.Encoder().encode
@@ -210,7 +215,8 @@ class Egress:
         self.providers = asking.Providers(settings, outward.configured(settings), own_keys)
         self.usage: Final = UsageDesk(Path(settings.ledger_directory), own_keys.providers)
         self._tenants: Final[dict[str, Tenant]] = {}
-        self._handed: Final = Handed(channel, egress.Handed, 1, self._take, log)
+        self._proxies: Final = Proxies(lambda: self.providers.settings, till.moved, log)
+        self._handed: Final = Handed(channel, egress.Handed, _DESCRIPTORS, self._take, log)
         self.methods: Final[dict[str, Method]] = {
             "model": self._model,
             "embed": self._embed,
@@ -236,8 +242,12 @@ class Egress:
     def close(self) -> None:
         """Take no more workers."""
         self._handed.close()
+<<<<<<< HEAD
         self.usage.close()
         self.own_keys.close()
+=======
+        self._proxies.close()
+>>>>>>> 0d251f3 (sandboxes: a network profile opens named hosts through egress: a listener in the sandbox's own namespace, a proxy that knows who calls by it, bytes and seconds in the ledger)
 
     async def _take(self, message: egress.Handed, ends: list[socket.socket]) -> None:
         (end,) = ends
@@ -250,7 +260,7 @@ class Egress:
                 self.till.limit(message.tenant, message.quota)
                 await aio.attach(end, FROM_WORKER, WorkerLink(self, tenant, message.generation))
             case egress.Proxies():
-                end.close()
+                self._proxies.use(end)
 
     def lost(self, link: WorkerLink, reason: str | None) -> None:
         """Forget a worker, and tell the supervisor."""

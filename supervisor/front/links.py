@@ -129,7 +129,7 @@ class TenantLink:
 
 def take_links(front: Front, channel: socket.socket) -> Handed[WorkerLink]:
     """Have the links to workers that come on the descriptor channel be those of the tenants."""
-    return Handed(channel, WorkerLink, 1, partial(_attach, front), front.log)
+    return Handed(channel, WorkerLink, {WorkerLink: 1}, partial(_attach, front), front.log)
 
 
 async def _attach(front: Front, link: WorkerLink, ends: list[socket.socket]) -> None:

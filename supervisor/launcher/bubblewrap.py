@@ -37,7 +37,8 @@ _MASKED: Final = (
 )
 _STATUS: Final = 3
 _DIRECTORY: Final = 4
-_BARRIER: Final = 5
+# The barrier and the door, those that there are, then bwrap's files.
+_EXTRAS: Final = 5
 # Beside those of a sandbox: what else may run under the uid of a tenant, the worker's threads.
 _PROCESSES_BESIDE: Final = 512
 
@@ -91,9 +92,11 @@ def arguments(bwrap: str, launch: Launch, policy: bytes, *, barrier: bool = Fals
         policy: Its system calls, a BPF program.
         barrier: Whether it waits at number 5 before the program begins.
     """
-    seccomp = _BARRIER + barrier
+    seccomp = _EXTRAS + barrier + (launch.door is not None)
     files = _made_up(launch.uid, launch.gid)
     argv = [bwrap, "--unshare-user", "--unshare-all", "--disable-userns", "--die-with-parent"]
+    if launch.door is not None:
+        argv.append("--share-net")  # the one that was made for it
     argv += ["--cap-drop", "ALL", "--hostname", HOSTNAME, "--clearenv"]
     argv += _system()
     for number, path in enumerate(files, seccomp + 1):
@@ -108,7 +111,7 @@ def arguments(bwrap: str, launch: Launch, policy: bytes, *, barrier: bool = Fals
         argv += ["--setenv", name, value]
     argv += ["--chdir", launch.cwd, "--json-status-fd", str(_STATUS), "--seccomp", str(seccomp)]
     if barrier:
-        argv += ["--block-fd", str(_BARRIER)]
+        argv += ["--block-fd", str(_EXTRAS)]
     return Arguments((*argv, "--", *launch.argv), (policy, *files.values()))
 
 
@@ -142,6 +145,7 @@ class Bubblewrap:
 
     mode: Final[launching.Mode] = "bubblewrap"
     makes_cgroups: Final = False
+    makes_doors: Final = True
 
     def __init__(self, stem: Stem, policy: bytes, found: Found) -> None:
         self._stem: Final = stem
@@ -202,6 +206,10 @@ class Bubblewrap:
                 at_exec.callback(os.close, barrier)
                 ours.callback(os.close, release)
                 given = (*given, barrier)
+            door = None
+            if launch.door is not None:
+                door = _EXTRAS + (pids is not None)
+                given = (*given, launch.door)
             argv, files = arguments(
                 self._found.path, launch, self._policy, barrier=pids is not None
             )
@@ -213,6 +221,7 @@ class Bubblewrap:
                 limits=resource_limits(launch),
                 cgroup=None if launch.cgroup is None or launch.stem else launch.cgroup.path,
                 terminal=terminal is not None,
+                door=door,
             )
             try:
                 pid = await (launch.stem or self._stem).start(start, given)

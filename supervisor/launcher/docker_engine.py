@@ -36,6 +36,7 @@ class DockerEngine:
 
     mode: Final[launching.Mode] = "docker"
     makes_cgroups: Final = True
+    makes_doors: Final = False
 
     def __init__(self, spec: launching.LauncherSpec, log: Callable[[str], None]) -> None:
         self._spec: Final = spec

@@ -39,6 +39,8 @@ class Launch(NamedTuple):
         stdio: Read end of stdin, write ends of stdout and stderr; the engine's to close. None with
             a terminal.
         terminal: The size of its terminal; None without.
+        door: Where a listener in its network namespace is handed out, the caller's; None for one
+            that reaches nothing.
     """
 
     sandbox_id: str
@@ -58,6 +60,7 @@ class Launch(NamedTuple):
     stem: Stem | None
     stdio: tuple[int, int, int] | None
     terminal: Size | None
+    door: int | None = None
 
 
 class Outcome(NamedTuple):
@@ -121,6 +124,10 @@ class Engine(Protocol):
     def makes_cgroups(self) -> bool:
         """Whether it makes each sandbox's cgroup itself, in the tenant's, and reads its use."""
 
+    @property
+    def makes_doors(self) -> bool:
+        """Whether it takes a launch with a `door`."""
+
     async def check(self) -> launching.Engine:
         """Say whether it can be used now, and why not."""
 
@@ -147,6 +154,7 @@ class Absent:
     """
 
     makes_cgroups: Final = True
+    makes_doors: Final = True
 
     def __init__(self, mode: launching.Mode, reason: str) -> None:
         self.mode: Final = mode

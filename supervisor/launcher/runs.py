@@ -10,13 +10,15 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from protocol import environment, launching, limits
+from protocol import egress, environment, launching, limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.moments import unix_ms
 from supervisor.launcher.capped import Capped
+from supervisor.launcher.door import PROXY, Door
 from supervisor.launcher.engine import Engine, Job, Launch, Outcome, Size
 from supervisor.launcher.metered import Metered, Report
 from supervisor.launcher.nurseries import Nurseries
+from supervisor.launcher.outlets import Outlets
 from supervisor.launcher.tenant import Sandbox, Tenant
 from supervisor.launcher.terminals import Opened, Started
 from supervisor.zygote import linux
@@ -43,7 +45,10 @@ def clamp(ceilings: launching.Ceilings, spec: launching.Spec) -> launching.Spec:
     environment.check_directory(spec.cwd)
     if any("\0" in argument for argument in spec.argv):
         raise _refusal("argv", "must not contain NUL")
-    env = {**environment.BASE, **spec.env}
+    if spec.network is not None and spec.network not in ceilings.networks:
+        raise _refusal("network", f"there is no network {spec.network}")
+    network = {} if spec.network is None else PROXY
+    env = {**environment.BASE, **network, **spec.env}
     size = sum(len(text.encode()) + 1 for text in (*spec.argv, *env, *env.values()))
     if size > limits.SANDBOX_ARGV_BYTES_MAX:
         raise _refusal(
@@ -80,14 +85,20 @@ class Runs:
         engines: By mode.
         nurseries: Where sandboxes have their cgroups.
         report: Gets what each has used, at its end.
+        outlets: Where those that have a network are made known.
     """
 
     def __init__(
-        self, engines: Mapping[launching.Mode, Engine], nurseries: Nurseries, report: Report
+        self,
+        engines: Mapping[launching.Mode, Engine],
+        nurseries: Nurseries,
+        report: Report,
+        outlets: Outlets,
     ) -> None:
         self._engines: Final = engines
         self._nurseries: Final = nurseries
         self._report: Final = report
+        self._outlets: Final = outlets
 
     async def run(
         self, tenant: Tenant, generation: int, asked: launching.Spec, hand: Hand
@@ -166,11 +177,19 @@ class Runs:
             GatewayError: it cannot be had.
         """
         place, sandbox_id = tenant.place, secrets.token_hex(_ID_BYTES)
+        door: Door | None = None
         with contextlib.ExitStack() as at_error, contextlib.ExitStack() as ours:
             for descriptor in stdio or ():
                 at_error.callback(os.close, descriptor)
             tenant.check()
             engine = self._engines[spec.mode]
+            if spec.network is not None:
+                if not engine.makes_doors:
+                    raise _refusal("network", f"a sandbox of the mode {spec.mode} has none")
+                listener = egress.Listener(
+                    tenant=place.tenant, sandbox_id=sandbox_id, profile=spec.network
+                )
+                door = ours.enter_context(Door(listener, self._outlets))
             directory = tenant.directories.open(spec.name)
             ours.callback(os.close, directory)
             nursery = None
@@ -195,6 +214,7 @@ class Runs:
                 stem=None if nursery is None else nursery.stem,
                 stdio=stdio,
                 terminal=terminal,
+                door=None if door is None else door.theirs,
             )
             at_error.pop_all()
             try:
@@ -203,9 +223,12 @@ class Runs:
                 if nursery is not None:
                     self._nurseries.end(nursery)
                 raise
-        if nursery is not None:
-            job = Capped(job, nursery, self._nurseries)
-        return Started(sandbox_id, Metered(job, launch, spec.mode, self._report))
+            if nursery is not None:
+                job = Capped(job, nursery, self._nurseries)
+            job = Metered(job, launch, spec.mode, self._report)
+            if door is not None:
+                job = await door.opened(job)
+        return Started(sandbox_id, job)
 
     def welcome(self, tenant: Tenant) -> None:
         """Clear away what a launcher before this one has left of a tenant's."""

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from protocol import aio, descriptors, frames, launching, limits
+from protocol import aio, descriptors, egress, frames, launching, limits
 from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from protocol.link import LIVENESS, REQUESTS
 from protocol.pace import Pace
@@ -19,6 +19,7 @@ from supervisor.handed import Handed
 from supervisor.launcher.directory import Directories
 from supervisor.launcher.engine import Engine
 from supervisor.launcher.nurseries import Nurseries
+from supervisor.launcher.outlets import Outlets
 from supervisor.launcher.runs import Runs
 from supervisor.launcher.tenant import Tenant
 from supervisor.launcher.terminal_calls import TerminalCalls
@@ -27,6 +28,7 @@ FROM_SUPERVISOR: Final = LIVENESS | REQUESTS | {frames.Event}
 FROM_WORKER: Final = REQUESTS
 REASON_CHARS_MAX: Final = 512
 LOOK_SECONDS: Final = 1.0
+_DESCRIPTORS: Final = {launching.Place: 2, launching.Outlet: 1}
 
 T = TypeVar("T")
 
@@ -225,20 +227,29 @@ class Launcher:
         log: Log,
     ) -> None:
         self.engines: Final = engines
-        self.runs: Final = Runs(engines, nurseries, partial(self._tell, "sandbox.ran"))
+        self._outlets: Final = Outlets()
+        report = partial(self._tell, "sandbox.ran")
+        self.runs: Final = Runs(engines, nurseries, report, self._outlets)
         self.log: Final = log
         self.supervisor: aio.LinkEnd | None = None
         self._spec: Final = spec
         self._loop: Final = asyncio.get_running_loop()
         self._tenants: Final[dict[str, Tenant]] = {}
         self._holds: Final[dict[str, StorageRefusal]] = {}
-        self._handed: Final = Handed(channel, launching.Place, 2, self._attach, log)
+        self._handed: Final = Handed(channel, launching.Handed, _DESCRIPTORS, self._take, log)
         self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def close(self) -> None:
         """Take no more workers."""
         self._looking.cancel()
         self._handed.close()
+
+    async def _take(self, message: launching.Handed, ends: list[socket.socket]) -> None:
+        if isinstance(message, launching.Outlet):
+            (channel,) = ends
+            self._outlets.use(channel)
+        else:
+            await self._attach(message, ends)
 
     async def _attach(self, place: launching.Place, ends: list[socket.socket]) -> None:
         sock, ours = ends

@@ -21,6 +21,7 @@ import msgspec
 
 from protocol import descriptors
 from protocol.errors import ErrorCode, GatewayError
+from supervisor.launcher import netns
 from supervisor.zygote import linux
 from supervisor.zygote.title import set_title
 
@@ -64,6 +65,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     limits: tuple[tuple[int, int], ...] = ()
     cgroup: str | None = None
     terminal: bool = False
+    door: int | None = None
+    """At which number lies where it hands out a listener of its own network namespace."""
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -178,6 +181,8 @@ def _exec(start: Start, given: list[int], launcher: int, adopt: Adopt) -> NoRetu
         os.setresuid(start.uid, start.uid, start.uid)
     if os.geteuid() != start.uid or os.getegid() != start.gid:
         raise PermissionError(f"cannot become uid {start.uid}, gid {start.gid}")
+    if start.door is not None:
+        netns.enter(start.door, start.uid, start.gid)
     linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != launcher:

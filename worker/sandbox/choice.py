@@ -22,6 +22,7 @@ N = TypeVar("N", int, float)
 
 MODE_KEY: Final = "sandbox.mode"
 IMAGE_KEY: Final = "sandbox.image"
+NETWORK_KEY: Final = "sandbox.network"
 
 
 class Said(NamedTuple, Generic[T]):
@@ -36,6 +37,7 @@ class Asked(NamedTuple):
 
     mode: Mode | None = None
     image: Profile | None = None
+    network: Profile | None = None
     wall_seconds: float | None = None
     caps: launching.Caps = launching.Caps()
     tool: str | None = None
@@ -47,6 +49,7 @@ class Asked(NamedTuple):
         return cls(
             mode=params.sandbox,
             image=params.image,
+            network=params.network,
             wall_seconds=None if params.timeout_ms is None else params.timeout_ms / 1000,
             caps=launching.Caps(
                 memory_bytes=bounds.memory_bytes, cpus=bounds.cpus, pids=bounds.pids
@@ -60,6 +63,7 @@ class Choice(NamedTuple):
 
     mode: Said[Mode]
     image: Said[Profile | None]
+    network: Said[Profile | None]
     wall_seconds: Said[float]
     memory_bytes: Said[int | None]
     cpus: Said[float | None]
@@ -90,6 +94,7 @@ def choose(ceilings: Ceilings, overlay: Overlay, asked: Asked) -> Choice:
     return Choice(
         mode=mode,
         image=_image(ceilings, overlay, asked, mode),
+        network=_network(ceilings, overlay, asked),
         wall_seconds=min(
             wanted, Said(ceilings.wall_seconds, "operator"), key=lambda said: said.value
         ),
@@ -110,6 +115,9 @@ def misfit(ceilings: Ceilings, overlay: Overlay) -> tuple[str, str] | None:
     image = _image_of_tenant(overlay)
     if image is not None and image not in ceilings.images:
         return IMAGE_KEY, _no_image(image, ceilings)
+    network = _network_of_tenant(overlay)
+    if network is not None and network not in ceilings.networks:
+        return NETWORK_KEY, _no_network(network, ceilings)
     return None
 
 
@@ -190,6 +198,33 @@ def _image_of_tenant(overlay: Overlay) -> Profile | None:
 
 def _no_image(image: Profile, ceilings: Ceilings) -> str:
     return f"there is no image {image}; there are: {', '.join(ceilings.images) or 'none'}"
+
+
+# Networks.
+
+
+def _network(ceilings: Ceilings, overlay: Overlay, asked: Asked) -> Said[Profile | None]:
+    """Give the hosts that can be reached; without a word none."""
+    said: Said[Profile | None] = Said(None, "gateway")
+    key = ""
+    if (tenants := _network_of_tenant(overlay)) is not None:
+        said, key = Said(tenants, "tenant"), NETWORK_KEY
+    if asked.network is not None:
+        said, key = Said(asked.network, "call"), ""
+    if said.value is not None and said.value not in ceilings.networks:
+        raise _refusal("network", key, _no_network(said.value, ceilings))
+    return said
+
+
+def _network_of_tenant(overlay: Overlay) -> Profile | None:
+    section = overlay.sandbox
+    if isinstance(section, msgspec.UnsetType) or isinstance(section.network, msgspec.UnsetType):
+        return None
+    return section.network
+
+
+def _no_network(network: Profile, ceilings: Ceilings) -> str:
+    return f"there is no network {network}; there are: {', '.join(ceilings.networks) or 'none'}"
 
 
 # The rest.

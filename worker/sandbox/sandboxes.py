@@ -58,6 +58,7 @@ class Sandboxes:
             name=params.name,
             mode=chosen.mode.value,
             image=chosen.image.value,
+            network=chosen.network.value,
             wall_seconds=chosen.wall_seconds.value,
             caps=chosen.caps,
         )

@@ -36,6 +36,7 @@ async def spawn(call: CallContext, params: terminal.SpawnParams) -> terminal.Spa
         name=params.name,
         mode=chosen.mode.value,
         image=chosen.image.value,
+        network=chosen.network.value,
         caps=chosen.caps,
         wall_seconds=limits.SANDBOX_SECONDS_MAX,
     )
