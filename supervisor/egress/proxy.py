@@ -13,7 +13,8 @@ from typing import Final, NamedTuple
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.egress.addresses import Guard, canonical
+from supervisor.egress.addresses import Guard
+from supervisor.egress.hosts import canonical
 
 CONNECTIONS_PER_SANDBOX_MAX: Final = 64
 HEAD_BYTES_MAX: Final = 16 * limits.KIB

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import msgspec
 
-from protocol import aio, descriptors, egress, frames, launching, limits
+from protocol import aio, descriptors, frames, launching, limits
 from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from protocol.link import LIVENESS, REQUESTS
 from protocol.pace import Pace
