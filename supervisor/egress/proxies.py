@@ -11,10 +11,11 @@ import msgspec
 
 from protocol import descriptors
 from protocol.egress import Closed, Door, Listener, Settings
-from supervisor.egress.proxy import CONNECTIONS_PER_SANDBOX_MAX, Proxy
+from supervisor.egress.proxy import PIECE_BYTES, Proxy
 from supervisor.front.log import Log
 
 CONNECTIONS_PER_TENANT_MAX: Final = 256
+RETRY_SECONDS: Final = 0.1
 _decode: Final = msgspec.msgpack.Decoder(Door).decode
 
 Moved = Callable[[str, str, int], None]
@@ -36,10 +37,8 @@ class Proxies:
         self._log: Final = log
         self._loop: Final = asyncio.get_running_loop()
         self._channel: socket.socket | None = None
-        self._open: Final[dict[str, asyncio.Server]] = {}
-        self._proxies: Final[dict[str, Proxy]] = {}
+        self._open: Final[dict[str, _Door]] = {}
         self._connections: Final[Counter[str]] = Counter()
-        self._starting: Final[set[asyncio.Task[None]]] = set()
 
     def use(self, channel: socket.socket) -> None:
         """Take doors from the present launcher; those of an earlier one have ended with it."""
@@ -54,7 +53,7 @@ class Proxies:
             self._loop.remove_reader(self._channel)
             self._channel.close()
             self._channel = None
-        for sandbox_id in list(self._proxies):
+        for sandbox_id in list(self._open):
             self._shut(sandbox_id)
 
     def _receive(self, channel: socket.socket) -> None:
@@ -79,7 +78,7 @@ class Proxies:
                 os.close(descriptor)
 
     def _admit(self, listener: Listener, sock: socket.socket) -> None:
-        if listener.sandbox_id in self._proxies:
+        if listener.sandbox_id in self._open:
             sock.close()
             return
         tenant = listener.tenant
@@ -90,28 +89,14 @@ class Proxies:
             lambda: self._leave_place(tenant),
             lambda count: self._moved(tenant, "sandbox", count),
         )
-        self._proxies[listener.sandbox_id] = proxy
-        task = self._loop.create_task(self._serve(listener.sandbox_id, proxy, sock))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
-
-    async def _serve(self, sandbox_id: str, proxy: Proxy, sock: socket.socket) -> None:
         sock.setblocking(False)
-        server = await asyncio.start_server(
-            proxy.serve, sock=sock, backlog=CONNECTIONS_PER_SANDBOX_MAX
-        )
-        if self._proxies.get(sandbox_id) is proxy:
-            self._open[sandbox_id] = server
-        else:  # it has been shut meanwhile
-            server.close()
+        door = self._open[listener.sandbox_id] = _Door(sock, proxy)
+        door.watch()
 
     def _shut(self, sandbox_id: str) -> None:
-        proxy = self._proxies.pop(sandbox_id, None)
-        server = self._open.pop(sandbox_id, None)
-        if server is not None:
-            server.close()
-        if proxy is not None:
-            proxy.close()
+        door = self._open.pop(sandbox_id, None)
+        if door is not None:
+            door.close()
 
     def _take_place(self, tenant: str) -> bool:
         if self._connections[tenant] >= CONNECTIONS_PER_TENANT_MAX:
@@ -123,3 +108,56 @@ class Proxies:
         self._connections[tenant] -= 1
         if not self._connections[tenant]:
             del self._connections[tenant]
+
+
+class _Door:
+    """One listener, and who answers there.
+
+    It listens already: egress itself may not make anything listen, so that is not asked of a server
+    of asyncio's.
+    """
+
+    def __init__(self, listener: socket.socket, proxy: Proxy) -> None:
+        self._listener: Final = listener
+        self._proxy: Final = proxy
+        self._loop: Final = asyncio.get_running_loop()
+        self._meeting: Final[set[asyncio.Task[None]]] = set()
+        self._again: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """Take who comes."""
+        self._again = None
+        self._loop.add_reader(self._listener, self._accept)
+
+    def close(self) -> None:
+        """Take nobody, and let go of who came."""
+        if self._again is not None:
+            self._again.cancel()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        self._proxy.close()
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        except OSError:  # there are no descriptors left: others have to go first
+            self._loop.remove_reader(self._listener)
+            self._again = self._loop.call_later(RETRY_SECONDS, self.watch)
+            return
+        sock.setblocking(False)
+        task = self._loop.create_task(self._meet(sock))
+        self._meeting.add(task)
+        task.add_done_callback(self._meeting.discard)
+
+    async def _meet(self, sock: socket.socket) -> None:
+        def protocol() -> asyncio.StreamReaderProtocol:
+            return asyncio.StreamReaderProtocol(
+                asyncio.StreamReader(limit=PIECE_BYTES), self._proxy.serve
+            )
+
+        try:
+            await self._loop.connect_accepted_socket(protocol, sock)
+        except OSError:
+            sock.close()

@@ -29,11 +29,8 @@ from supervisor.egress.caller import Caller, Tenant, decoded
 from supervisor.egress.keys import OwnKeys
 from supervisor.egress.ledger_till import LedgerTill
 from supervisor.egress.outward import Outward, Traffic
-<<<<<<< HEAD
-from supervisor.egress.usage import UsageDesk
-=======
 from supervisor.egress.proxies import Proxies
->>>>>>> 0d251f3 (sandboxes: a network profile opens named hosts through egress: a listener in the sandbox's own namespace, a proxy that knows who calls by it, bytes and seconds in the ledger)
+from supervisor.egress.usage import UsageDesk
 from supervisor.front.log import Log
 from supervisor.handed import Handed
 
@@ -242,12 +239,9 @@ class Egress:
     def close(self) -> None:
         """Take no more workers."""
         self._handed.close()
-<<<<<<< HEAD
         self.usage.close()
         self.own_keys.close()
-=======
         self._proxies.close()
->>>>>>> 0d251f3 (sandboxes: a network profile opens named hosts through egress: a listener in the sandbox's own namespace, a proxy that knows who calls by it, bytes and seconds in the ledger)
 
     async def _take(self, message: egress.Handed, ends: list[socket.socket]) -> None:
         (end,) = ends
