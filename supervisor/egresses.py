@@ -84,12 +84,20 @@ class Egresses(Keeper[EgressProcess]):
             self.ended,
             self._log.bind(source="egress"),
         )
-        await process.start(self._settings(self._around.config))
+        settings = self._settings(self._around.config)
+        await process.start(settings)
         self.on_started(process)
         while self._uncharged:
             process.charge(self._uncharged.popleft())
-        self._run(self._tell_quotas(process, self._around.rows))
+        self._run(self._tell_all(process, settings))
         return process
+
+    async def _tell_all(self, process: EgressProcess, begun_with: egress.Settings) -> None:
+        config = self._around.config
+        if self._settings(config) != begun_with:  # a reload came before it was the present one
+            with contextlib.suppress(GatewayError):
+                await self.configure(config)
+        await self._tell_quotas(process, self._around.rows)
 
     async def _tell_quotas(self, process: EgressProcess, tenants: Iterable[str]) -> None:
         known = self._around.rows
