@@ -22,6 +22,7 @@ import psutil
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.benchmark import (
+    bills,
     command,
     cost,
     fleet,
@@ -74,6 +75,7 @@ def main() -> None:
     figures["sandboxes"] = sandboxes.figures(options.sandboxes)
     figures["sandboxes_under_docker"] = sandboxes.docker_figures(options.docker)
     figures["till"] = till.figures(options.rounds)
+    figures["bills"] = bills.figures(options.rounds)
     figures["passthrough"] = passthrough.figures(options.rounds, options.seconds)
     table(figures)
     print(json.dumps(figures, indent=2))
