@@ -58,7 +58,7 @@ def choice_options(command: F) -> F:
     options = (
         click.option("--sandbox", "mode", type=click.Choice(launching.MODES), help="Which mode."),
         click.option("--image", help="Which of the operator's images, under docker."),
-        click.option("--network", help="Which of the operator's networks it can reach."),
+        click.option("--network", help="Which of the operator's networks it can reach, or none."),
         click.option("--name", default=launching.DEFAULT_NAME, help="Which directory is at /work."),
         click.option("--cwd", default=launching.WORK, help="Where it starts."),
         click.option(

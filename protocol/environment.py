@@ -20,6 +20,15 @@ BASE: Final[Mapping[str, str]] = {
     "TMPDIR": "/tmp",  # noqa: S108 - inside
 }
 """What every sandbox has; a caller's variables of these names win."""
+PROXY: Final = ("127.0.0.1", 3128)
+"""Where the proxy of a sandbox with a network listens, inside; where proxies have always been."""
+PROXIED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), f"http://{PROXY[0]}:{PROXY[1]}"
+    ),
+    **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1,::1"),
+}
+"""What one with a network has beside; curl(1), requests and pip read these."""
 TERMINAL: Final = {"TERM": "xterm-256color", "SHELL": "/bin/sh"}
 """What one with a terminal has beside."""
 

@@ -29,6 +29,8 @@ DEFAULT_NAME: Final = "main"
 WORK: Final = "/work"
 Profile = Annotated[str, msgspec.Meta(pattern=ACCOUNT_ID_PATTERN)]
 """What an operator calls an image; a tenant never names engine options."""
+NO_NETWORK: Final = "none"
+"""What whoever wants none says, where something else said otherwise."""
 DEFAULT_IMAGE: Final = "base"
 """Of those an operator names, the one for whoever asks for none; else the first by name."""
 Argument = Annotated[str, msgspec.Meta(max_length=limits.SANDBOX_ARGUMENT_BYTES_MAX)]

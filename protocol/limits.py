@@ -297,6 +297,18 @@ USAGE_SECONDS: Final = 5.0
 USAGE_WAITING_MAX: Final = 256
 USAGE_WAITING_PER_TENANT_MAX: Final = 4
 
+# Connections through the proxy of sandboxes at a time: of one, of a tenant's, of all.
+PROXY_CONNECTIONS_PER_SANDBOX_MAX: Final = 64
+PROXY_CONNECTIONS_PER_TENANT_MAX: Final = 256
+PROXY_CONNECTIONS_MAX: Final = 4096
+PROXY_HEAD_BYTES_MAX: Final = 16 * KIB
+PROXY_HEAD_SECONDS: Final = 10.0
+# Without a byte either way.
+PROXY_IDLE_SECONDS: Final = 120.0
+# When bytes are charged at the latest: so many of a sandbox may be lost with an egress that is
+# killed.
+PROXY_CHARGE_SECONDS: Final = 60.0
+PROXY_CHARGE_BYTES: Final = 64 * MIB
 # Models. Those of a request, and what one call may ask for.
 MODEL_MESSAGES_MAX: Final = 4096
 MODEL_TOOLS_MAX: Final = 128

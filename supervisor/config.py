@@ -8,7 +8,7 @@ import msgspec
 
 from protocol import documents, limits
 from protocol.control.shapes import Cpus, DiskBytes, DiskInodes, MemoryBytes, Pids
-from protocol.launching import MODES, Mode
+from protocol.launching import MODES, NO_NETWORK, Mode
 from protocol.names import ACCOUNT_ID_PATTERN
 from supervisor import sealed_key
 from supervisor.billing_config import BillingSection
@@ -157,13 +157,16 @@ class SandboxSection(_Section, frozen=True, kw_only=True):
     terminal_idle_seconds: Annotated[float, msgspec.Meta(ge=10, le=86_400)] = 900.0
 
     def __post_init__(self) -> None:
-        """Refuse a mode that is not allowed.
+        """Refuse a mode that is not allowed, and a profile that nobody could ask for.
 
         Raises:
             ValueError: naming the key.
         """
         if self.mode not in self.allowed:
             msg = f"mode: {self.mode} is not among those of allowed"
+            raise ValueError(msg)
+        if NO_NETWORK in self.network:
+            msg = f"network: a profile cannot be called {NO_NETWORK}, which is to have none"
             raise ValueError(msg)
 
 

@@ -72,9 +72,10 @@ class SandboxSection(Params, frozen=True, kw_only=True):
 
 
 class ToolEntry(Params, frozen=True, kw_only=True):
-    """One tool. `sandbox` is the mode of what it runs, whatever a call says."""
+    """One tool. `sandbox` and `network` are those of what it runs, whatever a call says."""
 
     sandbox: Mode | msgspec.UnsetType = msgspec.UNSET
+    network: Profile | msgspec.UnsetType = msgspec.UNSET
 
 
 class Overlay(Params, frozen=True, kw_only=True):

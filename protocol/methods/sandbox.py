@@ -27,9 +27,9 @@ class RunParams(Params, frozen=True, kw_only=True):
     It starts in `cwd`, in /work or /tmp; /work is the directory `sandbox/<name>` of the tenant and
     stays. After `timeoutMs` it is ended; if nothing is said, after a minute. `sandbox` is how it is
     kept apart, `image` what it finds there under Docker, `network` which of the operator's profiles
-    says what it can reach (through a proxy, which its environment names): what nobody names is as
-    the tenant's configuration says, or the gateway's. With `stream`, a caller that takes chunks
-    gets the output as it comes, and none in the result.
+    says what it can reach (through a proxy, which its environment names; `none` is nothing): what
+    nobody names is as the tenant's configuration says, or the gateway's. With `stream`, a caller
+    that takes chunks gets the output as it comes, and none in the result.
     """
 
     argv: Annotated[

@@ -14,6 +14,7 @@ from protocol.launching import (
     Argument,
     Columns,
     Mode,
+    Profile,
     Rows,
     SandboxName,
     TerminalEnd,
@@ -32,7 +33,8 @@ ROWS_DEFAULT: Final = 24
 class SpawnParams(Params, frozen=True, kw_only=True):
     """`cmd` is a line for a shell, or what runs as it is; without it, a shell.
 
-    `sandbox` is a mode that the tenant may choose, `name` the directory that is at /work.
+    `sandbox` is a mode and `network` a profile that the tenant may choose, `name` the directory
+    that is at /work.
     """
 
     cmd: Argument | Argv | None = None
@@ -44,6 +46,7 @@ class SpawnParams(Params, frozen=True, kw_only=True):
     rows: Rows = ROWS_DEFAULT
     name: SandboxName = DEFAULT_NAME
     sandbox: Mode | None = None
+    network: Profile | None = None
 
 
 class SpawnResult(Result, frozen=True, kw_only=True):

@@ -1,163 +1,302 @@
-"""The doors of sandboxes, as the launcher hands them over: a proxy answers at each."""
+"""The proxy of sandboxes that have a network: at the door of each, a listener in its own namespace.
+
+Who asks is known from the listener, so that nobody says who it is. A profile names hosts and ports;
+anything else is refused before a name is looked up, and what is named goes through the guard of all
+that goes out. What is passed on is counted and charged.
+"""
 
 import asyncio
-import os
+import contextlib
 import socket
-from collections import Counter
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
 
-import msgspec
-
-from protocol import descriptors
-from protocol.egress import Closed, Door, Listener, Settings
-from supervisor.egress.proxy import PIECE_BYTES, Proxy
+from protocol import egress, limits
+from protocol.errors import STATUS_PHRASES, ErrorCode, GatewayError
+from supervisor.egress.addresses import Guard
+from supervisor.egress.hosts import host_port
+from supervisor.egress.proxy_head import read_head
 from supervisor.front.log import Log
+from supervisor.handed import Handed
 
-CONNECTIONS_PER_TENANT_MAX: Final = 256
-RETRY_SECONDS: Final = 0.1
-_decode: Final = msgspec.msgpack.Decoder(Door).decode
+CHUNK_BYTES: Final = 64 * limits.KIB
+LOOK_SECONDS: Final = 5.0
+CONNECT_SECONDS: Final = 10.0
+_ACCEPTED_AT_ONCE: Final = 16
+_PAUSE_SECONDS: Final = 0.5
+_DESCRIPTORS: Final = {egress.Listener: 1, egress.Closed: 0}
+_FULL: Final = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+_ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 Moved = Callable[[str, str, int], None]
 """Charges a tenant for bytes, of a kind."""
 
 
+class _Door:
+    """One sandbox's: its listener, its connections and what they have moved."""
+
+    def __init__(self, listener: egress.Listener, sock: socket.socket) -> None:
+        self.tenant: Final = listener.tenant
+        self.profile: Final = listener.profile
+        self.socket: Final = sock
+        self.connections: Final[set[_Connection]] = set()
+        self.moved = 0
+        self.charged_at = 0.0
+
+
 class Proxies:
-    """See the module.
+    """All of them. Belongs to the running event loop.
 
     Args:
         settings: What is in force.
-        moved: Charges for what goes through.
+        moved: See `Moved`.
         log: For what only an operator must know.
     """
 
-    def __init__(self, settings: Callable[[], Settings], moved: Moved, log: Log) -> None:
+    def __init__(self, settings: Callable[[], egress.Settings], moved: Moved, log: Log) -> None:
         self._settings: Final = settings
         self._moved: Final = moved
         self._log: Final = log
         self._loop: Final = asyncio.get_running_loop()
-        self._channel: socket.socket | None = None
-        self._open: Final[dict[str, _Door]] = {}
-        self._connections: Final[Counter[str]] = Counter()
+        self._handed: Handed[Any] | None = None
+        self._doors: Final[dict[str, _Door]] = {}
+        self._tasks: Final[set[asyncio.Task[None]]] = set()
+        self._looking: asyncio.TimerHandle | None = None
+        self._known: tuple[egress.Settings, Guard] | None = None
 
     def use(self, channel: socket.socket) -> None:
-        """Take doors from the present launcher; those of an earlier one have ended with it."""
+        """Take listeners from another launcher; those of the one before it are closed."""
         self.close()
         channel.setblocking(False)
-        self._channel = channel
-        self._loop.add_reader(channel, self._receive, channel)
+        self._handed = Handed(channel, egress.Door, _DESCRIPTORS, self._take, self._log)
 
     def close(self) -> None:
-        """Close all doors."""
-        if self._channel is not None:
-            self._loop.remove_reader(self._channel)
-            self._channel.close()
-            self._channel = None
-        for sandbox_id in list(self._open):
-            self._shut(sandbox_id)
+        """Accept nothing any more."""
+        if self._handed is not None:
+            self._handed.close()
+        for sandbox_id in list(self._doors):
+            self._end(sandbox_id)
 
-    def _receive(self, channel: socket.socket) -> None:
-        while channel is self._channel:
+    async def _take(self, message: egress.Door, ends: list[socket.socket]) -> None:
+        self._end(message.sandbox_id)
+        if isinstance(message, egress.Listener):
+            (sock,) = ends
+            sock.setblocking(False)
+            door = self._doors[message.sandbox_id] = _Door(message, sock)
+            door.charged_at = self._loop.time()
+            self._listen(door)
+            if self._looking is None:
+                self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def _end(self, sandbox_id: str) -> None:
+        door = self._doors.pop(sandbox_id, None)
+        if door is not None:
+            self._loop.remove_reader(door.socket)
+            door.socket.close()
+            for connection in list(door.connections):
+                connection.close()
+            self._settle(door)
+
+    # Connections.
+
+    def _listen(self, door: _Door) -> None:
+        if door.socket.fileno() >= 0:
+            self._loop.add_reader(door.socket, self._accept, door)
+
+    def _accept(self, door: _Door) -> None:
+        for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                payload, received = descriptors.receive(channel, 1)
+                sock, _ = door.socket.accept()
             except BlockingIOError:
                 return
-            except (EOFError, OSError, descriptors.DescriptorMessageError):
-                self.close()
+            except OSError:
+                # No descriptors are left, or it is no listener any more: not again at once.
+                self._loop.remove_reader(door.socket)
+                self._loop.call_later(_PAUSE_SECONDS, self._listen, door)
                 return
-            try:
-                message = _decode(payload)
-            except msgspec.DecodeError as error:
-                self._log.broken("channel of listeners", error)
-                message = None
-            if isinstance(message, Listener) and received:
-                self._admit(message, socket.socket(fileno=received.pop()))
-            elif isinstance(message, Closed):
-                self._shut(message.sandbox_id)
-            for descriptor in received:
-                os.close(descriptor)
+            if self._is_full(door):
+                with contextlib.suppress(OSError), sock:
+                    sock.send(_FULL, socket.MSG_DONTWAIT)
+                continue
+            sock.setblocking(False)
+            connection = _Connection(self, door, sock)
+            door.connections.add(connection)
+            self._run(connection.serve())
 
-    def _admit(self, listener: Listener, sock: socket.socket) -> None:
-        if listener.sandbox_id in self._open:
-            sock.close()
-            return
-        tenant = listener.tenant
-        proxy = Proxy(
-            lambda: self._settings().sandbox_hosts.get(listener.profile, ()),
-            lambda: self._settings().allow_hosts,
-            lambda: self._take_place(tenant),
-            lambda: self._leave_place(tenant),
-            lambda count: self._moved(tenant, "sandbox", count),
+    def _is_full(self, door: _Door) -> bool:
+        others = [each for each in self._doors.values() if each.tenant == door.tenant]
+        return (
+            len(door.connections) >= limits.PROXY_CONNECTIONS_PER_SANDBOX_MAX
+            or sum(len(each.connections) for each in others)
+            >= limits.PROXY_CONNECTIONS_PER_TENANT_MAX
+            or len(self._tasks) >= limits.PROXY_CONNECTIONS_MAX
         )
-        sock.setblocking(False)
-        door = self._open[listener.sandbox_id] = _Door(sock, proxy)
-        door.watch()
 
-    def _shut(self, sandbox_id: str) -> None:
-        door = self._open.pop(sandbox_id, None)
-        if door is not None:
-            door.close()
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
 
-    def _take_place(self, tenant: str) -> bool:
-        if self._connections[tenant] >= CONNECTIONS_PER_TENANT_MAX:
-            return False
-        self._connections[tenant] += 1
-        return True
+    def _done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._log.broken("proxy", error)
 
-    def _leave_place(self, tenant: str) -> None:
-        self._connections[tenant] -= 1
-        if not self._connections[tenant]:
-            del self._connections[tenant]
+    def check(self, door: _Door, host: str, port: int) -> None:
+        """Let pass what a profile names.
+
+        Raises:
+            GatewayError: FORBIDDEN.
+        """
+        opened = self._settings().sandbox_hosts.get(door.profile, ())
+        if (host, port) not in map(host_port, opened):
+            message = f"{host}:{port}: is not among the hosts of the network {door.profile}"
+            raise GatewayError(ErrorCode.FORBIDDEN, message, host=host)
+
+    def guard(self) -> Guard:
+        """Give what judges addresses now."""
+        settings = self._settings()
+        if self._known is None or self._known[0] is not settings:
+            self._known = settings, Guard(settings.allow_hosts)
+        return self._known[1]
+
+    # What comes with time.
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        for door in self._doors.values():
+            for connection in list(door.connections):
+                if now - connection.active_at >= limits.PROXY_IDLE_SECONDS:
+                    connection.close()
+            if now - door.charged_at >= limits.PROXY_CHARGE_SECONDS:
+                self._settle(door)
+        self._looking = self._loop.call_later(LOOK_SECONDS, self._look) if self._doors else None
+
+    def count(self, door: _Door, moved: int) -> None:
+        """Take note of bytes that were passed on."""
+        door.moved += moved
+        if door.moved >= limits.PROXY_CHARGE_BYTES:
+            self._settle(door)
+
+    def _settle(self, door: _Door) -> None:
+        door.charged_at = self._loop.time()
+        moved, door.moved = door.moved, 0
+        if moved:
+            self._moved(door.tenant, "sandbox", moved)
 
 
-class _Door:
-    """One listener, and who answers there.
+class _Connection:
+    """One client's connection, and the one made for it.
 
-    It listens already: egress itself may not make anything listen, so that is not asked of a server
-    of asyncio's.
+    Args:
+        owner: Where it is one of many.
+        door: Whose.
+        sock: The client's, taken over.
     """
 
-    def __init__(self, listener: socket.socket, proxy: Proxy) -> None:
-        self._listener: Final = listener
-        self._proxy: Final = proxy
+    def __init__(self, owner: Proxies, door: _Door, sock: socket.socket) -> None:
+        self._owner: Final = owner
+        self._door: Final = door
+        self._sock: Final = sock
         self._loop: Final = asyncio.get_running_loop()
-        self._meeting: Final[set[asyncio.Task[None]]] = set()
-        self._again: asyncio.TimerHandle | None = None
-
-    def watch(self) -> None:
-        """Take who comes."""
-        self._again = None
-        self._loop.add_reader(self._listener, self._accept)
+        self._task: asyncio.Task[None] | None = None
+        self.active_at = self._loop.time()
 
     def close(self) -> None:
-        """Take nobody, and let go of who came."""
-        if self._again is not None:
-            self._again.cancel()
-        self._loop.remove_reader(self._listener)
-        self._listener.close()
-        self._proxy.close()
+        """End both."""
+        if self._task is not None:
+            self._task.cancel()
 
-    def _accept(self) -> None:
+    async def serve(self) -> None:
+        """Serve it to its end."""
+        self._task = asyncio.current_task()
+        writers: list[asyncio.StreamWriter] = []
         try:
-            sock, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionError):
-            return
-        except OSError:  # there are no descriptors left: others have to go first
-            self._loop.remove_reader(self._listener)
-            self._again = self._loop.call_later(RETRY_SECONDS, self.watch)
-            return
-        sock.setblocking(False)
-        task = self._loop.create_task(self._meet(sock))
-        self._meeting.add(task)
-        task.add_done_callback(self._meeting.discard)
+            reader, writer = await self._accepted()
+            writers.append(writer)
+            try:
+                outward = await self._outward(reader, writer, writers)
+            except GatewayError as error:
+                await _refuse(writer, error)
+                return
+            async with asyncio.TaskGroup() as both:
+                both.create_task(self._pump(reader, outward[1]))
+                both.create_task(self._pump(outward[0], writer))
+        except* (OSError, EOFError, TimeoutError, asyncio.CancelledError):
+            pass  # one of them has gone, or has been ended
+        finally:
+            self._door.connections.discard(self)
+            for each in writers:
+                each.transport.abort() if each is not writers[0] else each.close()
+            if not writers:
+                self._sock.close()
 
-    async def _meet(self, sock: socket.socket) -> None:
-        def protocol() -> asyncio.StreamReaderProtocol:
-            return asyncio.StreamReaderProtocol(
-                asyncio.StreamReader(limit=PIECE_BYTES), self._proxy.serve
-            )
+    async def _accepted(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader = asyncio.StreamReader(limit=limits.PROXY_HEAD_BYTES_MAX)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        transport, _ = await self._loop.connect_accepted_socket(lambda: protocol, self._sock)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 
+    async def _outward(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        writers: list[asyncio.StreamWriter],
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Read what is asked for, and connect.
+
+        Raises:
+            GatewayError: it may not be had, or cannot.
+        """
         try:
-            await self._loop.connect_accepted_socket(protocol, sock)
-        except OSError:
-            sock.close()
+            async with asyncio.timeout(limits.PROXY_HEAD_SECONDS):
+                data = await reader.readuntil(b"\r\n\r\n")
+        except (asyncio.LimitOverrunError, TimeoutError) as error:
+            message = "proxy: the head of the request is too long, or does not come"
+            raise GatewayError(ErrorCode.INVALID_REQUEST, message) from error
+        asked = read_head(data)
+        self._owner.check(self._door, asked.host, asked.port)
+        there = await self._connect(asked.host, asked.port)
+        writers.append(there[1])
+        if asked.head is None:
+            writer.write(_ESTABLISHED)
+        else:
+            there[1].write(asked.head)
+            self._owner.count(self._door, len(asked.head))
+        return there
+
+    async def _connect(
+        self, host: str, port: int
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        addresses = await self._owner.guard().resolve(host, port)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CONNECT_SECONDS):
+                for address in addresses:
+                    with contextlib.suppress(OSError):
+                        return await asyncio.open_connection(
+                            address.ip, address.port, limit=CHUNK_BYTES
+                        )
+        raise GatewayError(ErrorCode.UNAVAILABLE, f"{host}:{port}: cannot be reached now")
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(CHUNK_BYTES):
+            self.active_at = self._loop.time()
+            self._owner.count(self._door, len(data))
+            writer.write(data)
+            await writer.drain()
+            self.active_at = self._loop.time()
+        if writer.can_write_eof():
+            writer.write_eof()
+
+
+async def _refuse(writer: asyncio.StreamWriter, error: GatewayError) -> None:
+    body = f"{error.message}\n".encode()
+    status = error.code.http_status
+    writer.write(
+        b"HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
+        b"Connection: close\r\n\r\n" % (status, STATUS_PHRASES[status].encode(), len(body))
+    )
+    writer.write(body)
+    async with asyncio.timeout(limits.PROXY_HEAD_SECONDS):
+        await writer.drain()

@@ -145,7 +145,6 @@ class Bubblewrap:
 
     mode: Final[launching.Mode] = "bubblewrap"
     makes_cgroups: Final = False
-    makes_doors: Final = True
 
     def __init__(self, stem: Stem, policy: bytes, found: Found) -> None:
         self._stem: Final = stem

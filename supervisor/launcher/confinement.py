@@ -1,8 +1,9 @@
 """What launcher and stem give up: neither needs all that the supervisor may.
 
-The launcher starts nothing: no exec, no fork, no mount, no network, but local sockets for Docker.
-The stem does that alone, and talks to nobody but the launcher. What it starts inherits its system
-calls, so they are those of sandboxes and what making one takes.
+The launcher starts nothing: no exec, no fork, no mount, no network, but local sockets: for Docker,
+and for what its containers hand out. The stem does that alone, and talks to nobody but the
+launcher. What it starts inherits its system calls, so they are those of sandboxes and what making
+one takes.
 """
 
 import contextlib
@@ -34,6 +35,7 @@ _TERMINAL_IOCTLS: Final = (
 _LAUNCHING: Final = _words("""
     mkdir mkdirat rmdir unlink unlinkat pwrite64 ftruncate memfd_create pipe pipe2 fcntl splice tee
     kill tgkill pidfd_open pidfd_send_signal wait4 waitid prctl prlimit64 setfsuid setfsgid connect
+    bind chmod
 """)
 _MAKING: Final = _words("""
     clone prctl unshare mount umount2 pivot_root chroot capset sethostname
@@ -70,6 +72,7 @@ def launcher_policy() -> bytes:
         *map(Rule, _LAUNCHING),
         Rule("socket", local),
         *(Rule("ioctl", (Condition(1, value),)) for value in _TERMINAL_IOCTLS),
+        Rule("getsockopt", (Condition(1, socket.SOL_SOCKET), Condition(2, socket.SO_PEERCRED))),
     ]
     named = {rule.call for rule in rules}
     refused = [rule for rule in seccomp.refused("front") if rule.call not in named]

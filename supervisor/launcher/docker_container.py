@@ -23,6 +23,7 @@ from protocol.errors import ErrorCode, GatewayError
 from supervisor.caps import place
 from supervisor.caps.group import Group, Usage
 from supervisor.launcher.docker_client import Api
+from supervisor.launcher.docker_door import DockerDoor
 from supervisor.launcher.docker_profile import Given, Shape, configuration
 from supervisor.launcher.readable import readable
 from supervisor.zygote import linux
@@ -45,6 +46,7 @@ class Container:
         idle: The process that its first one waits for.
         added: Variables that Docker would give what is started in it.
         group: Its cgroup; None where it cannot be read.
+        door: Where its listener is handed out, if it has one; taken over.
     """
 
     def __init__(
@@ -55,7 +57,9 @@ class Container:
         idle: int,
         added: frozenset[str],
         group: Group | None,
+        door: DockerDoor | None = None,
     ) -> None:
+        self.door: Final = door
         self.id: Final = container_id
         self.pid: Final = pid
         self.added: Final = added
@@ -129,6 +133,8 @@ class Container:
 
     def close(self) -> None:
         """Let go of it; nothing runs in it."""
+        if self.door is not None:
+            self.door.close()
         os.close(self._pidfd)
 
 
@@ -139,6 +145,7 @@ def create(
     directory: int,
     etc: Mapping[str, str],
     given: Given,
+    door: DockerDoor | None = None,
 ) -> Container:
     """Make a container and start it; blocks.
 
@@ -149,6 +156,7 @@ def create(
         directory: What is to be at /work, open.
         etc: See `configuration`.
         given: See `configuration`.
+        door: Its door, if it has one; taken over with the container that is given.
 
     Raises:
         GatewayError: CONFLICT, the directory was moved meanwhile; UNAVAILABLE, the image is not
@@ -156,7 +164,7 @@ def create(
         docker.errors.APIError: the daemon refuses.
     """
     source = str(Path(f"/proc/self/fd/{directory}").readlink())
-    wanted = configuration(shape, source, etc, given)
+    wanted = configuration(shape, source, etc, given, None if door is None else str(door.path))
     try:
         container_id: str = api.create_container_from_config(wanted, name)["Id"]
     except docker.errors.ImageNotFound as error:
@@ -169,7 +177,7 @@ def create(
         raise _moved(shape, error) from error
     try:
         api.start(container_id)
-        return _checked(api.inspect_container(container_id), directory, shape)
+        return _checked(api.inspect_container(container_id), directory, shape, door)
     except docker.errors.APIError as error:
         remove(api, container_id)
         raise _moved(shape, error) from error
@@ -190,7 +198,9 @@ def _conflict(shape: Shape) -> GatewayError:
     return GatewayError(ErrorCode.CONFLICT, message, field="name")
 
 
-def _checked(found: dict[str, Any], directory: int, shape: Shape) -> Container:
+def _checked(
+    found: dict[str, Any], directory: int, shape: Shape, door: DockerDoor | None
+) -> Container:
     container_id, pid = found["Id"], found["State"]["Pid"]
     try:
         pidfd = os.pidfd_open(pid) if pid else -1
@@ -204,7 +214,7 @@ def _checked(found: dict[str, Any], directory: int, shape: Shape) -> Container:
         idle = _only_child(pid)
         given = (variable.partition("=")[0] for variable in found["Config"].get("Env") or ())
         added = frozenset({*given, *_ADDED})
-        return Container(container_id, pid, pidfd, idle, added, place.of(pid))
+        return Container(container_id, pid, pidfd, idle, added, place.of(pid), door)
     except OSError as error:
         os.close(pidfd)
         message = f"what is mounted in the container cannot be looked at: {error.strerror}"

@@ -4,24 +4,30 @@ import asyncio
 import contextlib
 import os
 import secrets
+import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from protocol import launching
+from protocol import descriptors, launching
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.caps import place
-from supervisor.launcher import docker_container, docker_stream
+from supervisor.launcher import docker_container, docker_door, docker_stream
 from supervisor.launcher.docker_client import Client, Facts, lacking
 from supervisor.launcher.docker_container import Container
+from supervisor.launcher.docker_door import DockerDoor
 from supervisor.launcher.docker_etc import Etc
 from supervisor.launcher.docker_job import DockerJob
 from supervisor.launcher.docker_pool import Pool
 from supervisor.launcher.docker_profile import GATEWAY_LABEL, LAUNCHER_LABEL, Given, Shape, shape_of
 from supervisor.launcher.docker_sweep import sweep
+from supervisor.launcher.door import OPEN_SECONDS
 from supervisor.launcher.engine import Job, Launch, Size
 
 ETC_FOLDER: Final = "docker-etc"
+DOORS_FOLDER: Final = "docker-doors"
+_LOOK_SECONDS: Final = 0.2
 # Pressed for hours to leave a terminal: there is no way to have none, and the usual keys are used.
 _DETACH_KEYS: Final = ",".join(["ctrl-@"] * 24)
 
@@ -36,7 +42,6 @@ class DockerEngine:
 
     mode: Final[launching.Mode] = "docker"
     makes_cgroups: Final = True
-    makes_doors: Final = False
 
     def __init__(self, spec: launching.LauncherSpec, log: Callable[[str], None]) -> None:
         self._spec: Final = spec
@@ -51,6 +56,8 @@ class DockerEngine:
             runtime=spec.docker_runtime,
             policy=spec.docker_policy,
         )
+        self._doors: Final = Path(spec.state_root, DOORS_FOLDER)
+        shutil.rmtree(self._doors, ignore_errors=True)
         self._started = 0
         self._pool: Final = Pool(self._make, self._throw_away, spec.warm)
         self._used: Final[set[Container]] = set()
@@ -130,12 +137,16 @@ class DockerEngine:
             message = f"{error.filename} cannot be written: {error.strerror}"
             raise GatewayError(ErrorCode.UNAVAILABLE, message) from error
         given = self._given
+        door = DockerDoor(self._doors) if shape.door else None
         try:
             return await self._client.call(
-                lambda api: docker_container.create(api, name, shape, directory, etc, given)
+                lambda api: docker_container.create(api, name, shape, directory, etc, given, door)
             )
-        except GatewayError:
-            self._facts = None  # the next one asks again what is there
+        except BaseException as error:
+            if door is not None:
+                door.close()
+            if isinstance(error, GatewayError):
+                self._facts = None  # the next one asks again what is there
             raise
 
     def _throw_away(self, container: Container) -> None:
@@ -185,8 +196,15 @@ class DockerEngine:
         stream = await docker_stream.start(self._client.socket, facts.api, exec_id, terminal=tty)
         ours.pop_all()
         job = DockerJob(self._client, container, exec_id, stream, launch.stdio, self._over)
-        if launch.terminal is not None:
-            await self._size(job, launch.terminal)
+        try:
+            if launch.door is not None and container.door is not None:
+                await _hand_out(launch.door, container, container.door, job)
+                container.door.close()  # nobody else comes by it
+            if launch.terminal is not None:
+                await self._size(job, launch.terminal)
+        except BaseException:
+            job.abandon()
+            raise
         return job
 
     async def _size(self, job: DockerJob, size: Size) -> None:
@@ -194,13 +212,9 @@ class DockerEngine:
 
         What is typed comes after it: nothing is until this returns.
         """
-        try:
-            await job.begun()
-            job.resize(size)
-            await job.resized()
-        except BaseException:
-            job.close()
-            raise
+        await job.begun()
+        job.resize(size)
+        await job.resized()
 
     # All of them
 
@@ -218,16 +232,41 @@ class DockerEngine:
         self._client.close()
 
 
+async def _hand_out(given: int, container: Container, door: DockerDoor, job: DockerJob) -> None:
+    """Pass on the listener that the first program in a container makes.
+
+    Raises:
+        GatewayError: UNAVAILABLE, it makes none.
+    """
+    making = asyncio.get_running_loop().create_task(door.listener(container.holds))
+    try:
+        async with asyncio.timeout(OPEN_SECONDS):
+            while not (await asyncio.wait([making], timeout=_LOOK_SECONDS))[0]:
+                if (await job.look()).exit_code is not None:
+                    raise docker_door.lacking("the image needs python3, in PATH")
+    except TimeoutError:
+        raise docker_door.lacking("its first program makes no listener") from None
+    finally:
+        making.cancel()
+    listener = making.result()
+    try:
+        with socket.socket(fileno=os.dup(given)) as channel:
+            descriptors.send(channel, b"listener", [listener])
+    finally:
+        os.close(listener)
+
+
 def _argv(launch: Launch) -> list[str]:
     """Give what starts a program in its directory.
 
     That a tenant can make a link of, and a runtime that follows it while it still holds something
     of the machine's leads out (CVE-2024-21626). So a shell inside goes there.
     """
+    before = () if launch.door is None else docker_door.PROGRAM
     if launch.cwd == launching.WORK:
-        return list(launch.argv)
+        return [*before, *launch.argv]
     enter = 'cd -- "$0" || exit 127; unset PWD OLDPWD; exec "$@"'
-    return ["/bin/sh", "-c", enter, launch.cwd, *launch.argv]
+    return ["/bin/sh", "-c", enter, launch.cwd, *before, *launch.argv]
 
 
 def _cgroup_parent(launch: Launch, facts: Facts) -> str | None:

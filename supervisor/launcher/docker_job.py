@@ -141,6 +141,12 @@ class DockerJob:
         """See `Job`."""
         self._stream.close()
 
+    def abandon(self) -> None:
+        """Let go of one that nobody waits for; its container is whoever's made it."""
+        for task in self._tasks:
+            task.cancel()
+        self.close()
+
     # Its end
 
     async def look(self) -> Program:

@@ -14,6 +14,7 @@ HOSTNAME: Final = "sandbox"
 GATEWAY_LABEL: Final = "openclaw.gateway"
 LAUNCHER_LABEL: Final = "openclaw.launcher"
 TENANT_LABEL: Final = "openclaw.tenant"
+DOOR: Final = "/run/openclaw-door"
 OPEN_FILES: Final = 1024
 _SCRATCH_BYTES: Final = 64 * limits.MIB
 _SCRATCH: Final = ("/tmp", "/var/tmp", "/run", "/dev/shm")  # noqa: S108 - inside
@@ -43,6 +44,7 @@ class Shape(NamedTuple):
         caps: What it may use.
         file_bytes: The longest file it can write.
         cgroup: Where its own cgroup is made, as Docker calls it; None for Docker's usual place.
+        door: Whether it has one, see `supervisor.launcher.docker_door`.
     """
 
     tenant: str
@@ -53,6 +55,7 @@ class Shape(NamedTuple):
     caps: launching.Caps
     file_bytes: int
     cgroup: str | None
+    door: bool = False
 
 
 class Given(NamedTuple):
@@ -80,6 +83,7 @@ def shape_of(launch: Launch, image: str, cgroup: str | None) -> Shape:
         launch.caps,
         launch.file_bytes,
         cgroup,
+        launch.door is not None,
     )
 
 
@@ -88,6 +92,7 @@ def configuration(
     source: str,
     etc: Mapping[str, str],
     given: Given,
+    door: str | None = None,
 ) -> dict[str, Any]:
     """Give what a container is created with.
 
@@ -99,7 +104,9 @@ def configuration(
         source: Where the directory at /work is now; who starts it checks what was mounted.
         etc: The files of /etc that are the sandbox's own, and where they are outside.
         given: The rest.
+        door: The path of its door outside, if it has one.
     """
+    files = etc if door is None else {**etc, DOOR: door}
     return {
         "Image": shape.image,
         "Entrypoint": ["/bin/sleep"],
@@ -111,7 +118,7 @@ def configuration(
         "Labels": {**given.labels, TENANT_LABEL: shape.tenant},
         "Healthcheck": {"Test": ["NONE"]},
         "NetworkDisabled": True,
-        "HostConfig": _host_configuration(shape, source, etc, given),
+        "HostConfig": _host_configuration(shape, source, files, given),
     }
 
 

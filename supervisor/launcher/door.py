@@ -8,17 +8,10 @@ from protocol import descriptors
 from protocol.egress import Listener
 from protocol.errors import ErrorCode, GatewayError
 from supervisor.launcher.engine import Job, Outcome, Size
-from supervisor.launcher.netns import PORT
 from supervisor.launcher.outlets import Outlets
 from supervisor.launcher.readable import readable
 
 OPEN_SECONDS: Final = 10.0
-_ADDRESS: Final = f"http://127.0.0.1:{PORT}"
-PROXY: Final = {
-    **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), _ADDRESS),
-    **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1,::1"),
-}
-"""Where programs look for a proxy; curl(1), requests and pip read these."""
 
 
 class Door:

@@ -124,10 +124,6 @@ class Engine(Protocol):
     def makes_cgroups(self) -> bool:
         """Whether it makes each sandbox's cgroup itself, in the tenant's, and reads its use."""
 
-    @property
-    def makes_doors(self) -> bool:
-        """Whether it takes a launch with a `door`."""
-
     async def check(self) -> launching.Engine:
         """Say whether it can be used now, and why not."""
 
@@ -154,7 +150,6 @@ class Absent:
     """
 
     makes_cgroups: Final = True
-    makes_doors: Final = True
 
     def __init__(self, mode: launching.Mode, reason: str) -> None:
         self.mode: Final = mode

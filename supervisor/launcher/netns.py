@@ -12,10 +12,9 @@ import struct
 from typing import Final
 
 from protocol import descriptors
+from protocol.environment import PROXY
 from supervisor.zygote import linux, roots
 
-PORT: Final = 3128
-"""Where proxies have been since the first ones; nothing else listens in there."""
 BACKLOG: Final = 64
 _LOOPBACK: Final = 1  # the first interface of every namespace
 # rtnetlink(7), netlink(7): the numbers of linux/rtnetlink.h and linux/netlink.h.
@@ -47,7 +46,7 @@ def enter(door: int, uid: int, gid: int) -> None:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener,
         socket.socket(fileno=door) as channel,
     ):
-        listener.bind(("127.0.0.1", PORT))
+        listener.bind(PROXY)
         listener.listen(BACKLOG)
         descriptors.send(channel, b"listener", [listener.fileno()])
 

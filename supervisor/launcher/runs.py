@@ -14,7 +14,7 @@ from protocol import egress, environment, launching, limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.moments import unix_ms
 from supervisor.launcher.capped import Capped
-from supervisor.launcher.door import PROXY, Door
+from supervisor.launcher.door import Door
 from supervisor.launcher.engine import Engine, Job, Launch, Outcome, Size
 from supervisor.launcher.metered import Metered, Report
 from supervisor.launcher.nurseries import Nurseries
@@ -47,7 +47,7 @@ def clamp(ceilings: launching.Ceilings, spec: launching.Spec) -> launching.Spec:
         raise _refusal("argv", "must not contain NUL")
     if spec.network is not None and spec.network not in ceilings.networks:
         raise _refusal("network", f"there is no network {spec.network}")
-    network = {} if spec.network is None else PROXY
+    network = {} if spec.network is None else environment.PROXIED
     env = {**environment.BASE, **network, **spec.env}
     size = sum(len(text.encode()) + 1 for text in (*spec.argv, *env, *env.values()))
     if size > limits.SANDBOX_ARGV_BYTES_MAX:
@@ -184,8 +184,6 @@ class Runs:
             tenant.check()
             engine = self._engines[spec.mode]
             if spec.network is not None:
-                if not engine.makes_doors:
-                    raise _refusal("network", f"a sandbox of the mode {spec.mode} has none")
                 listener = egress.Listener(
                     tenant=place.tenant, sandbox_id=sandbox_id, profile=spec.network
                 )

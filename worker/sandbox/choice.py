@@ -1,9 +1,9 @@
-"""Which sandbox it is: mode, image and limits, and who said so.
+"""Which sandbox it is: mode, image, network and limits, and who said so.
 
 Each level decides over those before it: the gateway's default, the tenant's configuration, the
-call, the tool that is used. What the operator allows bounds them all. A mode or an image that is
-not allowed is refused, whoever named it: there is never another one instead. Numbers are lowered
-to what is allowed.
+call, the tool that is used. What the operator allows bounds them all. A mode, an image or a network
+that is not allowed is refused, whoever named it: there is never another one instead. Numbers are
+lowered to what is allowed.
 """
 
 from typing import Final, Generic, NamedTuple, Self, TypeVar
@@ -12,7 +12,7 @@ import msgspec
 
 from protocol import launching, limits
 from protocol.errors import ErrorCode, GatewayError
-from protocol.launching import Ceilings, Mode, Profile, default_image
+from protocol.launching import NO_NETWORK, Ceilings, Mode, Profile, default_image
 from protocol.methods.config import Overlay
 from protocol.methods.sandbox import RunParams
 from protocol.methods.sandbox_state import ExplainParams, Source
@@ -115,9 +115,14 @@ def misfit(ceilings: Ceilings, overlay: Overlay) -> tuple[str, str] | None:
     image = _image_of_tenant(overlay)
     if image is not None and image not in ceilings.images:
         return IMAGE_KEY, _no_image(image, ceilings)
-    network = _network_of_tenant(overlay)
-    if network is not None and network not in ceilings.networks:
-        return NETWORK_KEY, _no_network(network, ceilings)
+    networks = [(NETWORK_KEY, _network_of_tenant(overlay))]
+    if not isinstance(overlay.tools, msgspec.UnsetType):
+        networks += [
+            (_tool_network(tool), _network_of_tool(overlay, tool)) for tool in overlay.tools
+        ]
+    for key, network in networks:
+        if network is not None and network not in (NO_NETWORK, *ceilings.networks):
+            return key, _no_network(network, ceilings)
     return None
 
 
@@ -204,13 +209,18 @@ def _no_image(image: Profile, ceilings: Ceilings) -> str:
 
 
 def _network(ceilings: Ceilings, overlay: Overlay, asked: Asked) -> Said[Profile | None]:
-    """Give the hosts that can be reached; without a word none."""
+    """Give the profile of hosts that can be reached; without a word none."""
     said: Said[Profile | None] = Said(None, "gateway")
     key = ""
-    if (tenants := _network_of_tenant(overlay)) is not None:
+    tenants, tools = _network_of_tenant(overlay), _network_of_tool(overlay, asked.tool)
+    if tenants is not None:
         said, key = Said(tenants, "tenant"), NETWORK_KEY
     if asked.network is not None:
         said, key = Said(asked.network, "call"), ""
+    if tools is not None:
+        said, key = Said(tools, "tool"), _tool_network(str(asked.tool))
+    if said.value == NO_NETWORK:
+        return Said(None, said.by)
     if said.value is not None and said.value not in ceilings.networks:
         raise _refusal("network", key, _no_network(said.value, ceilings))
     return said
@@ -223,8 +233,22 @@ def _network_of_tenant(overlay: Overlay) -> Profile | None:
     return section.network
 
 
+def _network_of_tool(overlay: Overlay, tool: str | None) -> Profile | None:
+    if tool is None or isinstance(overlay.tools, msgspec.UnsetType):
+        return None
+    entry = overlay.tools.get(tool)
+    if entry is None or isinstance(entry.network, msgspec.UnsetType):
+        return None
+    return entry.network
+
+
+def _tool_network(tool: str) -> str:
+    return f"tools.{tool}.network"
+
+
 def _no_network(network: Profile, ceilings: Ceilings) -> str:
-    return f"there is no network {network}; there are: {', '.join(ceilings.networks) or 'none'}"
+    known = ", ".join((NO_NETWORK, *ceilings.networks))
+    return f"there is no network {network}; there are: {known}"
 
 
 # The rest.

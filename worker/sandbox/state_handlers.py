@@ -117,7 +117,7 @@ async def explain(
     engine = next(each for each in engines.engines if each.mode == mode)
     return sandbox_state.ExplainResult(
         profile=_profile(choice, engines, params.cwd),
-        environment=_environment(params.env),
+        environment=_environment(choice, params.env),
         mounts=[
             *_SYSTEM[mode],
             *_OWN,
@@ -144,7 +144,7 @@ def _profile(choice: Choice, engines: launching.Engines, cwd: str) -> dict[str, 
     chosen: dict[str, Said[Any]] = {
         "mode": choice.mode,
         "image": choice.image,
-        "network": choice.network,
+        "network": Said(choice.network.value or launching.NO_NETWORK, choice.network.by),
         "wallSeconds": choice.wall_seconds,
         "memoryBytes": choice.memory_bytes,
         "cpus": choice.cpus,
@@ -167,8 +167,10 @@ def _profile(choice: Choice, engines: launching.Engines, cwd: str) -> dict[str, 
     }
 
 
-def _environment(given: Mapping[str, str]) -> dict[str, Setting]:
+def _environment(choice: Choice, given: Mapping[str, str]) -> dict[str, Setting]:
+    proxied = {} if choice.network.value is None else environment.PROXIED
     base = {
-        name: Setting(value=value, source="gateway") for name, value in environment.BASE.items()
+        name: Setting(value=value, source="gateway")
+        for name, value in (*environment.BASE.items(), *proxied.items())
     }
     return base | {name: Setting(value=value, source="call") for name, value in given.items()}

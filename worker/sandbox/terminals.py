@@ -28,7 +28,8 @@ async def spawn(call: CallContext, params: terminal.SpawnParams) -> terminal.Spa
     """Start a program with a terminal."""
     environment.check_variables(params.env)
     environment.check_directory(params.cwd)
-    chosen = await call.services.sandboxes.choose(Asked(mode=params.sandbox))
+    asked_for = Asked(mode=params.sandbox, network=params.network)
+    chosen = await call.services.sandboxes.choose(asked_for)
     spec = launching.Spec(
         argv=_argv(params.cmd),
         env={**environment.TERMINAL, **params.env},

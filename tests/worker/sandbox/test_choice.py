@@ -204,3 +204,59 @@ async def test_what_runs_is_told(tenant_dir: Path, monkeypatch: pytest.MonkeyPat
     )
     assert (listed["queued"], status["running"], status["queued"]) == (2, 1, 2)
     assert [mode["mode"] for mode in status["modes"]] == ["bubblewrap", "docker"]
+
+
+NETWORKS = msgspec.structs.replace(CEILINGS, networks=("packages", "weather"))
+PACKAGES = {"network": "packages"}
+
+
+@pytest.mark.parametrize(
+    ("tenant", "asked", "network", "by"),
+    [
+        ({}, Asked(), None, "gateway"),
+        ({"sandbox": PACKAGES}, Asked(), "packages", "tenant"),
+        ({"sandbox": PACKAGES}, Asked(network="weather"), "weather", "call"),
+        ({"sandbox": PACKAGES}, Asked(network="none"), None, "call"),
+        ({"tools": {"exec": PACKAGES}}, Asked(network="weather", tool="exec"), "packages", "tool"),
+        (
+            {"tools": {"exec": {"network": "none"}}, "sandbox": PACKAGES},
+            Asked(),
+            "packages",
+            "tenant",
+        ),
+        (
+            {"tools": {"exec": {"network": "none"}}, "sandbox": PACKAGES},
+            Asked(tool="exec"),
+            None,
+            "tool",
+        ),
+    ],
+)
+def test_the_network_is_the_last_words(
+    tenant: dict[str, Any], asked: Asked, network: str | None, by: str
+) -> None:
+    assert choose(NETWORKS, overlay(**tenant), asked).network == (network, by)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "asked", "code", "field"),
+    [
+        ({}, Asked(network="other"), ErrorCode.INVALID_REQUEST, "network"),
+        ({"sandbox": {"network": "other"}}, Asked(), ErrorCode.CONFLICT, "sandbox.network"),
+        (
+            {"tools": {"exec": {"network": "other"}}},
+            Asked(tool="exec"),
+            ErrorCode.CONFLICT,
+            "tools.exec.network",
+        ),
+    ],
+)
+def test_a_network_that_there_is_not_is_refused_by_name(
+    tenant: dict[str, Any], asked: Asked, code: ErrorCode, field: str
+) -> None:
+    with pytest.raises(GatewayError) as refused:
+        choose(NETWORKS, overlay(**tenant), asked)
+    assert (refused.value.code, refused.value.details["field"]) == (code, field)
+    assert "none, packages, weather" in refused.value.message
+    misfits = misfit(NETWORKS, overlay(**tenant))
+    assert misfits is None if field == "network" else misfits is not None and misfits[0] == field
