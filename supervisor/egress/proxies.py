@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from protocol import egress, limits
 from protocol.errors import STATUS_PHRASES, ErrorCode, GatewayError
+from protocol.pace import Pace
 from supervisor.egress.addresses import Guard
 from supervisor.egress.hosts import host_port
 from supervisor.egress.proxy_head import read_head
@@ -23,7 +24,7 @@ CHUNK_BYTES: Final = 64 * limits.KIB
 LOOK_SECONDS: Final = 5.0
 CONNECT_SECONDS: Final = 10.0
 _ACCEPTED_AT_ONCE: Final = 16
-_PAUSE_SECONDS: Final = 0.5
+_PAUSE_SECONDS: Final = 0.1
 _DESCRIPTORS: Final = {egress.Listener: 1, egress.Closed: 0}
 _FULL: Final = b"HTTP/1.1 429 Too Many Requests\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -40,6 +41,7 @@ class _Door:
         self.profile: Final = listener.profile
         self.socket: Final = sock
         self.connections: Final[set[_Connection]] = set()
+        self.pace: Final = Pace(limits.PROXY_CONNECTIONS_PER_SECOND, limits.PROXY_CONNECTIONS_BURST)
         self.moved = 0
         self.charged_at = 0.0
 
@@ -105,14 +107,16 @@ class Proxies:
 
     def _accept(self, door: _Door) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
+            if not door.pace.take(self._loop.time()):
+                self._pause(door)
+                return
             try:
                 sock, _ = door.socket.accept()
             except BlockingIOError:
                 return
             except OSError:
                 # No descriptors are left, or it is no listener any more: not again at once.
-                self._loop.remove_reader(door.socket)
-                self._loop.call_later(_PAUSE_SECONDS, self._listen, door)
+                self._pause(door)
                 return
             if self._is_full(door):
                 with contextlib.suppress(OSError), sock:
@@ -122,6 +126,10 @@ class Proxies:
             connection = _Connection(self, door, sock)
             door.connections.add(connection)
             self._run(connection.serve())
+
+    def _pause(self, door: _Door) -> None:
+        self._loop.remove_reader(door.socket)
+        self._loop.call_later(_PAUSE_SECONDS, self._listen, door)
 
     def _is_full(self, door: _Door) -> bool:
         others = [each for each in self._doors.values() if each.tenant == door.tenant]
@@ -216,19 +224,22 @@ class _Connection:
             reader, writer = await self._accepted()
             writers.append(writer)
             try:
-                outward = await self._outward(reader, writer, writers)
+                there = await self._outward(reader, writer, writers)
             except GatewayError as error:
-                await _refuse(writer, error)
-                return
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._pump(reader, outward[1]))
-                both.create_task(self._pump(outward[0], writer))
+                writer.write(_refusal(error))
+            else:
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(self._pump(reader, there[1]))
+                    both.create_task(self._pump(there[0], writer))
+            writer.close()
+            async with asyncio.timeout(limits.PROXY_HEAD_SECONDS):
+                await writer.wait_closed()
         except* (OSError, EOFError, TimeoutError, asyncio.CancelledError):
-            pass  # one of them has gone, or has been ended
+            pass  # one of them has gone, or takes nothing, or has been ended
         finally:
             self._door.connections.discard(self)
             for each in writers:
-                each.transport.abort() if each is not writers[0] else each.close()
+                each.transport.abort()
             if not writers:
                 self._sock.close()
 
@@ -290,13 +301,11 @@ class _Connection:
             writer.write_eof()
 
 
-async def _refuse(writer: asyncio.StreamWriter, error: GatewayError) -> None:
+def _refusal(error: GatewayError) -> bytes:
     body = f"{error.message}\n".encode()
     status = error.code.http_status
-    writer.write(
+    head = (
         b"HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"
-        b"Connection: close\r\n\r\n" % (status, STATUS_PHRASES[status].encode(), len(body))
+        b"Connection: close\r\n\r\n"
     )
-    writer.write(body)
-    async with asyncio.timeout(limits.PROXY_HEAD_SECONDS):
-        await writer.drain()
+    return head % (status, STATUS_PHRASES[status].encode(), len(body)) + body

@@ -182,7 +182,8 @@ def test_pip_installs_from_the_index_that_a_profile_names(house: House) -> None:
         f'python3 -c \'import sys; sys.path.insert(0, "/work/pip.zip"); '
         f"from pip._internal.cli.main import main; sys.exit(main(sys.argv[1:]))' install "
         f"--no-cache-dir --trusted-host {HOST} --disable-pip-version-check --index-url {index} "
-        f'--target /work/lib openclaw-greeting && python3 -c \'import sys; sys.path.insert(0, "/work/lib"); '
+        f"--target /work/lib openclaw-greeting && "
+        f'python3 -c \'import sys; sys.path.insert(0, "/work/lib"); '
         f"import openclaw_greeting; print(openclaw_greeting.TEXT)'"
     )
     ran = house.box.shell(install, network="packages")
@@ -320,3 +321,64 @@ def test_it_is_shown(house: House) -> None:
     assert explained["profile"]["network"] == {"value": "packages", "source": "call"}
     assert explained["environment"]["http_proxy"]["value"].endswith(f":{PROXY[1]}")
     assert house.box.call("sandbox.status")["networks"] == ["closed", "packages"]
+
+
+def test_a_terminal_has_one_too(house: House) -> None:
+    ask = (
+        "import urllib.request\n"
+        f"found = urllib.request.urlopen('http://{house.packages.place}/').status\n"
+        "open('/work/terminal.part', 'w').write(str(found))\n"
+        "import os; os.rename('/work/terminal.part', '/work/terminal')"
+    )
+    cmd = ["python3", "-c", ask]
+    house.box.call("terminal.spawn", cmd=cmd, sandbox=house.box.mode, network="packages")
+    deadline = time.monotonic() + REQUEST_SECONDS
+    while not (house.box.work / "terminal").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert (house.box.work / "terminal").read_text() == "200"
+
+
+def test_without_python_a_container_has_none_and_says_so(house: House) -> None:
+    params = {
+        "argv": ["/bin/echo", "ran"],
+        "sandbox": house.box.mode,
+        "network": "packages",
+        "env": {"PATH": "/work"},
+    }
+    reply = house.box.gateway.rpc_reply(house.box.token, "sandbox.run", params)
+    if house.box.mode == "bubblewrap":  # which needs none
+        assert reply.json["result"]["stdout"] == "ran\n"
+    else:
+        assert reply.json["error"]["data"]["field"] == "network"
+        assert "python3" in reply.json["error"]["message"]
+
+
+def test_another_listener_than_the_first_is_the_sandboxes_own(house: House) -> None:
+    """What a tenant does to its door, or listens at beside it, is in its own namespace."""
+    listen = (
+        "import socket\n"
+        "with socket.create_server(('0.0.0.0', 9999)) as server:\n"
+        "    with socket.create_connection(('127.0.0.1', 9999), 5):\n"
+        "        server.accept()[0].close()\n"
+        "open('/work/listening', 'w').close()\n"
+        "with socket.create_server(('0.0.0.0', 9998)):\n"
+        "    import os, time\n"
+        "    while not os.path.exists('/work/looked'):\n"
+        "        time.sleep(0.01)\n"
+    )
+    running = Run(
+        house.box.gateway,
+        house.box.token,
+        *("python3", "-c", listen),
+        sandbox=house.box.mode,
+        network="packages",
+    )
+    deadline = time.monotonic() + REQUEST_SECONDS
+    while not (house.box.work / "listening").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    found = house.reach(direct=[["127.0.0.1", 9998]])["direct"]
+    (house.box.work / "looked").touch()
+    running.join(REQUEST_SECONDS)
+    assert (running.result["exitCode"], found) == (0, ["ConnectionRefusedError"]), running.result
