@@ -302,6 +302,7 @@ STARTS_PROGRAMS = {
     "supervisor.launcher.stem": {"os.fork", "os.execve"},
     "supervisor.launcher.bwrap": {"subprocess"},
     "supervisor.launcher.docker_image": {"subprocess"},
+    "supervisor.launcher.doorway": {"os.execvp"},  # inside a sandbox
 }
 _STARTING = re.compile(r"os\.(?:fork|forkpty|exec\w+|spawn\w+|posix_spawnp?|system|popen)\Z")
 
