@@ -13,6 +13,7 @@ import click
 _COMMANDS: Final = {
     "audit": ("cli.audit", "Read and check the audit."),
     "billing": ("cli.billing", "Report what tenants have used and what it cost."),
+    "chat": ("cli.chat", "Talk to a tenant's agent."),
     "config": ("cli.config", "Check the configuration."),
     "doctor": ("cli.doctor", "Say what keeps tenants apart on this machine."),
     "gateway": ("cli.gateway", "Run the gateway in the foreground."),

@@ -46,6 +46,7 @@ class RunResult(Result, frozen=True, kw_only=True):
     reply: Message | None = None
     usage: Usage | None = None
     error: str | None = None
+    error_code: str | None = None
 
 
 RUN: Final = declare(
@@ -76,6 +77,7 @@ class WaitResult(Result, frozen=True, kw_only=True):
     started_at: int | None = None
     ended_at: int | None = None
     error: str | None = None
+    error_code: str | None = None
 
 
 WAIT: Final = declare(

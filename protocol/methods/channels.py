@@ -53,9 +53,10 @@ class InboundParams(Params, frozen=True, kw_only=True):
 
 
 class InboundReply(Result, tag="text", tag_field="type", frozen=True, kw_only=True):
-    """What to show to the user."""
+    """What to show to the user: `messages`, which the agent has sent on its way, then `text`."""
 
     text: str
+    messages: list[str] = msgspec.field(default_factory=list)
 
 
 class InboundResult(Result, frozen=True, kw_only=True):
@@ -68,6 +69,7 @@ class InboundResult(Result, frozen=True, kw_only=True):
     reply: InboundReply | None = None
     usage: Usage | None = None
     error: str | None = None
+    error_code: str | None = None
 
 
 INBOUND: Final = declare(

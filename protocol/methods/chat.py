@@ -5,6 +5,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 
 from protocol import limits
+from protocol.launching import Mode
 from protocol.methods.registry import Params, Result, Scope, declare
 
 SessionKey = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.SESSION_KEY_CHARS_MAX)]
@@ -134,16 +135,21 @@ ABORT: Final = declare(
 
 
 class SendParams(Params, frozen=True, kw_only=True):
-    """A turn in a session, which is made if there is none of this key."""
+    """A turn in a session, which is made if there is none of this key.
+
+    `sandbox` is the mode of the sandboxes that its tools use where nothing else says so.
+    """
 
     session_key: SessionKey
     message: MessageText
+    sandbox: Mode | None = None
     idempotency_key: IdempotencyKey | None = None
 
 
 class SendResult(Result, frozen=True, kw_only=True):
     """What became of the message.
 
+    `errorCode` is that of the table of errors, where the turn failed for a reason that is in it.
     Answered at once (`started`, `queued`, or for a repeated idempotency key `in_flight` or the
     turn's final status); a caller that asked for a stream gets it at the end of the turn, with the
     reply.
@@ -156,6 +162,7 @@ class SendResult(Result, frozen=True, kw_only=True):
     reply: Message | None = None
     usage: Usage | None = None
     error: str | None = None
+    error_code: str | None = None
 
 
 SEND: Final = declare(

@@ -34,13 +34,20 @@ class ToolsSection(Params, frozen=True, kw_only=True):
 
 
 class AgentSection(Params, frozen=True, kw_only=True):
-    """What turns are run with. `systemPrompt` is told to the model before anything else."""
+    """What turns are run with. `systemPrompt` is told to the model before anything else.
+
+    The bounds of a turn lower those of the operator; higher ones change nothing.
+    """
 
     model: ModelId | msgspec.UnsetType = msgspec.UNSET
     system_prompt: (
         Annotated[str, msgspec.Meta(max_length=limits.SYSTEM_PROMPT_CHARS_MAX)] | msgspec.UnsetType
     ) = msgspec.UNSET
     tools: ToolsSection | msgspec.UnsetType = msgspec.UNSET
+    max_rounds: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
+    max_tool_calls: Annotated[int, msgspec.Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
+    max_seconds: Annotated[float, msgspec.Meta(ge=1)] | msgspec.UnsetType = msgspec.UNSET
 
 
 class SkillEntry(Params, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ class ChatEvent(Result, frozen=True, kw_only=True):
     message: Message | None = None
     usage: Usage | None = None
     error_message: str | None = None
+    error_code: str | None = None
 
 
 class Lifecycle(Result, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from protocol.methods.chat import (
     SendResult,
     SessionKey,
 )
+from protocol.methods.events import ToolProgress
 from protocol.methods.registry import Params, Result, Scope, declare
 from protocol.names import ACCOUNT_ID_PATTERN
 
@@ -130,13 +131,17 @@ class SendParams(Params, frozen=True, kw_only=True):
 
 
 class ChatDelta(Result, frozen=True, kw_only=True):
-    """One `chat` event of a streamed turn: text that is added to the reply so far."""
+    """One `chat` event of a streamed turn: text that is added to the reply so far.
+
+    Of the state `tool` it adds none, and tells of a tool call.
+    """
 
     run_id: str
     session_key: str
     seq: int
-    state: Literal["delta"]
+    state: Literal["delta", "tool"]
     delta_text: str
+    tool: ToolProgress | None = None
 
 
 CREATE: Final = declare(

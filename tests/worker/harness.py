@@ -329,10 +329,11 @@ async def running_worker(
     tenant: str = "acme",
     generation: int = 1,
     living: tuple[int, ...] = (),
+    **settings: Any,
 ) -> AsyncIterator[Rig]:
-    """Start a worker here; at the end it is drained."""
+    """Start a worker here, with more `settings` of agents; at the end it is drained."""
     links = Links()
-    agents = AgentSettings(model=catalogue.model)
+    agents = AgentSettings(model=catalogue.model, **settings)
     spec = WorkerSpec(tenant=tenant, generation=generation, living=living, agents=agents)
     worker = Worker(spec, catalogue, clock or SystemClock())
     fds = WorkerDescriptors(

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType, ModuleType
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from msgspec import UnsetType
 
 from protocol.methods.chat import TextPart
@@ -19,6 +20,7 @@ from worker.agents.model import ModelProvider, PromptMessage, RemoteModels
 from worker.agents.tool import FETCH, Tool
 
 DEFAULT_MODEL: Final = "builtin/echo"
+BOUNDS: Final = ("max_rounds", "max_tokens", "max_tool_calls", "max_seconds")
 
 
 class Catalogue(NamedTuple):
@@ -66,6 +68,18 @@ class Catalogue(NamedTuple):
         if self.remote is None or self.provider is not self.remote:
             return None
         return await self.remote.window(self.model)
+
+
+def bounded(settings: AgentSettings, agent: AgentSection | UnsetType) -> AgentSettings:
+    """Give what a turn may use: what the operator says, lowered by the tenant."""
+    if isinstance(agent, UnsetType):
+        return settings
+    lower = {
+        name: min(wanted, getattr(settings, name))
+        for name in BOUNDS
+        if not isinstance(wanted := getattr(agent, name), UnsetType)
+    }
+    return msgspec.structs.replace(settings, **lower)
 
 
 def system_prompt(

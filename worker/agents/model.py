@@ -31,6 +31,7 @@ class ModelRequest(NamedTuple):
     tools: tuple[ToolDescription, ...]
     run_id: str | None = None
     session_key: str | None = None
+    max_tokens: int | None = None
 
 
 class TextDelta(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
+from protocol.launching import Mode
 from worker.clock import Clock
 from worker.egress.link import EgressLink
 from worker.sandbox.files import SandboxFiles
@@ -33,12 +34,17 @@ class Means(NamedTuple):
 
 
 class ToolContext(NamedTuple):
-    """On whose behalf a tool runs; `say` tells whoever follows the turn something now."""
+    """On whose behalf a tool runs.
+
+    `say` sends a message to whoever gets the turn's reply, and to nobody else. `sandbox` is the
+    mode that the turn was asked for with.
+    """
 
     session_key: str
     run_id: str
     say: Callable[[str], None]
     means: Means
+    sandbox: Mode | None = None
 
 
 class ToolResult(NamedTuple):

@@ -5,7 +5,8 @@ directory, and no link is followed (`worker.sandbox.tree`).
 """
 
 import os
-from typing import Annotated, Final
+import stat
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 
@@ -33,7 +34,14 @@ def parts_of_file(path: str) -> tree.Parts:
     return parts
 
 
-def text_of(root: int, parts: tree.Parts) -> str:
+class Text(NamedTuple):
+    """A text file, and whether it is a program."""
+
+    text: str
+    executable: bool
+
+
+def text_of(root: int, parts: tree.Parts) -> Text:
     """Read a text file. Blocks.
 
     Raises:
@@ -49,10 +57,10 @@ def text_of(root: int, parts: tree.Parts) -> str:
         text = "\0"
     if "\0" in text:
         raise refusal(ErrorCode.CONFLICT, "path", "is no text; look at it with exec")
-    return text
+    return Text(text, bool(piece.status.st_mode & stat.S_IXUSR))
 
 
-def put(root: int, parts: tree.Parts, text: str) -> os.stat_result:
+def put(root: int, parts: tree.Parts, text: str, *, executable: bool = False) -> os.stat_result:
     """Write a text file as a whole, its directories too. Blocks.
 
     Raises:
@@ -65,4 +73,4 @@ def put(root: int, parts: tree.Parts, text: str) -> os.stat_result:
     if len(data) > TEXT_BYTES_MAX:
         message = f"content: {len(data)} bytes, more than {TEXT_BYTES_MAX}"
         raise GatewayError(ErrorCode.PAYLOAD_TOO_LARGE, message, field="content")
-    return tree.write(root, parts, data, overwrite=True, executable=False)
+    return tree.write(root, parts, data, overwrite=True, executable=executable)

@@ -14,7 +14,7 @@ from protocol.methods import channels
 from protocol.methods.chat import TextPart
 from protocol.methods.sessions import RunStatus
 from worker.dispatch import CallContext, handles
-from worker.sessions import keys
+from worker.sessions import keys, reads
 from worker.sessions.admissions import Admission, NewSession, NewTurn
 from worker.sessions.feed import TurnResult
 from worker.sessions.requests import Request
@@ -64,16 +64,17 @@ async def receive(call: CallContext, params: channels.InboundParams) -> channels
             result = await follow(call, run_id, key)
     except TimeoutError:
         result = TurnResult("running")
-    return _answer(run_id, key, result)
+    said = reads.sent(call.services.sessions.read(), run_id)
+    return _answer(run_id, key, result, said)
 
 
-def _answer(run_id: str, key: str, result: TurnResult) -> channels.InboundResult:
+def _answer(run_id: str, key: str, result: TurnResult, said: list[str]) -> channels.InboundResult:
     status = _STATUS[result.state]
     reply = None
     if status == "ok" and result.reply is not None:
         parts = result.reply.content
         text = "".join(part.text for part in parts if isinstance(part, TextPart))
-        reply = channels.InboundReply(text=text)
+        reply = channels.InboundReply(text=text, messages=said)
     return channels.InboundResult(
         ok=status in ("ok", "in_flight"),
         run_id=run_id,
@@ -82,4 +83,5 @@ def _answer(run_id: str, key: str, result: TurnResult) -> channels.InboundResult
         reply=reply,
         usage=result.usage,
         error=result.error,
+        error_code=result.error_code,
     )

@@ -168,6 +168,7 @@ def translated(request: ModelRequest) -> models.ModelRequest:
         model=request.model,
         run_id=request.run_id,
         session_key=request.session_key,
+        max_tokens=request.max_tokens,
         messages=tuple(each for message in request.messages for each in _messages(message)),
         tools=tuple(
             models.OfferedTool(

@@ -17,8 +17,6 @@ from protocol.methods.events import (
     ToolProgress,
 )
 from protocol.methods.sessions import RunStatus
-from worker.agents.model import ToolCall
-from worker.agents.tool import ToolResult
 from worker.clock import Clock
 from worker.events.bus import Events
 from worker.sessions.feed import DELTA_CHARS_MAX, TurnResult
@@ -26,9 +24,6 @@ from worker.sessions.feed import DELTA_CHARS_MAX, TurnResult
 # What comes within this is one event: many turns at once would else be a flood.
 GATHER_SECONDS: Final = 0.05
 # Beyond this a reply is left out of the event of its end; its history has it.
-# What is shown of a tool's arguments and of what it said.
-PREVIEW_CHARS: Final = 2000
-TOOL_NAME_CHARS_SHOWN: Final = 128
 REPLY_BYTES_MAX: Final = 128 * 1024
 
 _STATES: Final[dict[RunStatus, Literal["final", "error", "aborted"]]] = {
@@ -72,8 +67,9 @@ class TurnEvents:
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(GATHER_SECONDS, self._tell_text)
 
-    def tool(self, call: ToolCall, result: ToolResult | None = None) -> None:
-        """A tool begins to run, or (with its result) has ended."""
+    def tool(self, progress: ToolProgress) -> None:
+        """A tool begins to run, or has ended."""
+        self._tell_text()
         if self._events.wanted:
             self._events.publish(
                 "agent",
@@ -82,14 +78,7 @@ class TurnEvents:
                     session_key=self._session_key,
                     stream="tool",
                     ts=self._clock.now_ms(),
-                    data=ToolProgress(
-                        phase="start" if result is None else "result",
-                        name=call.name[:TOOL_NAME_CHARS_SHOWN],
-                        tool_call_id=call.call_id[:TOOL_NAME_CHARS_SHOWN],
-                        arguments=call.arguments[:PREVIEW_CHARS] if result is None else None,
-                        output=None if result is None else result.text[:PREVIEW_CHARS],
-                        is_error=result is not None and result.is_error,
-                    ),
+                    data=progress,
                 ),
             )
 
@@ -99,7 +88,7 @@ class TurnEvents:
         if not self._events.wanted:
             return
         if isinstance(result, GatewayError):
-            result = TurnResult("error", error=result.message)
+            result = TurnResult("error", error=result.message, error_code=result.code.name)
         self._events.publish(
             "chat",
             ChatEvent(
@@ -110,6 +99,7 @@ class TurnEvents:
                 message=_if_small(result.reply),
                 usage=result.usage,
                 error_message=result.error,
+                error_code=result.error_code,
             ),
         )
         phase: Literal["end", "error"] = "end" if result.state == "ok" else "error"

@@ -7,6 +7,7 @@ import msgspec
 
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
+from protocol.launching import Mode
 from protocol.methods.chat import TextPart
 from protocol.methods.sessions import RunStatus
 from worker.sessions import requests, writes
@@ -36,6 +37,8 @@ class NewTurn(NamedTuple):
     message_id: str
     text: str
     instructions: str | None = None
+    sandbox: Mode | None = None
+    """Where its tools run programs, unless the model or the tenant's configuration says."""
 
 
 class Admission(NamedTuple):
@@ -63,6 +66,7 @@ class AdmittedRun(NamedTuple):
     state: RunStatus
     message_seq: int
     created_at: int
+    sandbox: Mode | None = None
 
 
 class Admitted(NamedTuple):
@@ -180,7 +184,7 @@ def _add_turn(
     # The message's number is known only after it, and it names the turn.
     connection.execute(
         "INSERT INTO runs (id, session, state, owner, lease_expires_at, message_seq, created_at,"
-        " started_at, instructions) VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?)",
+        " started_at, instructions, sandbox) VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?)",
         (
             turn.run_id,
             session,
@@ -190,6 +194,7 @@ def _add_turn(
             now,
             now if starts else None,
             turn.instructions,
+            turn.sandbox,
         ),
     )
     seq = connection.last_insert_rowid()
@@ -201,4 +206,4 @@ def _add_turn(
         (now, turn.text[: writes.PREVIEW_CHARS_MAX], session),
     )
     state: RunStatus = "running" if starts else "queued"
-    return AdmittedRun(seq, turn.run_id, session, state, message_seq, now)
+    return AdmittedRun(seq, turn.run_id, session, state, message_seq, now, turn.sandbox)

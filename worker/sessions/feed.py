@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, Literal, NamedTuple, Protocol, Self
 
 import msgspec
 
 from protocol import limits
 from protocol.errors import GatewayError
 from protocol.methods.chat import Message, Usage
+from protocol.methods.events import ToolProgress
 from protocol.methods.sessions import ChatDelta, RunStatus
 
 # A character is at most six bytes of JSON; the rest of a chunk is for the other members.
@@ -28,22 +29,31 @@ class TurnResult(NamedTuple):
     usage: Usage | None = None
     error: str | None = None
     refusal: GatewayError | None = None
+    error_code: str | None = None
 
 
 class Feed:
-    """The text of one turn, kept until its end so that a late watcher misses nothing.
+    """The text and tool calls of one turn, kept until its end: a late watcher misses nothing.
 
-    Its size is bounded by that of a turn's output, however many watch and however slowly.
+    Its size is bounded by those of a turn's output, however many watch and however slowly.
     """
 
     def __init__(self) -> None:
         self.pieces: Final[list[str]] = []
+        self.tools: Final[list[tuple[int, ToolProgress]]] = []
+        """Of tool calls, each after so many pieces."""
         self._watchers: Final[set[Callable[[], None]]] = set()
         self._result: Final[asyncio.Future[TurnResult]] = asyncio.get_running_loop().create_future()
 
     def add(self, text: str) -> None:
         """Take the next piece of text."""
         self.pieces.append(text)
+        for watcher in tuple(self._watchers):
+            watcher()
+
+    def tool(self, progress: ToolProgress) -> None:
+        """Take note of a tool call that begins or ends."""
+        self.tools.append((len(self.pieces), progress))
         for watcher in tuple(self._watchers):
             watcher()
 
@@ -98,7 +108,7 @@ class DeltaPump:
         self._stream: Final = stream
         self._run_id: Final = run_id
         self._session_key: Final = session_key
-        self._next_piece = 0
+        self._next_piece = self._next_tool = 0
         self._rest = ""
         self._seq = 0
         self._all_sent = asyncio.Event()
@@ -115,30 +125,39 @@ class DeltaPump:
 
     def pump(self) -> None:
         """Send what there is and is taken."""
-        pieces = self._feed.pieces
+        pieces, tools = self._feed.pieces, self._feed.tools
         while self._stream.credit > 0:
-            if len(self._rest) < DELTA_CHARS_MAX and self._next_piece < len(pieces):
-                self._rest += "".join(pieces[self._next_piece :])
-                self._next_piece = len(pieces)
-            if not self._rest:
+            until = tools[self._next_tool][0] if self._next_tool < len(tools) else len(pieces)
+            if len(self._rest) < DELTA_CHARS_MAX and self._next_piece < until:
+                self._rest += "".join(pieces[self._next_piece : until])
+                self._next_piece = until
+            if self._rest:
+                text, self._rest = self._rest[:DELTA_CHARS_MAX], self._rest[DELTA_CHARS_MAX:]
+                self._send("delta", text, None)
+            elif self._next_tool < len(tools):
+                self._next_tool += 1
+                self._send("tool", "", tools[self._next_tool - 1][1])
+            else:
                 break
-            text, self._rest = self._rest[:DELTA_CHARS_MAX], self._rest[DELTA_CHARS_MAX:]
-            self._seq += 1
-            self._stream.send(
-                _encode(
-                    ChatDelta(
-                        run_id=self._run_id,
-                        session_key=self._session_key,
-                        seq=self._seq,
-                        state="delta",
-                        delta_text=text,
-                    )
-                )
-            )
-        if self._rest or self._next_piece < len(pieces):
+        if self._rest or self._next_piece < len(pieces) or self._next_tool < len(tools):
             self._all_sent.clear()
         else:
             self._all_sent.set()
+
+    def _send(self, state: Literal["delta", "tool"], text: str, tool: ToolProgress | None) -> None:
+        self._seq += 1
+        self._stream.send(
+            _encode(
+                ChatDelta(
+                    run_id=self._run_id,
+                    session_key=self._session_key,
+                    seq=self._seq,
+                    state=state,
+                    delta_text=text,
+                    tool=tool,
+                )
+            )
+        )
 
     async def all_sent(self) -> None:
         """Wait until everything there is has been sent. Bound the wait outside."""

@@ -77,7 +77,7 @@ class Feeds:
         reply = None
         if run.reply_seq is not None:
             reply = reads.message(self._database.read(), run.reply_seq)
-        return TurnResult(run.state, reply, run.usage, run.error)
+        return TurnResult(run.state, reply, run.usage, run.error, error_code=run.error_code)
 
     def let_go(self, *, of_running: bool) -> None:
         """Tell those who follow a turn that waits how it stands: this worker ends.

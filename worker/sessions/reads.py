@@ -7,16 +7,18 @@ import apsw
 import msgspec
 
 from protocol import limits
-from protocol.methods.chat import Message, Part, Role, Usage
+from protocol.methods.chat import Message, Part, Role, TextPart, Usage
 from protocol.methods.registry import Result
 from protocol.methods.sessions import Archive, ListParams, RunStatus, SessionRow
 from worker.agents.model import PromptMessage
+from worker.sessions.writes import SENT
 
 CONTEXT_MESSAGES_MAX: Final = 200
 CONTEXT_BYTES_MAX: Final = 1024 * 1024
 OFFSET_QUICK: Final = 1000
 
 _parts_decoder: Final = msgspec.json.Decoder(list[Part])
+_usage_decoder: Final = msgspec.json.Decoder(Usage)
 
 _SESSION: Final = """
 SELECT key, session_id, agent_id, created_at, updated_at, label, display_name, channel, model,
@@ -24,7 +26,7 @@ SELECT key, session_id, agent_id, created_at, updated_at, label, display_name, c
 FROM sessions"""
 _MESSAGE: Final = """
 SELECT m.seq, m.id, m.role, m.content, m.timestamp, r.id, m.label, m.model, m.input_tokens,
-    m.output_tokens, m.stop_reason
+    m.output_tokens, m.stop_reason, m.spent
 FROM messages AS m LEFT JOIN runs AS r ON r.seq = m.run"""
 
 
@@ -42,6 +44,7 @@ class Run(NamedTuple):
     error: str | None
     started_at: int | None
     ended_at: int | None
+    error_code: str | None
 
     @property
     def is_open(self) -> bool:
@@ -187,15 +190,16 @@ def run(connection: apsw.Connection, run_id: str) -> Run | None:
     """Give a turn by its id."""
     row = connection.execute(
         """SELECT r.seq, r.id, coalesce(s.archived_key, s.key), r.state, r.owner, r.message_seq,
-            r.reply_seq, r.input_tokens, r.output_tokens, r.error, r.started_at, r.ended_at
+            r.reply_seq, r.input_tokens, r.output_tokens, r.error, r.started_at, r.ended_at,
+            r.error_code, r.spent
         FROM runs AS r JOIN sessions AS s ON s.id = r.session WHERE r.id = ?""",
         (run_id,),
     ).fetchone()
     if row is None:
         return None
     facts: tuple[Any, ...] = row
-    usage = _usage(facts[7], facts[8])
-    return Run._make((*facts[:7], usage, *facts[9:]))
+    usage = _usage(facts[7], facts[8], facts[13])
+    return Run._make((*facts[:7], usage, *facts[9:13]))
 
 
 def message(connection: apsw.Connection, seq: int) -> Message | None:
@@ -212,15 +216,31 @@ def message(connection: apsw.Connection, seq: int) -> Message | None:
         run_id=row[5],
         label=row[6],
         model=row[7],
-        usage=_usage(row[8], row[9]),
+        usage=_usage(row[8], row[9], row[11]),
         stop_reason=row[10],
     )
 
 
-def _usage(input_tokens: int | None, output_tokens: int | None) -> Usage | None:
+def _usage(
+    input_tokens: int | None, output_tokens: int | None, spent: bytes | None
+) -> Usage | None:
+    if spent is not None:
+        return _usage_decoder.decode(spent)
+    # Of a version that kept no more.
     if input_tokens is None or output_tokens is None:
         return None
     return Usage(input=input_tokens, output=output_tokens)
+
+
+def sent(connection: apsw.Connection, run_id: str) -> list[str]:
+    """Give what the tool `message` has sent in a turn."""
+    rows = connection.execute(
+        "SELECT m.content FROM messages AS m JOIN runs AS r ON r.seq = m.run"
+        " WHERE r.id = ? AND m.session = r.session AND m.stop_reason = ? ORDER BY m.seq",
+        (run_id, SENT),
+    )
+    parts = (part for row in rows for part in _parts_decoder.decode(row[0]))
+    return [part.text for part in parts if isinstance(part, TextPart)]
 
 
 def history(
@@ -275,7 +295,7 @@ def _stored_message(row: tuple[Any, ...]) -> StoredMessage:
         run_id=row[5],
         label=row[6],
         model=row[7],
-        usage=_usage(row[8], row[9]),
+        usage=_usage(row[8], row[9], row[11]),
         stop_reason=row[10],
     )
 
@@ -292,6 +312,7 @@ class _PromptRow(NamedTuple):
 def prompt(connection: apsw.Connection, session_row: int, run_seq: int) -> list[PromptMessage]:
     """Give what the model of a turn is told: the transcript up to that turn's own message.
 
+    What the tool `message` has sent is told by its call.
     Messages of later turns may have been written before the answers of earlier ones, so the order
     is that of the turns; notes come with the turn before them. Over `CONTEXT_MESSAGES_MAX` or
     `CONTEXT_BYTES_MAX` the oldest are left out, to the next message of the user or note.
@@ -310,10 +331,11 @@ def instructions(connection: apsw.Connection, run_seq: int) -> str | None:
 
 def _newest(connection: apsw.Connection, session_row: int, run_seq: int) -> Iterator[_PromptRow]:
     rows = connection.execute(
-        """SELECT run, seq, role, content FROM messages WHERE session = ?1 AND
+        """SELECT run, seq, role, content FROM messages WHERE session = ?1
+            AND stop_reason IS NOT ?4 AND
             (run <= ?2 OR run IS NULL AND seq < (SELECT message_seq FROM runs WHERE seq = ?2))
         ORDER BY seq DESC LIMIT ?3""",
-        (session_row, run_seq, CONTEXT_MESSAGES_MAX),
+        (session_row, run_seq, CONTEXT_MESSAGES_MAX, SENT),
     )
     size = 0
     notes: list[tuple[int, Role, bytes]] = []

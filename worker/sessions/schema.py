@@ -174,4 +174,13 @@ INSERT INTO session_words (session_words) VALUES ('rebuild');
 # What one turn alone is told beside the prompt that its agent has.
 _INSTRUCTIONS: Final = "ALTER TABLE runs ADD COLUMN instructions TEXT;"
 
-MIGRATIONS: Final = (_FIRST, _ABORTS, _TRANSCRIPTS, _INSTRUCTIONS)
+# What a turn used and cost, class by class; the code of the error that ended it; in which sandbox
+# its tools run unless they say so.
+_SPENT: Final = """
+ALTER TABLE messages ADD COLUMN spent BLOB; -- JSON: the whole `Usage`
+ALTER TABLE runs ADD COLUMN spent BLOB;
+ALTER TABLE runs ADD COLUMN error_code TEXT;
+ALTER TABLE runs ADD COLUMN sandbox TEXT;
+"""
+
+MIGRATIONS: Final = (_FIRST, _ABORTS, _TRANSCRIPTS, _INSTRUCTIONS, _SPENT)

@@ -47,7 +47,7 @@ async def send_to_chat(call: CallContext, params: chat.SendParams) -> chat.SendR
     admission = Admission(
         params.session_key,
         NewSession(str(uuid.uuid4()), agent_id, None, None, None),
-        new_turn(params.message),
+        new_turn(params.message)._replace(sandbox=params.sandbox),
         requests.of_call(chat.SEND, params, call.idempotency_key, now),
     )
     return (await _speak(call, admission))[1]
@@ -110,6 +110,7 @@ def _result(
         reply=result.reply,
         usage=result.usage,
         error=result.error,
+        error_code=result.error_code,
     )
 
 
@@ -184,4 +185,5 @@ async def wait(call: CallContext, params: agent.WaitParams) -> agent.WaitResult:
         started_at=run.started_at,
         ended_at=run.ended_at,
         error=run.error,
+        error_code=run.error_code,
     )

@@ -284,7 +284,7 @@ def _move_to_end(connection: apsw.Connection, seq: int) -> None:
     """Give a row the next number, so that another can have its place."""
     columns = (
         "id, session, run, role, content, timestamp, label, model, input_tokens, output_tokens,"
-        " stop_reason"
+        " stop_reason, spent"
     )
     row: tuple[Any, ...] = connection.execute(
         f"SELECT {columns} FROM messages WHERE seq = ?",  # noqa: S608 - columns of our own
@@ -292,7 +292,7 @@ def _move_to_end(connection: apsw.Connection, seq: int) -> None:
     ).get
     connection.execute("DELETE FROM messages WHERE seq = ?", (seq,))
     connection.execute(
-        f"INSERT INTO messages ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - as above
+        f"INSERT INTO messages ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - as above
         row,
     )
     new = connection.last_insert_rowid()

@@ -20,7 +20,7 @@ from protocol.methods.config import AgentSection
 from protocol.methods.events import SessionChange
 from protocol.spawn import WorkerSpec
 from worker import log, refusal
-from worker.agents.catalogue import Catalogue, system_prompt
+from worker.agents.catalogue import Catalogue, bounded, system_prompt
 from worker.agents.run import AgentRun
 from worker.agents.tool import Means, ToolContext
 from worker.clock import Clock
@@ -195,7 +195,9 @@ class Turns:
                 if run.state == "running":
                     key = admitted.key
                     self._start(
-                        writes.ClaimedRun(run.seq, run.id, run.session, key, run.message_seq)
+                        writes.ClaimedRun(
+                            run.seq, run.id, run.session, key, run.message_seq, run.sandbox
+                        )
                     )
                 else:
                     self._waiting[run.session] = None
@@ -286,12 +288,12 @@ class Turns:
         prompt = reads.prompt(reader, run.session, run.seq)
         told_before = system_prompt(settings, reads.instructions(reader, run.seq))
         audience = Audience(feed, told)
-        context = ToolContext(run.session_key, run.id, audience.text, self._means)
+        context = ToolContext(run.session_key, run.id, audience.text, self._means, run.sandbox)
         agent = AgentRun(
             self.catalogue(settings),
             [*told_before, *prompt],
             context,
-            self.settings,
+            bounded(self.settings, settings),
             audience,
         )
         if self._aborting:
@@ -317,7 +319,9 @@ class Turns:
         reply = None
         if ended.reply_seq is not None:
             reply = reads.message(self._database.read(), ended.reply_seq)
-        result = TurnResult(ending.state, reply, ending.usage, ending.error, ending.refusal)
+        result = TurnResult(
+            ending.state, reply, ending.usage, ending.error, ending.refusal, ending.error_code
+        )
         return result, ended.more
 
     async def _settle(
@@ -330,7 +334,7 @@ class Turns:
         answer = refusal.of(error, run=run.id)
         told.ended(answer)
         feed.finish(answer)
-        ending = writes.Ending("error", error=answer.message)
+        ending = writes.Ending("error", error=answer.message, error_code=answer.code.name)
         while True:
             try:
                 return (await self._end(run, ending))[1]

@@ -10,6 +10,7 @@ import apsw
 import msgspec
 
 from protocol.errors import GatewayError
+from protocol.launching import Mode
 from protocol.methods.chat import Part, Role, TextPart, Usage
 from protocol.methods.sessions import RunStatus
 
@@ -17,6 +18,8 @@ PREVIEW_CHARS_MAX: Final = 240
 INTERRUPTED: Final = "the turn was cut off: its worker ended"
 PUT_ASIDE: Final = "the turn was not run: each of the two before it ended with its worker"
 CRASHES_MAX: Final = 2
+SENT: Final = "message"
+"""Stop reason of a row that the tool `message` has sent."""
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -39,6 +42,11 @@ class NewMessage(NamedTuple):
     stop_reason: str | None = None
     label: str | None = None
 
+    @property
+    def is_reply(self) -> bool:
+        """Whether it is the answer of a model, and no message that a tool has sent."""
+        return self.role == "assistant" and self.stop_reason != SENT
+
 
 def add_message(
     connection: apsw.Connection,
@@ -52,7 +60,8 @@ def add_message(
     """Add a row to a transcript; gives its number, the next one unless `seq` says which."""
     connection.execute(
         "INSERT INTO messages (seq, id, session, run, role, content, timestamp, label, model,"
-        " input_tokens, output_tokens, stop_reason) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " input_tokens, output_tokens, stop_reason, spent)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             seq,
             row.id,
@@ -66,6 +75,7 @@ def add_message(
             row.usage and row.usage.input,
             row.usage and row.usage.output,
             row.stop_reason,
+            row.usage and _encode(row.usage),
         ),
     )
     return connection.last_insert_rowid()
@@ -79,6 +89,7 @@ class ClaimedRun(NamedTuple):
     session: int
     session_key: str
     message_seq: int
+    sandbox: Mode | None = None
 
 
 class NothingToClaim(NamedTuple):
@@ -98,7 +109,7 @@ def claim(
     if running is not None:
         return NothingToClaim(held=running[0] != lease.owner)
     row = connection.execute(
-        """SELECT r.seq, r.id, r.session, s.key, r.message_seq
+        """SELECT r.seq, r.id, r.session, s.key, r.message_seq, r.sandbox
         FROM runs AS r JOIN sessions AS s ON s.id = r.session
         WHERE r.session = ? AND r.state = 'queued' ORDER BY r.seq LIMIT 1""",
         (session,),
@@ -134,6 +145,7 @@ class Ending(NamedTuple):
     error: str | None = None
     model: str | None = None
     refusal: GatewayError | None = None
+    error_code: str | None = None
 
 
 class Ended(NamedTuple):
@@ -158,13 +170,23 @@ def end(
     # To a transcript that is being removed nothing is added.
     for row in () if mine[0] == "purge" else ending.rows:
         seq = add_message(connection, run.session, run.seq, row, now)
-        if row.role == "assistant":
+        if row.is_reply:
             reply_seq = seq
     usage = ending.usage or Usage(input=0, output=0)
     connection.execute(
         "UPDATE runs SET state = ?, reply_seq = ?, input_tokens = ?, output_tokens = ?, error = ?,"
-        " ended_at = ?, lease_expires_at = NULL WHERE seq = ?",
-        (ending.state, reply_seq, usage.input, usage.output, ending.error, now, run.seq),
+        " error_code = ?, spent = ?, ended_at = ?, lease_expires_at = NULL WHERE seq = ?",
+        (
+            ending.state,
+            reply_seq,
+            usage.input,
+            usage.output,
+            ending.error,
+            ending.error_code,
+            ending.usage and _encode(ending.usage),
+            now,
+            run.seq,
+        ),
     )
     connection.execute(
         "UPDATE sessions SET updated_at = max(updated_at, ?), model = coalesce(?, model),"
@@ -180,7 +202,7 @@ def end(
 
 def _preview(rows: tuple[NewMessage, ...]) -> str | None:
     for row in reversed(rows):
-        if row.role == "assistant":
+        if row.is_reply:
             text = "".join(part.text for part in row.parts if isinstance(part, TextPart))
             if text:
                 return text[:PREVIEW_CHARS_MAX]

@@ -20,6 +20,7 @@ from worker.agents.model import (
 )
 from worker.agents.run import AgentRun
 from worker.agents.tool import Arguments, ToolContext, ToolResult
+from worker.agents.tools import message
 from worker.sessions.writes import Ending, NewMessage
 
 ROUNDS, CALLS_MAX = 8, 32
@@ -95,7 +96,7 @@ class Audience:
 
 def agent(
     provider: Scripted,
-    tool: Plus | None = None,
+    tool: Any = None,
     heard: list[str] | None = None,
     bounds: AgentSettings = BOUNDS,
     audience: Audience | None = None,
@@ -265,7 +266,7 @@ async def test_what_has_ended_at_an_abort_is_kept() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert shape(run.interrupted("stopped"))[1:] == [
-        ("tool", "#x! not run: stopped", None),
+        ("tool", "#x! cut off: stopped", None),
         ("tool", "#y! the tool failed", None),
     ]
 
@@ -273,7 +274,7 @@ async def test_what_has_ended_at_an_abort_is_kept() -> None:
 async def test_tokens_are_bounded() -> None:
     provider = Scripted([ToolCall("1", "plus", '{"a":1}'), CALLS])
     ending = await agent(provider, bounds=AgentSettings(max_tokens=9)).execute()
-    assert (ending.state, ending.error) == ("error", "the turn was stopped after 10 tokens")
+    assert (ending.state, ending.error) == ("error", "the turn was stopped after 9 tokens")
     assert len(provider.requests) == 2
 
 
@@ -319,19 +320,24 @@ async def test_output_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "error"),
+    ("failure", "error", "code"),
     [
-        (GatewayError(ErrorCode.QUOTA_EXCEEDED, "no tokens left"), "no tokens left"),
-        (RuntimeError("secret"), "internal error (reference "),
+        (
+            GatewayError(ErrorCode.QUOTA_EXCEEDED, "no tokens left"),
+            "no tokens left",
+            "QUOTA_EXCEEDED",
+        ),
+        (RuntimeError("secret"), "internal error (reference ", "INTERNAL"),
     ],
 )
 async def test_failing_model_keeps_what_was_said(
-    failure: Exception, error: str, capfd: pytest.CaptureFixture[str]
+    failure: Exception, error: str, code: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     provider = Scripted([TextDelta("half an "), ToolCall("1", "plus", '{"a":1}'), failure])
     ending = await agent(provider).execute()
     assert ending.state == "error"
     assert str(ending.error).startswith(error)
+    assert ending.error_code == code
     assert shape(ending)[0] == ("assistant", "half an ", 'plus({"a":1})#1', "error")
     assert shape(ending)[1][1].startswith("#1! not run: ")
     assert "secret" not in capfd.readouterr().err + str(ending)
@@ -349,7 +355,8 @@ async def test_turn_over_its_time_is_an_error() -> None:
     provider = Scripted([ToolCall("1", "plus", '{"a":1}'), CALLS])
     ending = await agent(provider, tool, bounds=AgentSettings(max_seconds=0.01)).execute()
     assert (ending.state, ending.error) == ("error", "the turn took longer than 0 s")
-    assert shape(ending)[1][1].startswith("#1! not run: ")
+    assert ending.error_code == "TIMEOUT"
+    assert shape(ending)[1][1].startswith("#1! cut off: ")
 
 
 async def test_cancelled_turn_is_consistent() -> None:
@@ -365,9 +372,65 @@ async def test_cancelled_turn_is_consistent() -> None:
     ending = run.interrupted("stopped")
     assert (ending.state, ending.error) == ("interrupted", "stopped")
     assert shape(ending)[1:] == [
-        ("tool", "#1! not run: stopped", None),
-        ("tool", "#2! not run: stopped", None),
+        ("tool", "#1! cut off: stopped", None),
+        ("tool", "#2! cut off: stopped", None),
     ]
+
+
+async def test_calls_without_a_number_of_their_own_get_one() -> None:
+    calls = [ToolCall("", "plus", '{"a":1}'), ToolCall("", "plus", '{"a":1}')]
+    provider = Scripted([*calls, CALLS], [ToolCall("x", "plus", '{"a":1}'), CALLS], [DONE])
+    ending = await agent(provider).execute()
+    assert_consistent(ending)
+    parts = [part for row in ending.rows for part in row.parts if isinstance(part, ToolCallPart)]
+    numbers = {part.call_id for part in parts}
+    assert (len(numbers), "" in numbers) == (3, False)
+
+
+async def test_no_more_run_side_by_side_than_may_and_the_rest_is_not_begun() -> None:
+    tool, audience = Plus(), Audience([])
+    tool.hold = asyncio.Event()
+    calls = [ToolCall(str(number), "plus", '{"a":1}') for number in range(6)]
+    run = agent(Scripted([*calls, CALLS]), tool, audience=audience)
+    task = asyncio.create_task(run.execute())
+    await tool.entered.wait()
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    said = [row[1] for row in shape(run.interrupted("stopped"))[1:]]
+    assert said == [
+        *(f"#{number}! cut off: stopped" for number in range(4)),
+        *(f"#{number}! not run: stopped" for number in (4, 5)),
+    ]
+    begun = {line.split()[0] for line in audience.tools if line.endswith("begins")}
+    assert begun == {line.split()[0] for line in audience.tools if line.endswith("fails")}
+
+
+async def test_a_message_goes_where_the_reply_goes_and_has_a_row() -> None:
+    heard: list[str] = []
+    provider = Scripted(
+        [ToolCall("1", "message", '{"text":"half way"}'), CALLS], [TextDelta("there"), DONE]
+    )
+    ending = await agent(provider, message.TOOL, heard).execute()
+    assert shape(ending)[1:] == [
+        ("tool", "#1 sent", None),
+        ("assistant", "half way", "message"),
+        ("assistant", "there", "stop"),
+    ]
+    assert "".join(heard) == "half way\n\nthere"
+    assert [each.role for each in provider.requests[1].messages] == ["user", "assistant", "tool"]
+    many = [ToolCall(str(number), "message", '{"text":"x"}') for number in range(20)]
+    ending = await agent(Scripted([*many, CALLS], [DONE]), message.TOOL).execute()
+    sent = [row for row in ending.rows if row.stop_reason == "message"]
+    assert len(sent) == module.MESSAGES_SENT_MAX
+
+
+async def test_what_is_left_of_the_tokens_bounds_the_answer() -> None:
+    provider = Scripted([ToolCall("1", "plus", '{"a":1}'), CALLS])
+    ending = await agent(provider, bounds=AgentSettings(max_tokens=12)).execute()
+    assert [request.max_tokens for request in provider.requests] == [12, 7, 2]
+    assert_consistent(ending)
 
 
 def test_modules_of_the_folders_are_the_catalogue() -> None:

@@ -82,8 +82,8 @@ async def test_what_is_no_text_is_refused(context: ToolContext, tenant_dir: Path
 
 async def test_a_message_goes_into_the_conversation(tenant_dir: Path) -> None:
     said: list[str] = []
-    assert await ran(tool_context(ManualClock(), said), "message", text="soon") == "said"
-    assert said == ["soon\n\n"]
+    assert await ran(tool_context(ManualClock(), said), "message", text="soon") == "sent"
+    assert said == ["soon"]
 
 
 def test_marks_cannot_be_forged() -> None:

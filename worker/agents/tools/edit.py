@@ -35,14 +35,14 @@ class EditTool:
         context.means.gate.check()
 
         def work(root: int) -> ToolResult:
-            text = text_of(root, parts)
+            text, executable = text_of(root, parts)
             count = text.count(arguments.old)
             if not count:
                 return ToolResult("not changed: old is not in the file", is_error=True)
             if count > 1 and not arguments.everywhere:
                 why = f"not changed: old is there {count} times; give more of what is around it"
                 return ToolResult(why, is_error=True)
-            put(root, parts, text.replace(arguments.old, arguments.new))
+            put(root, parts, text.replace(arguments.old, arguments.new), executable=executable)
             return ToolResult(f"changed in {count} place{'s' if count > 1 else ''}")
 
         return await context.means.files.run(arguments.name, work)

@@ -56,7 +56,7 @@ class ExecTool:
                 argv=arguments.argv,
                 stdin=arguments.stdin,
                 timeout_ms=round(arguments.seconds * 1000),
-                sandbox=arguments.sandbox,
+                sandbox=arguments.sandbox or context.sandbox,
                 name=arguments.name,
             ),
             tool=NAME,

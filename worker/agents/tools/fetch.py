@@ -9,6 +9,7 @@ from protocol.egress import FetchAnswer, FetchRequest
 from worker.agents.tool import FETCH, Arguments, ToolContext, ToolResult, marked
 
 SHOWN_CHARS: Final = 48 * limits.KIB
+HEAD_CHARS: Final = 500
 _decoder: Final = msgspec.json.Decoder(FetchAnswer)
 
 
@@ -33,8 +34,11 @@ class FetchTool:
         asked = FetchRequest(url=arguments.url, run_id=context.run_id)
         found = _decoder.decode(await context.means.egress.call("fetch", asked))
         cut = found.truncated or len(found.body) > SHOWN_CHARS
-        told = f"status {found.status}, {found.content_type[:100]}{', cut' if cut else ''}"
-        return ToolResult(f"{told}\n{marked('page', found.body[:SHOWN_CHARS])}")
+        told = f"status {found.status}{', cut' if cut else ''}"
+        # Address and type are the other side's words too.
+        head = f"{found.url[:HEAD_CHARS]}\n{found.content_type[:HEAD_CHARS]}"
+        page = marked("page", f"{head}\n\n{found.body[:SHOWN_CHARS]}")
+        return ToolResult(f"{told}\n{page}")
 
 
 TOOL: Final = FetchTool()

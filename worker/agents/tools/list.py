@@ -13,9 +13,10 @@ ENTRIES_MAX: Final = 500
 
 
 class ListArguments(Arguments, frozen=True):
-    """Which directory."""
+    """Which directory, and after which name."""
 
     path: Path = WORK
+    after: str = ""
     name: SandboxName = DEFAULT_NAME
 
 
@@ -32,11 +33,12 @@ class ListTool:
     async def run(self, arguments: ListArguments, context: ToolContext) -> ToolResult:
         """See `Tool`."""
         parts = parts_of(arguments.path)
+        after = arguments.after.encode("utf-8", "surrogatepass")
 
         def work(root: int) -> ToolResult:
-            found, more = tree.entries(root, parts, b"", ENTRIES_MAX)
+            found, more = tree.entries(root, parts, after, ENTRIES_MAX)
             lines = "\n".join(map(_line, found))
-            rest = f", the first {ENTRIES_MAX}" if more else ""
+            rest = "; there are more, after the last of these" if more else ""
             return ToolResult(f"{len(found)} entries{rest}\n{marked('names', lines)}")
 
         return await context.means.files.run(arguments.name, work, make=not parts)

@@ -29,8 +29,8 @@ class MessageTool:
 
     async def run(self, arguments: MessageArguments, context: ToolContext) -> ToolResult:
         """See `Tool`."""
-        context.say(f"{arguments.text}\n\n")
-        return ToolResult("said")
+        context.say(arguments.text)
+        return ToolResult("sent")
 
 
 TOOL: Final = MessageTool()

@@ -36,7 +36,7 @@ class ReadTool:
     async def run(self, arguments: ReadArguments, context: ToolContext) -> ToolResult:
         """See `Tool`."""
         parts = parts_of_file(arguments.path)
-        text = await context.means.files.run(arguments.name, lambda root: text_of(root, parts))
+        text = await context.means.files.run(arguments.name, lambda root: text_of(root, parts).text)
         lines = text.splitlines(keepends=True)
         first = arguments.line - 1
         shown = "".join(lines[first : first + arguments.lines])
