@@ -24,8 +24,8 @@ def answered(call_id: str, text: str) -> PromptMessage:
 
 
 def test_all_of_it_is_told_if_it_fits_or_nobody_knows() -> None:
-    messages = (said("system", "be brief"), said("user", "a"), said("assistant", "b"))
-    messages += (said("user", "c"),)
+    earlier = (said("system", "be brief"), said("user", "a"), said("assistant", "b"))
+    messages = (*earlier, said("user", "c"))
     assert window.fitted(messages, 3, 10_000, 0) == messages
     assert window.fitted([*messages, said("user", "x" * 10**6)], 4, None, 0)[-1].role == "user"
 
