@@ -301,7 +301,7 @@ class AgentRun:
             self._usage,
             error,
             self._catalogue.model,
-            None if code is None else code.name,
+            error_code=None if code is None else code.name,
         )
 
 

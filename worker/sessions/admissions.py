@@ -12,7 +12,7 @@ from protocol.methods.chat import TextPart
 from protocol.methods.sessions import RunStatus
 from worker.sessions import requests, writes
 from worker.sessions.requests import Request
-from worker.sessions.writes import Lease, NewMessage
+from worker.sessions.writes import ClaimedRun, Lease, NewMessage
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -67,6 +67,10 @@ class AdmittedRun(NamedTuple):
     message_seq: int
     created_at: int
     sandbox: Mode | None = None
+
+    def claimed(self, key: str) -> ClaimedRun:
+        """Give it as one that is ours to run, in the session of this key."""
+        return ClaimedRun(self.seq, self.id, self.session, key, self.message_seq, self.sandbox)
 
 
 class Admitted(NamedTuple):

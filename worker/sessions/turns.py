@@ -193,12 +193,7 @@ class Turns:
                 session_changed(self._events, self._clock, admitted.key, reason)
             if run is not None and not admitted.repeated:
                 if run.state == "running":
-                    key = admitted.key
-                    self._start(
-                        writes.ClaimedRun(
-                            run.seq, run.id, run.session, key, run.message_seq, run.sandbox
-                        )
-                    )
+                    self._start(run.claimed(admitted.key))
                 else:
                     self._waiting[run.session] = None
         self._pump()
