@@ -31,6 +31,8 @@ _ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 Moved = Callable[[str, str, int], None]
 """Charges a tenant for bytes, of a kind."""
+MaySpend = Callable[[str], None]
+"""Raises the GatewayError QUOTA_EXCEEDED for a tenant that may spend nothing now."""
 
 
 class _Door:
@@ -52,12 +54,20 @@ class Proxies:
     Args:
         settings: What is in force.
         moved: See `Moved`.
+        may_spend: See `MaySpend`.
         log: For what only an operator must know.
     """
 
-    def __init__(self, settings: Callable[[], egress.Settings], moved: Moved, log: Log) -> None:
+    def __init__(
+        self,
+        settings: Callable[[], egress.Settings],
+        moved: Moved,
+        may_spend: MaySpend,
+        log: Log,
+    ) -> None:
         self._settings: Final = settings
         self._moved: Final = moved
+        self._may_spend: Final = may_spend
         self._log: Final = log
         self._loop: Final = asyncio.get_running_loop()
         self._handed: Handed[Any] | None = None
@@ -152,11 +162,12 @@ class Proxies:
             self._log.broken("proxy", error)
 
     def check(self, door: _Door, host: str, port: int) -> None:
-        """Let pass what a profile names.
+        """Let pass what a profile names, while its tenant may spend.
 
         Raises:
-            GatewayError: FORBIDDEN.
+            GatewayError: FORBIDDEN; QUOTA_EXCEEDED.
         """
+        self._may_spend(door.tenant)
         opened = self._settings().sandbox_hosts.get(door.profile, ())
         if (host, port) not in map(host_port, opened):
             message = f"{host}:{port}: is not among the hosts of the network {door.profile}"
@@ -192,6 +203,11 @@ class Proxies:
         moved, door.moved = door.moved, 0
         if moved:
             self._moved(door.tenant, "sandbox", moved)
+            try:
+                self._may_spend(door.tenant)
+            except GatewayError:
+                for connection in list(door.connections):
+                    connection.close()
 
 
 class _Connection:

@@ -212,7 +212,9 @@ class Egress:
         self.providers = asking.Providers(settings, outward.configured(settings), own_keys)
         self.usage: Final = UsageDesk(Path(settings.ledger_directory), own_keys.providers)
         self._tenants: Final[dict[str, Tenant]] = {}
-        self._proxies: Final = Proxies(lambda: self.providers.settings, till.moved, log)
+        self._proxies: Final = Proxies(
+            lambda: self.providers.settings, till.moved, self._check_spends, log
+        )
         self._handed: Final = Handed(channel, egress.Handed, _DESCRIPTORS, self._take, log)
         self.methods: Final[dict[str, Method]] = {
             "model": self._model,
@@ -271,6 +273,16 @@ class Egress:
             self.supervisor.link.send(frames.Event(topic, _encode(message)))
             self.supervisor.flush()
 
+    def _check_spends(self, tenant: str) -> None:
+        """Let pass a tenant that may spend.
+
+        Raises:
+            GatewayError: QUOTA_EXCEEDED.
+        """
+        for standing in self.till.standings((tenant,)):
+            if standing.blocked is not None:
+                raise exceeded(standing.blocked, unix_ms())
+
     # What workers ask.
 
     async def _model(self, caller: Caller, params: bytes) -> bytes:
@@ -308,9 +320,7 @@ class Egress:
         if self._outward.fetcher is None:
             msg = "url: egress.fetch_hosts names no host"
             raise GatewayError(ErrorCode.FORBIDDEN, msg, field="url")
-        for standing in self.till.standings((tenant,)):
-            if standing.blocked is not None:
-                raise exceeded(standing.blocked, unix_ms())
+        self._check_spends(tenant)
         try:
             async with caller.tenant.going_out(self.providers.settings.concurrent):
                 return _encode(await self._outward.fetcher.fetch(tenant, request, traffic))

@@ -1,6 +1,7 @@
 """The proxy of sandboxes in one process: what it counts, and how doors end."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 
@@ -8,6 +9,7 @@ import msgspec
 import pytest
 
 from protocol import descriptors, egress, limits
+from protocol.errors import ErrorCode, GatewayError
 from supervisor.egress.proxies import Proxies
 from supervisor.front.log import Log
 
@@ -21,7 +23,8 @@ class Rig:
         self.charges: list[tuple[str, str, int]] = []
         self.charged = asyncio.Event()
         self.settings = egress.Settings(ledger_directory="/nowhere")
-        self.proxies = Proxies(lambda: self.settings, self._moved, Log())
+        self.is_blocked = False
+        self.proxies = Proxies(lambda: self.settings, self._moved, self._may_spend, Log())
         self.launcher, theirs = descriptors.pair()
         self.proxies.use(theirs)
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -30,6 +33,11 @@ class Rig:
     def _moved(self, tenant: str, what: str, count: int) -> None:
         self.charges.append((tenant, what, count))
         self.charged.set()
+
+    def _may_spend(self, tenant: str) -> None:
+        assert tenant == "acme"
+        if self.is_blocked:
+            raise GatewayError(ErrorCode.QUOTA_EXCEEDED, "all is spent")
 
     async def serve(self) -> asyncio.Server:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -58,12 +66,10 @@ class Rig:
         return reader, writer
 
 
-async def ended(reader: asyncio.StreamReader) -> bool:
+async def end_of(reader: asyncio.StreamReader) -> None:
     """Wait until the other end has gone."""
-    try:
-        return await reader.read() == b""
-    except ConnectionResetError:
-        return True
+    with contextlib.suppress(ConnectionResetError):
+        await reader.read()
 
 
 @pytest.fixture
@@ -107,7 +113,7 @@ async def test_connections_end_with_their_door(rig: Rig) -> None:
     rig.open()
     reader, writer = await rig.tunnel()
     rig.hand(egress.Closed(sandbox_id="one"))
-    assert await ended(reader)
+    await end_of(reader)
     writer.close()
 
 
@@ -117,7 +123,7 @@ async def test_another_launcher_has_doors_of_its_own(rig: Rig) -> None:
     rig.launcher.close()
     rig.launcher, theirs = descriptors.pair()
     rig.proxies.use(theirs)
-    assert await ended(reader)
+    await end_of(reader)
     writer.close()
     rig.open()
     _, writer = await rig.tunnel()
@@ -137,4 +143,21 @@ async def test_what_is_opened_is_what_is_in_force(rig: Rig) -> None:
     rig.settings = msgspec.structs.replace(rig.settings, allow_hosts=())
     _, writer = await rig.tunnel()
     assert rig.said.startswith(b"HTTP/1.1 403")
+    writer.close()
+
+
+async def test_who_may_spend_nothing_reaches_nothing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "PROXY_CHARGE_BYTES", 1000)
+    rig.open()
+    reader, writer = await rig.tunnel()
+    rig.is_blocked = True
+    _, refused = await rig.tunnel()
+    assert rig.said.startswith(b"HTTP/1.1 429")
+    refused.close()
+    # One that is there ends with the next charge.
+    writer.write(b"x" * 1000)
+    await end_of(reader)
+    assert rig.charges
     writer.close()
