@@ -27,8 +27,8 @@ from protocol import limits
 from protocol.environment import PROXY
 from supervisor import ledger_reading
 from tests import dockerd as daemon
-from tests.conformance import reaching
-from tests.conformance.box import MODES, Box, own_address
+from tests.conformance import inside, reaching
+from tests.conformance.box import MODES, Box, abstract_listener, own_address
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import REQUEST_SECONDS, Gateway
 from tests.e2e.sandboxes import Run, wait_running
@@ -382,3 +382,22 @@ def test_another_listener_than_the_first_is_the_sandboxes_own(house: House) -> N
     (house.box.work / "looked").touch()
     running.join(REQUEST_SECONDS)
     assert (running.result["exitCode"], found) == (0, ["ConnectionRefusedError"]), running.result
+
+
+def test_all_else_is_as_without_one(house: House) -> None:
+    """The families of `test_sandbox.py` that could tell."""
+    house.box.put(inside)
+    families = ("descriptors", "identity", "network", "devices", "signals", "limits")
+    reports = []
+    with abstract_listener() as name:
+        port = urlsplit(house.box.gateway.url).port
+        told = [f"port={port}", f"abstract={name}", f"address={own_address()}"]
+        for network in ("none", "packages"):
+            argv = ["python3", "/work/inside.py", *families, *told]
+            ran = house.box.run(*argv, network=network)
+            assert ran["exitCode"] == 0, ran
+            reports.append(json.loads(ran["stdout"]))
+    without, having = reports
+    for family in families:
+        assert "failed" not in having[family]
+        assert having[family] == without[family], family
