@@ -7,7 +7,7 @@ on from the byte where it was, as it does after a connection that was lost.
 import asyncio
 import os
 import sys
-from typing import Final, cast
+from typing import Any, Final
 
 import click
 import msgspec
@@ -17,7 +17,7 @@ from cli.exits import ExitCode, fail, refuse
 from cli.output import as_json, print_json
 from cli.screen import Screen
 from protocol.errors import GatewayError
-from protocol.launching import DEFAULT_NAME, MODES, Mode
+from protocol.launching import DEFAULT_NAME, MODES
 from protocol.methods import terminal
 
 # Else a program would be told of a terminal that is none.
@@ -28,18 +28,18 @@ _TERM_DEFAULT: Final = "xterm-256color"
 @click.option("--tenant", required=True, help="Whose sandbox.")
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="Of the sandbox.")
 @click.option("--sandbox", type=click.Choice(MODES), help="How it is made; else as configured.")
+@click.option("--network", help="Which of the operator's networks it can reach, or none.")
 @click.option("--attach", "terminal_id", help="Go back to a terminal: its id, as --list shows it.")
 @click.option("--list", "lists", is_flag=True, help="List the tenant's terminals and do no more.")
 @as_json
 @click.argument("cmd", nargs=-1, type=click.UNPROCESSED)
 def command(
     tenant: str,
-    name: str,
-    sandbox: str | None,
     terminal_id: str | None,
     lists: bool,
     as_json: bool,
     cmd: tuple[str, ...],
+    **chosen: Any,
 ) -> None:
     """Work in a tenant's sandbox: a shell, or CMD after `--`.
 
@@ -53,17 +53,15 @@ def command(
             _list(acts, as_json=as_json)
             return
         if terminal_id is None:
-            terminal_id = _spawn(acts, name, cast("Mode | None", sandbox), cmd)
+            terminal_id = _spawn(acts, terminal.SpawnParams(cmd=list(cmd) or None, **chosen))
         code = _be_there(acts, terminal_id)
     sys.exit(code)
 
 
-def _spawn(acts: Acting, name: str, sandbox: Mode | None, cmd: tuple[str, ...]) -> str:
+def _spawn(acts: Acting, chosen: terminal.SpawnParams) -> str:
     size = Screen.size()
-    asked = terminal.SpawnParams(
-        cmd=list(cmd) or None,
-        name=name,
-        sandbox=sandbox,
+    asked = msgspec.structs.replace(
+        chosen,
         env={"TERM": os.environ.get("TERM") or _TERM_DEFAULT},
         cols=size.columns,
         rows=size.lines,

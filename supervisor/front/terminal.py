@@ -176,6 +176,7 @@ class TerminalSocket(SocketEnd):
             rows=wanted.rows or terminal.ROWS_DEFAULT,
             name=wanted.name,
             sandbox=wanted.sandbox,
+            network=wanted.network,
         )
         self._send(terminal.SPAWN.name, spawn, self._on_spawned, self._refuse)
 

@@ -1,15 +1,17 @@
 """What a client asks for in the query of `/terminal`."""
 
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from protocol import params
 from protocol.errors import ErrorCode, GatewayError
-from protocol.launching import DEFAULT_NAME, WORK, Columns, Mode, Rows, SandboxName
+from protocol.launching import DEFAULT_NAME, WORK, Columns, Mode, Profile, Rows, SandboxName
 from protocol.methods import terminal
 from protocol.methods.registry import Params
+
+_OF_A_START: Final = frozenset(("cmd", "cwd", "name", "sandbox", "network"))
 
 
 class Wanted(Params, frozen=True, kw_only=True):
@@ -23,6 +25,7 @@ class Wanted(Params, frozen=True, kw_only=True):
     cwd: str = WORK
     name: SandboxName = DEFAULT_NAME
     sandbox: Mode | None = None
+    network: Profile | None = None
 
 
 def read_query(query: str) -> Wanted:
@@ -40,7 +43,7 @@ def read_query(query: str) -> Wanted:
     except msgspec.ValidationError as error:
         path, reason = params.explain(str(error))
         raise invalid(path or "query", reason) from None
-    if wanted.terminal_id is not None and {"cmd", "cwd", "name", "sandbox"} & given.keys():
+    if wanted.terminal_id is not None and _OF_A_START & given.keys():
         raise invalid("terminalId", "what it runs was said when it was started")
     if wanted.terminal_id is None and wanted.from_byte is not None:
         raise invalid("fromByte", "is for a terminalId")

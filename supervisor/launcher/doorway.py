@@ -1,10 +1,9 @@
-"""Runs first in a sandbox that has a network: makes its proxy's socket there, and hands it out.
+"""Runs first in a container that has a network: makes its proxy's socket there, and hands it out.
 
-`python3 -I -S -c <this file> <where> <address> <port> <program> <arguments>`. `where` is the
-number of a descriptor, or the path of a socket, that leads to the launcher. The socket listens in
-the sandbox's own network namespace; who accepts on it is elsewhere. What runs here is nothing that
-anybody trusts: a listener that a tenant hands out instead is still that sandbox's. It imports
-nothing of ours.
+`python3 -I -S -c <this file> <where> <address> <port> <program> <arguments>`; `where` is the path
+of a socket that leads to the launcher. The socket listens in the container's own network namespace;
+who accepts on it is elsewhere. What runs here is nothing that anybody trusts: a listener that a
+tenant hands out instead is still that container's. It imports nothing of ours.
 """
 
 import os
@@ -18,12 +17,8 @@ NOT_EXECUTED = 127
 
 def main(where: str, address: str, port: str, *argv: str) -> None:
     """Hand out a listener and become the program."""
-    if where.isdecimal():
-        channel = socket.socket(fileno=int(where))
-    else:
-        channel = socket.socket(socket.AF_UNIX)
+    with socket.socket(socket.AF_UNIX) as channel, socket.socket() as listener:
         channel.connect(where)
-    with channel, socket.socket() as listener:
         listener.bind((address, int(port)))
         listener.listen(BACKLOG)
         socket.send_fds(channel, [b"x"], [listener.fileno()])

@@ -69,6 +69,7 @@ def test_a_program_is_as_if_it_ran_here(operator: Operator) -> None:
         (("sh", "-c", "kill -SEGV $$"), 128 + 11, b""),
         (("--timeout", "0.2", "sleep", "60"), 124, b"ended after"),
         (("--sandbox", "docker", "true"), 125, b"sandbox: docker is not allowed"),
+        (("--network", "all", "true"), 125, b"there is no network all; there are: none"),
         (("--env", "LD_PRELOAD=x", "true"), 125, b"env: LD_PRELOAD"),
         (("--name", "../x", "true"), 125, b"$.name"),
         (("--cwd", "/etc", "true"), 125, b"cwd: "),

@@ -85,10 +85,10 @@ async def test_a_query_starts_a_program_and_its_end_is_told() -> None:
     async with running() as front:
         worker = await front.worker()
         client = await opened(
-            front, "?cmd=vi+x&cols=120&rows=32&name=one&sandbox=docker&cwd=/work/a"
+            front, "?cmd=vi+x&cols=120&rows=32&name=one&sandbox=docker&network=n&cwd=/work/a"
         )
         wanted = {"cmd": "vi x", "cols": 120, "rows": 32, "name": "one", "sandbox": "docker"}
-        call = await called(worker, "spawn", **wanted, cwd="/work/a")
+        call = await called(worker, "spawn", **wanted, network="n", cwd="/work/a")
         spawned = {"terminalId": "t1", "id": "t1", "cols": 120, "rows": 32, "mode": "docker"}
         worker.result(call, json.dumps({**spawned, "name": "one"}).encode())
         call = await called(worker, "attach", terminalId="t1")
