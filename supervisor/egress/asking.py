@@ -14,6 +14,7 @@ import msgspec
 from protocol import egress, limits
 from protocol.errors import ErrorCode, GatewayError
 from protocol.models import (
+    AskedTool,
     EmbedAnswer,
     EmbedRequest,
     ImageBlock,
@@ -21,6 +22,7 @@ from protocol.models import (
     ModelPiece,
     ModelRequest,
     ModelShown,
+    ToolPiece,
 )
 from supervisor.egress import settings as found
 from supervisor.egress.caller import Caller
@@ -173,13 +175,24 @@ class _Call:
         async with aclosing(answer) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Finish):
+                    self._count(piece.text, piece.reasoning, piece.tool_calls)
                     return piece
-                self._answered += len(piece.text) + len(piece.reasoning)
-                self._answered += sum(len(tool.arguments) for tool in piece.tools)
+                self._count(piece.text, piece.reasoning, piece.tools)
                 for chunk in chunks(piece):
                     self.begun = True
                     await self._caller.send(chunk)
         raise BrokenOffError("the model's answer broke off", None, "")
+
+    def _count(
+        self, text: str, reasoning: str, calls: tuple[AskedTool, ...] | tuple[ToolPiece, ...]
+    ) -> None:
+        said = (
+            text,
+            reasoning,
+            *(call.name for call in calls),
+            *(call.arguments for call in calls),
+        )
+        self._answered += sum(map(_size, said))
 
     async def _settle(
         self, reservation: Reservation, end: Finish | BrokenOffError | None
@@ -273,6 +286,11 @@ async def embed(
         cost_micro_usd=charge.cost_micro_usd,
         estimated=charge.estimated,
     )
+
+
+def _size(text: str) -> int:
+    # ASCII is what most is, and its length is known.
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def chunks(piece: ModelPiece) -> Iterator[bytes]:

@@ -435,7 +435,8 @@ def _plain(text: str) -> str:
 
 def _can_be(spent: Spent) -> bool:
     classes = (spent.input, spent.cache_read, spent.cache_write, spent.output, spent.reasoning)
-    return all(0 <= tokens <= TOKENS_MAX for tokens in classes)
+    # Some that count nothing report zeros: there is no call without a token.
+    return all(0 <= tokens <= TOKENS_MAX for tokens in classes) and any(classes)
 
 
 def _heard(future: "asyncio.Future[None]") -> None:

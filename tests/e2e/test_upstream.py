@@ -11,6 +11,7 @@ from typing import Any
 import apsw
 import pytest
 
+from supervisor.egress.ledger_till import BYTES_PER_TOKEN
 from tests.conftest import make_state_dir, remove_tree
 from tests.e2e.gateway import REQUEST_SECONDS, Gateway, Reply
 from tests.e2e.memory import holds
@@ -131,6 +132,20 @@ def test_usage_that_is_not_said_is_estimated(house: House) -> None:
     (row,) = house.rows()[len(before) :]
     assert row[0] == 1
     assert row[1] > 0
+
+
+@pytest.mark.parametrize("usage", ["none", "huge", "less"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_estimate_counts_the_bytes_of_an_answer_however_it_came(
+    house: House, usage: str, stream: bool
+) -> None:
+    before = house.rows()
+    said = [{"role": "user", "content": f"ありがとう [[usage:{usage}]]"}]
+    body = {"model": "fake", "messages": said, "stream": stream}
+    reply = house.gateway.post("/v1/chat/completions", house.token, body)
+    assert reply.status == 200
+    answer = "You said: ありがとう".encode()
+    assert house.rows()[len(before) :] == [(1, -(-len(answer) // BYTES_PER_TOKEN))]
 
 
 def test_an_agent_fetches_what_is_named_and_its_bytes_are_charged(house: House) -> None:

@@ -145,7 +145,9 @@ class OpenAI:
             vectors = _ordered(found.data, len(request.texts))
         except INVALID:
             raise BrokenOffError(NONSENSE, None, request_id) from None
-        return Embedded(vectors, spent(found.usage), request_id)
+        # Vectors have no completion to report.
+        usage = None if found.usage is None else found.usage | {"completion_tokens": 0}
+        return Embedded(vectors, spent(usage), request_id)
 
     async def _post(self, target: Target, path: str, body: bytes) -> aiohttp.ClientResponse:
         site = await self._client.site(target.provider.base_url)
@@ -254,7 +256,7 @@ def spent(usage: dict[str, Any] | None) -> Spent | None:
     Cached and reasoning tokens are part of the prompt's and the completion's; some count the
     reasoning beside the completion, which shows in the total.
     """
-    if not usage or usage.get("prompt_tokens") is None:
+    if not usage or usage.get("prompt_tokens") is None or usage.get("completion_tokens") is None:
         return None
     prompt_details = usage.get("prompt_tokens_details") or {}
     output_details = usage.get("completion_tokens_details") or {}
@@ -263,7 +265,7 @@ def spent(usage: dict[str, Any] | None) -> Spent | None:
     read = prompt_details.get("cached_tokens", usage.get("prompt_cache_hit_tokens"))
     found = counts(
         usage["prompt_tokens"],
-        usage.get("completion_tokens"),
+        usage["completion_tokens"],
         read,
         prompt_details.get("cache_write_tokens"),
         output_details.get("reasoning_tokens"),

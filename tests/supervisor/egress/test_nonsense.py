@@ -120,8 +120,12 @@ def test_any_usage_is_sensible_or_none(module: Any, usage: dict[str, Any]) -> No
             },
             Spent(input=10, output=5, reasoning=3),
         ),
-        ({"prompt_tokens": 10, "prompt_cache_hit_tokens": 40}, Spent(cache_read=10)),
-        ({"prompt_tokens": 10.0, "completion_tokens": None}, Spent(input=10)),
+        (
+            {"prompt_tokens": 10.0, "completion_tokens": 0, "prompt_cache_hit_tokens": 40},
+            Spent(cache_read=10),
+        ),
+        ({"prompt_tokens": 10}, None),  # half of it: what was said is not free
+        ({"prompt_tokens": 10, "completion_tokens": None}, None),
         ({"prompt_tokens": 10, "completion_tokens": -1}, None),
         ({"prompt_tokens": 2**70, "completion_tokens": 1}, None),
         ({"prompt_tokens": True, "completion_tokens": 1}, None),
