@@ -213,24 +213,27 @@ async def ask(
     """Have a model answer; where it fails before it has said anything, its fallbacks.
 
     Raises:
-        GatewayError: no such model, no room in the quota, or what the last one that was asked said.
+        GatewayError: no such model, no room in the quota, or what the last one said that takes such
+            a request.
     """
     target = providers.target(request.model, caller.tenant.name)
-    names = (request.model, *target.model.fallbacks)
     if request.stream and not caller.streams:
         request = msgspec.structs.replace(request, stream=False)
-    for place, name in enumerate(names, 1):
+    failure: GatewayError | None = None
+    for name in (request.model, *target.model.fallbacks):
         target = providers.target(name, caller.tenant.name)
-        _check(request, target)
         call = _Call(till, providers.upstream(target), target, caller)
         try:
+            _check(request, target)
             return await call.ask(request)
         except GatewayError as error:
-            if place == len(names) or call.begun or not error.code.retryable:
+            if failure is not None and error.code is ErrorCode.INVALID_REQUEST:
+                continue  # it does not take what the first one does, which nobody asked it
+            if call.begun or not error.code.retryable or error.code is ErrorCode.QUOTA_EXCEEDED:
                 raise
-            if error.code is ErrorCode.QUOTA_EXCEEDED:
-                raise
-    raise AssertionError  # the last one has returned or raised
+            failure = error
+    assert failure is not None  # the first one has returned, raised, or failed
+    raise failure
 
 
 def _check(request: ModelRequest, target: Target) -> None:

@@ -55,12 +55,18 @@ def house() -> Iterator[House]:
                 "vectors": {"provider": "fake", "embeds": True},
                 "sees": {"provider": "fake", "input": ["text", "image"]},
                 "unpriced": {"provider": "fake"},
+                "sees-no-more": {
+                    "provider": "fake",
+                    "upstream_model": "fake/fault:503",
+                    "input": ["text", "image"],
+                    "fallbacks": ["fake", "unpriced", "vectors"],
+                },
             },
             "billing": {
                 "rate_card": {
                     "fake*": {"input": 1, "output": 2},
                     "vectors": {"input": 1, "output": 0},
-                    "sees": {"input": 1, "output": 2},
+                    "sees*": {"input": 1, "output": 2},
                 }
             },
             "egress": {"allow_hosts": [upstream.host_port], "retries": 0},
@@ -293,6 +299,21 @@ def test_an_upstream_that_fails_is_an_error_of_openais(
         client.chat.completions.create(model=f"fake/fault:{fault}", messages=SAID, stream=stream)
     assert refused.value.status_code >= 429
     assert KEY not in str(error_of(refused.value))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_whoever_stands_in_answers_what_it_takes(client: openai.OpenAI, stream: bool) -> None:
+    said: Any = client.chat.completions.create(model="sees-no-more", messages=SAID, stream=stream)
+    if stream:
+        text = "".join(each.choices[0].delta.content or "" for each in said)
+    else:
+        text = said.choices[0].message.content
+    assert text == "You said: hello"
+    picture = {"url": "data:image/png;base64,AAAA"}
+    look: Any = [{"role": "user", "content": [{"type": "image_url", "image_url": picture}]}]
+    with pytest.raises(openai.InternalServerError) as refusal:  # of whom was asked
+        client.chat.completions.create(model="sees-no-more", messages=look, stream=stream)
+    assert "status 503" in str(refusal.value)
 
 
 def test_a_stream_that_breaks_off_raises(client: openai.OpenAI) -> None:
