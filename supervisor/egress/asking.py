@@ -104,17 +104,16 @@ def estimate(request: ModelRequest, model: egress.Model) -> Estimate:
     constants of this module.
     """
     tokens = TOOLS_TOKENS if request.tools else MESSAGE_TOKENS
+    if request.response_format is not None:
+        tokens += len(_encode(request.response_format))
     for message in request.messages:
-        tokens += MESSAGE_TOKENS + len(message.name or "")
+        tokens += MESSAGE_TOKENS + _size(message.name or "") + _size(message.tool_call_id or "")
         for block in message.content:
-            if isinstance(block, ImageBlock):
-                tokens += IMAGE_TOKENS
-            else:
-                tokens += len(block.text.encode("utf-8", "surrogatepass"))
+            tokens += IMAGE_TOKENS if isinstance(block, ImageBlock) else _size(block.text)
         for call in message.tool_calls:
-            tokens += MESSAGE_TOKENS + len(call.name) + len(call.arguments.encode())
+            tokens += MESSAGE_TOKENS + _size(call.id) + _size(call.name) + _size(call.arguments)
     for tool in request.tools:
-        tokens += len(tool.name) + len(tool.description.encode()) + len(tool.parameters)
+        tokens += len(tool.name) + _size(tool.description) + len(tool.parameters)
     most = model.max_output_tokens
     if request.max_tokens is None:
         # As much as the quota leaves, since nobody has said how much it is to be.
