@@ -101,6 +101,8 @@ class Place(_Message, frozen=True, kw_only=True, tag="place"):
     tenant: str
     generation: int
     quota: Quota
+    since_ms: int = 0
+    """When the tenant was created, Unix ms: an earlier one of the id used what is before."""
 
 
 class Proxies(_Message, frozen=True, kw_only=True, tag="proxies"):

@@ -260,7 +260,8 @@ class Bills:
             newest: Rows with a higher number are left out; see the module.
             at_most: How many rows.
         """
-        begins = after or Mark(period.start_ms, 0)
+        first = Mark(period.start_ms, 0)
+        begins = first if after is None else max(first, after)
         bound = (tenant, *begins, period.end_ms, newest, at_most, *self._newest_card())
         rows: list[tuple[Any, ...]] = self._db.execute(_PAGE[shape], bound).fetchall()
         lines = [row[0] for row in rows]

@@ -387,8 +387,8 @@ class Supervisor:
     def egress_place_of(self, tenant: str, generation: int) -> EgressPlace:
         """See `supervisor.surroundings.Surroundings`."""
         row = self._actions.rows.get(tenant)
-        quota = NO_QUOTA if row is None else row.quota
-        return EgressPlace(tenant=tenant, generation=generation, quota=quota)
+        quota, since_ms = (NO_QUOTA, 0) if row is None else (row.quota, row.created_at)
+        return EgressPlace(tenant=tenant, generation=generation, quota=quota, since_ms=since_ms)
 
     def next_generation(self) -> int:
         """See `supervisor.surroundings.Surroundings`."""

@@ -21,6 +21,8 @@ class Tenant:
 
     def __init__(self, name: str) -> None:
         self.name: Final = name
+        self.since_ms = 0
+        """When it was created, Unix ms."""
         self.links = 0
         self._held_bytes = 0
         self._goes_out = 0

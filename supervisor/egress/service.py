@@ -253,6 +253,7 @@ class Egress:
                 if tenant is None:
                     tenant = self._tenants[message.tenant] = Tenant(message.tenant)
                 tenant.links += 1
+                tenant.since_ms = message.since_ms
                 self.till.limit(message.tenant, message.quota)
                 await aio.attach(end, FROM_WORKER, WorkerLink(self, tenant, message.generation))
             case egress.Proxies():
@@ -300,7 +301,7 @@ class Egress:
 
     async def _usage(self, caller: Caller, params: bytes) -> bytes:
         question = decoded("usage", params, Question)
-        return await self.usage.answer(caller.tenant.name, question.asked)
+        return await self.usage.answer(caller.tenant.name, question.asked, caller.tenant.since_ms)
 
     async def _key_set(self, caller: Caller, params: bytes) -> bytes:
         asked = decoded("key.set", params, egress.OwnKey)

@@ -10,8 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import apsw
 import msgspec
@@ -32,6 +33,7 @@ from protocol.usage import (
     Use,
 )
 from supervisor.bills import HEADER, Bills, Mark, Total
+from supervisor.egress.ledger_schema import Per
 from supervisor.ledger_reading import LedgerError, open_ledger
 
 THREADS: Final = 2
@@ -66,8 +68,11 @@ class UsageDesk:
         """Answer no more."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def answer(self, tenant: str, asked: Asked) -> bytes:
+    async def answer(self, tenant: str, asked: Asked, since_ms: int = 0) -> bytes:
         """Give what was asked for as JSON.
+
+        What was used before `since_ms` (Unix ms) was used by another tenant of that id, which is
+        gone: its rows and days are left out, but that totals of the day itself are whole.
 
         Raises:
             GatewayError: RATE_LIMITED; TIMEOUT, it is too much; UNAVAILABLE, there is no ledger.
@@ -80,7 +85,7 @@ class UsageDesk:
         self._asking[tenant] += 1
         keys = self._own_keys(tenant)
         loop = asyncio.get_running_loop()
-        reading = loop.run_in_executor(self._threads, self._read, tenant, asked, keys)
+        reading = loop.run_in_executor(self._threads, self._read, tenant, asked, keys, since_ms)
         # Not when its caller has gone: the thread is busy all the same.
         reading.add_done_callback(lambda _: self._answered(tenant))
         return await asyncio.shield(reading)
@@ -92,12 +97,12 @@ class UsageDesk:
 
     # In a thread.
 
-    def _read(self, tenant: str, asked: Asked, own_keys: frozenset[str]) -> bytes:
+    def _read(self, tenant: str, asked: Asked, own_keys: frozenset[str], since_ms: int) -> bytes:
         try:
             db, bills = self._opened()
             ends = time.monotonic() + limits.USAGE_SECONDS
             db.set_progress_handler(lambda: time.monotonic() > ends, _STEPS)
-            return _answer(bills, tenant, asked, own_keys)
+            return _answer(bills, tenant, asked, own_keys, since_ms)
         except apsw.InterruptError:
             raise _TOO_LONG from None
         except (apsw.Error, LedgerError):
@@ -113,20 +118,42 @@ class UsageDesk:
         return mine
 
 
-def _answer(bills: Bills, tenant: str, asked: Asked, own_keys: frozenset[str]) -> bytes:
+def _answer(
+    bills: Bills, tenant: str, asked: Asked, own_keys: frozenset[str], since_ms: int
+) -> bytes:
     match asked:
-        case MonthsAsked(months=months):
-            totals = bills.totals("month", min(months), max(months), tenant=tenant, by=("period",))
-            return _encode({total.of[0]: total.use for total in totals if total.of[0] in months})
+        case MonthsAsked():
+            return _encode(_months(bills, tenant, asked, since_ms))
         case DaysAsked():
-            return _encode(_days(bills, tenant, asked))
+            first = max(asked.first, _day_of(since_ms))
+            return _encode(_days(bills, tenant, msgspec.structs.replace(asked, first=first)))
         case ProvidersAsked():
-            return _encode(_providers(bills, tenant, asked, own_keys))
+            return _encode(_providers(bills, tenant, asked, own_keys, since_ms))
         case ReportAsked():
-            return _report(bills, tenant, asked)
+            start_ms = max(asked.start_ms, since_ms)
+            return _report(bills, tenant, msgspec.structs.replace(asked, start_ms=start_ms))
         case SessionsAsked():
-            period = Period(asked.start_ms, asked.end_ms)
+            period = Period(max(asked.start_ms, since_ms), asked.end_ms)
             return _encode(bills.sessions(tenant, period, key=asked.key, at_most=asked.limit))
+
+
+def _day_of(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).date().isoformat()
+
+
+def _month_since(month: str, since_ms: int) -> tuple[Per, str, str]:
+    """Give what a month is added up from: it alone, or its days from that moment's on."""
+    since = _day_of(since_ms)
+    return ("day", since, f"{month}-31") if since.startswith(month) else ("month", month, month)
+
+
+def _months(bills: Bills, tenant: str, asked: MonthsAsked, since_ms: int) -> dict[str, Use]:
+    found: dict[str, Use] = {}
+    for month in asked.months:
+        if month >= _day_of(since_ms)[: len(month)]:
+            for total in bills.totals(*_month_since(month, since_ms), tenant=tenant, by=("kind",)):
+                found[month] = found.get(month, Use()) + total.use
+    return found
 
 
 def _days(bills: Bills, tenant: str, asked: DaysAsked) -> DaysUse:
@@ -145,17 +172,18 @@ def _of_model(total: Total) -> ModelUse:
 
 
 def _providers(
-    bills: Bills, tenant: str, asked: ProvidersAsked, own_keys: frozenset[str]
+    bills: Bills, tenant: str, asked: ProvidersAsked, own_keys: frozenset[str], since_ms: int
 ) -> list[ProviderUse]:
-    def used(per: Any, period: str) -> dict[str, Use]:
+    def used(per: Per, first: str, last: str) -> dict[str, Use]:
         found: dict[str, Use] = {}
-        for total in bills.totals(per, period, period, tenant=tenant, by=("provider", "kind")):
+        for total in bills.totals(per, first, last, tenant=tenant, by=("provider", "kind")):
             provider, kind = total.of
             if kind in ("model", "embedding"):
                 found[provider] = found.get(provider, Use()) + total.use
         return found
 
-    today, month = used("day", asked.day), used("month", asked.month)
+    today = used("day", asked.day, asked.day)
+    month = used(*_month_since(asked.month, since_ms))
     return [
         ProviderUse(
             provider=provider,

@@ -157,3 +157,20 @@ def failure(gateway: Gateway, token: str) -> str:
     _, ended = turn(gateway, token)
     assert ended["status"] == "error", ended
     return json.dumps(ended)
+
+
+def test_a_tenant_is_not_told_what_an_earlier_one_of_its_id_has_used(house: House) -> None:
+    gateway = house.gateway
+    ask = {"model": "fake", "messages": [{"role": "user", "content": "hello"}], "user": "ann"}
+    first = gateway.create("again")
+    assert gateway.post("/v1/chat/completions", first, ask).status == 200
+    report = {"period": "current-month", "format": "json"}
+    assert len(gateway.rpc(first, "usage.report", **report)["rows"]) == 1
+    gateway.openclaw("tenants", "delete", "again", "--confirm")
+    second = gateway.create("again")
+    assert gateway.rpc(second, "usage.report", **report)["rows"] == []
+    crafted = {**report, "cursor": f"0.0.{2**40}"}
+    assert gateway.rpc(second, "usage.report", **crafted)["rows"] == []
+    assert gateway.rpc(second, "sessions.usage")["sessions"] == []
+    assert gateway.post("/v1/chat/completions", second, ask).status == 200
+    assert len(gateway.rpc(second, "usage.report", **report)["rows"]) == 1
