@@ -2,13 +2,14 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.conftest import make_state_dir, remove_tree
-from tests.e2e.gateway import Gateway
+from tests.e2e.gateway import REQUEST_SECONDS, Gateway
 from tests.upstream.fake import FakeUpstream
 
 KEY = "agent:main:e2e"
@@ -149,8 +150,9 @@ def test_an_abort_at_any_point_leaves_a_transcript_that_goes_on(house: House) ->
         if there == "answering":
             house.upstream.wait(answering=1)
         else:
+            deadline = time.monotonic() + REQUEST_SECONDS
             while not house.gateway.rpc(house.token, "sandbox.list")["sandboxes"]:
-                pass
+                assert time.monotonic() < deadline
         aborted = house.gateway.rpc(house.token, "chat.abort", sessionKey=key)
         assert aborted["runIds"] == [sent["runId"]]
         assert house.end(sent["runId"])["status"] == "interrupted"
@@ -211,7 +213,9 @@ def test_tool_calls_are_told_as_they_come(house: House) -> None:
     )
     listener.start()
     events: list[dict[str, Any]] = []
+    deadline = time.monotonic() + REQUEST_SECONDS
     while not any(each["payload"].get("data", {}).get("phase") == "end" for each in events):
+        assert time.monotonic() < deadline
         polled = house.gateway.rpc(house.token, "events.poll", cursor=cursor, waitMs=5000)
         cursor = polled["cursor"]
         events += polled["events"]

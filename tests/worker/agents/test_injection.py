@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from protocol.methods.chat import TextPart, ToolResultPart, Usage
-from tests.worker.agents.corpus import CORPUS, Planted
+from tests.worker.agents.corpus import CORPUS, OUTSIDE, Planted
 from tests.worker.agents.fetching import EgressEnd
 from tests.worker.harness import catalogue_of, names, running_worker
 from tests.worker.launcher import LauncherEnd
@@ -19,8 +19,8 @@ KEY = "agent:main:asked"
 OTHER = "agent:main:other"
 CONFIG = "agent:\n  systemPrompt: Be careful.\n"
 SECRET = "secret of another session"
-# What the sandbox is asked for in the name of a tool; all else is not the model's to say.
-ARGUMENTS_OF_EXEC = {"argv", "stdin", "seconds", "sandbox", "name"}
+# What a sandbox may well run; it is there that nothing comes of it.
+HARMLESS = [{"argv": ["curl", OUTSIDE]}]
 
 
 class Obedient:
@@ -96,7 +96,7 @@ async def test_nothing_that_is_read_widens_what_is_allowed(tenant_dir: Path) -> 
             assert read.count("--- ") >= 2
             mark = read.rsplit("--- ", 1)[1]
             for result in model.told:
-                assert result.is_error or planted.calls[0][0] in ("exec", "message"), planted
+                assert result.is_error is (planted.calls[0][1] not in HARMLESS), planted
                 assert "root:" not in result.text
                 assert SECRET not in result.text
         # Egress was asked for the very hosts, for it to refuse; nothing else reached it.
