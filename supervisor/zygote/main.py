@@ -190,7 +190,6 @@ def _be_born(
     try:
         channel.detach()  # its number is about to be somebody else's
         _place(attached)
-        set_title("openclaw: spare")
         process = jail.Confinement(
             shape,
             supervisor=WORKER_DESCRIPTORS.supervisor,
@@ -199,6 +198,7 @@ def _be_born(
             caller=caller,
         )
         jail.confine_or_exit(process, jail.AHEAD)
+        set_title("openclaw: spare")  # from here on it is one: nothing may look into it
         order = _wait_for_order(program)
         set_title(f"openclaw: worker {order.tenant}")
         process.become(order)
