@@ -6,7 +6,7 @@ that is not allowed is refused, whoever named it: there is never another one ins
 lowered to what is allowed.
 """
 
-from typing import Final, Generic, NamedTuple, Self, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 
 import msgspec
 
@@ -106,62 +106,77 @@ def choose(ceilings: Ceilings, overlay: Overlay, asked: Asked) -> Choice:
 
 def misfit(ceilings: Ceilings, overlay: Overlay) -> tuple[str, str] | None:
     """Give the key of a tenant's configuration that is not allowed, and why; None if all is."""
-    named = [(MODE_KEY, _of_tenant(overlay))]
-    if not isinstance(overlay.tools, msgspec.UnsetType):
-        named += [(_tool_key(tool), _of_tool(overlay, tool)) for tool in overlay.tools]
-    for key, mode in named:
+    tools = () if isinstance(overlay.tools, msgspec.UnsetType) else tuple(overlay.tools)
+    modes = [(MODE_KEY, _of_tenant(overlay, "mode"))]
+    modes += [(_tool_key(tool, "sandbox"), _of_tool(overlay, tool, "sandbox")) for tool in tools]
+    for key, mode in modes:
         if mode is not None and mode not in ceilings.modes:
             return key, _not_allowed(mode, ceilings)
-    image = _image_of_tenant(overlay)
+    image = _of_tenant(overlay, "image")
     if image is not None and image not in ceilings.images:
         return IMAGE_KEY, _no_image(image, ceilings)
-    networks = [(NETWORK_KEY, _network_of_tenant(overlay))]
-    if not isinstance(overlay.tools, msgspec.UnsetType):
-        networks += [
-            (_tool_network(tool), _network_of_tool(overlay, tool)) for tool in overlay.tools
-        ]
+    networks = [(NETWORK_KEY, _of_tenant(overlay, "network"))]
+    networks += [(_tool_key(tool, "network"), _of_tool(overlay, tool, "network")) for tool in tools]
     for key, network in networks:
         if network is not None and network not in (NO_NETWORK, *ceilings.networks):
             return key, _no_network(network, ceilings)
     return None
 
 
+# Who says something, and who has the last word.
+
+
+def _of_tenant(overlay: Overlay, field: str) -> Any:
+    """Give what the tenant's configuration says of all sandboxes; None if it says nothing."""
+    return _given(overlay.sandbox, field)
+
+
+def _of_tool(overlay: Overlay, tool: str | None, field: str) -> Any:
+    """Give what it says of those that a tool asks for; None if it says nothing."""
+    if tool is None or isinstance(overlay.tools, msgspec.UnsetType):
+        return None
+    return _given(overlay.tools.get(tool), field)
+
+
+def _given(section: msgspec.Struct | msgspec.UnsetType | None, field: str) -> Any:
+    if section is None or isinstance(section, msgspec.UnsetType):
+        return None
+    value = getattr(section, field)
+    return None if isinstance(value, msgspec.UnsetType) else value
+
+
+def _tool_key(tool: str | None, field: str) -> str:
+    return f"tools.{tool}.{field}"
+
+
+def _last_word(default: Said[T], *levels: tuple[T | None, Source, str]) -> tuple[Said[T], str]:
+    """Give who decides, and the key of the configuration that says so, if one does.
+
+    Args:
+        default: The gateway's word.
+        levels: What each later one says (None is nothing), who that is, and by which key.
+    """
+    said, key = default, ""
+    for value, by, name in levels:
+        if value is not None:
+            said, key = Said(value, by), name
+    return said, key
+
+
 # Modes.
 
 
 def _mode(ceilings: Ceilings, overlay: Overlay, asked: Asked) -> Said[Mode]:
-    said: Said[Mode] = Said(ceilings.default_mode, "gateway")
-    key = ""
-    tenants, tools = _of_tenant(overlay), _of_tool(overlay, asked.tool)
-    if tenants is not None:
-        said, key = Said(tenants, "tenant"), MODE_KEY
-    if asked.mode is not None:
-        said, key = Said(asked.mode, "call"), ""
-    if tools is not None:
-        said, key = Said(tools, "tool"), _tool_key(str(asked.tool))
+    default: Said[Mode] = Said(ceilings.default_mode, "gateway")
+    said, key = _last_word(
+        default,
+        (_of_tenant(overlay, "mode"), "tenant", MODE_KEY),
+        (asked.mode, "call", ""),
+        (_of_tool(overlay, asked.tool, "sandbox"), "tool", _tool_key(asked.tool, "sandbox")),
+    )
     if said.value not in ceilings.modes:
         raise _refusal("sandbox", key, _not_allowed(said.value, ceilings))
     return said
-
-
-def _of_tenant(overlay: Overlay) -> Mode | None:
-    section = overlay.sandbox
-    if isinstance(section, msgspec.UnsetType) or isinstance(section.mode, msgspec.UnsetType):
-        return None
-    return section.mode
-
-
-def _of_tool(overlay: Overlay, tool: str | None) -> Mode | None:
-    if tool is None or isinstance(overlay.tools, msgspec.UnsetType):
-        return None
-    entry = overlay.tools.get(tool)
-    if entry is None or isinstance(entry.sandbox, msgspec.UnsetType):
-        return None
-    return entry.sandbox
-
-
-def _tool_key(tool: str) -> str:
-    return f"tools.{tool}.sandbox"
 
 
 def _not_allowed(mode: Mode, ceilings: Ceilings) -> str:
@@ -180,25 +195,18 @@ def _image(
             raise _refusal("image", "", f"a sandbox of the mode {mode.value} has no image")
         return Said(None, mode.by)
     known = ceilings.images
-    said: Said[Profile | None] = Said(default_image(known), "gateway")
-    key = ""
-    if (tenants := _image_of_tenant(overlay)) is not None:
-        said, key = Said(tenants, "tenant"), IMAGE_KEY
-    if asked.image is not None:
-        said, key = Said(asked.image, "call"), ""
+    default: Said[Profile | None] = Said(default_image(known), "gateway")
+    said, key = _last_word(
+        default,
+        (_of_tenant(overlay, "image"), "tenant", IMAGE_KEY),
+        (asked.image, "call", ""),
+    )
     if said.value is None:
         why = "there is none; the operator names them in sandbox.docker.images"
         raise GatewayError(ErrorCode.UNAVAILABLE, f"image: {why}", field="image")
     if said.value not in known:
         raise _refusal("image", key, _no_image(said.value, ceilings))
     return said
-
-
-def _image_of_tenant(overlay: Overlay) -> Profile | None:
-    section = overlay.sandbox
-    if isinstance(section, msgspec.UnsetType) or isinstance(section.image, msgspec.UnsetType):
-        return None
-    return section.image
 
 
 def _no_image(image: Profile, ceilings: Ceilings) -> str:
@@ -210,40 +218,18 @@ def _no_image(image: Profile, ceilings: Ceilings) -> str:
 
 def _network(ceilings: Ceilings, overlay: Overlay, asked: Asked) -> Said[Profile | None]:
     """Give the profile of hosts that can be reached; without a word none."""
-    said: Said[Profile | None] = Said(None, "gateway")
-    key = ""
-    tenants, tools = _network_of_tenant(overlay), _network_of_tool(overlay, asked.tool)
-    if tenants is not None:
-        said, key = Said(tenants, "tenant"), NETWORK_KEY
-    if asked.network is not None:
-        said, key = Said(asked.network, "call"), ""
-    if tools is not None:
-        said, key = Said(tools, "tool"), _tool_network(str(asked.tool))
+    default: Said[Profile | None] = Said(None, "gateway")
+    said, key = _last_word(
+        default,
+        (_of_tenant(overlay, "network"), "tenant", NETWORK_KEY),
+        (asked.network, "call", ""),
+        (_of_tool(overlay, asked.tool, "network"), "tool", _tool_key(asked.tool, "network")),
+    )
     if said.value == NO_NETWORK:
         return Said(None, said.by)
     if said.value is not None and said.value not in ceilings.networks:
         raise _refusal("network", key, _no_network(said.value, ceilings))
     return said
-
-
-def _network_of_tenant(overlay: Overlay) -> Profile | None:
-    section = overlay.sandbox
-    if isinstance(section, msgspec.UnsetType) or isinstance(section.network, msgspec.UnsetType):
-        return None
-    return section.network
-
-
-def _network_of_tool(overlay: Overlay, tool: str | None) -> Profile | None:
-    if tool is None or isinstance(overlay.tools, msgspec.UnsetType):
-        return None
-    entry = overlay.tools.get(tool)
-    if entry is None or isinstance(entry.network, msgspec.UnsetType):
-        return None
-    return entry.network
-
-
-def _tool_network(tool: str) -> str:
-    return f"tools.{tool}.network"
 
 
 def _no_network(network: Profile, ceilings: Ceilings) -> str:
