@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from supervisor.launcher.engine import Job, Outcome, Size
+from supervisor.launcher.engine import Job, Outcome, Wrapped
 from supervisor.launcher.nurseries import Nurseries, Nursery
 
 
-class Capped:
+class Capped(Wrapped):
     """See `supervisor.launcher.engine.Job`.
 
     Args:
@@ -16,19 +16,14 @@ class Capped:
     """
 
     def __init__(self, job: Job, nursery: Nursery, nurseries: Nurseries) -> None:
-        self._job: Final = job
+        super().__init__(job)
         self._nursery: Final = nursery
         self._nurseries: Final = nurseries
         self._clean = False
 
-    @property
-    def terminal(self) -> int | None:
-        """See `Job`."""
-        return self._job.terminal
-
     async def wait(self) -> Outcome:
         """See `Job`."""
-        outcome = await self._job.wait()
+        outcome = await super().wait()
         try:
             used = self._nursery.used()
         except OSError:  # the tenant has been removed meanwhile
@@ -40,15 +35,7 @@ class Capped:
             peak_memory_bytes=used.memory_peak_bytes or outcome.peak_memory_bytes,
         )
 
-    def kill(self) -> None:
-        """See `Job`."""
-        self._job.kill()
-
-    def resize(self, size: Size) -> None:
-        """See `Job`."""
-        self._job.resize(size)
-
     def close(self) -> None:
         """See `Job`."""
-        self._job.close()
+        super().close()
         self._nurseries.give_back(self._nursery, clean=self._clean)

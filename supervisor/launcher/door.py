@@ -7,7 +7,7 @@ from typing import Final, Self
 from protocol import descriptors
 from protocol.egress import Listener
 from protocol.errors import ErrorCode, GatewayError
-from supervisor.launcher.engine import Job, Outcome, Size
+from supervisor.launcher.engine import Job, Outcome, Wrapped
 from supervisor.launcher.outlets import Outlets
 from supervisor.launcher.readable import readable
 
@@ -67,34 +67,21 @@ class Door:
         return _Networked(job, held)
 
 
-class _Networked:
+class _Networked(Wrapped):
     """A job whose door is closed at its end; see `Job`."""
 
     def __init__(self, job: Job, held: contextlib.ExitStack) -> None:
-        self._job: Final = job
+        super().__init__(job)
         self._held: Final = held
-
-    @property
-    def terminal(self) -> int | None:
-        """See `Job`."""
-        return self._job.terminal
 
     async def wait(self) -> Outcome:
         """See `Job`."""
         try:
-            return await self._job.wait()
+            return await super().wait()
         finally:
             self._held.close()
-
-    def kill(self) -> None:
-        """See `Job`."""
-        self._job.kill()
-
-    def resize(self, size: Size) -> None:
-        """See `Job`."""
-        self._job.resize(size)
 
     def close(self) -> None:
         """See `Job`."""
         self._held.close()
-        self._job.close()
+        super().close()

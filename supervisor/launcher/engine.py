@@ -113,6 +113,38 @@ class Job(Protocol):
         """Let go of what is left of it."""
 
 
+class Wrapped:
+    """A job that does more than the one inside, which does the rest; see `Job`.
+
+    Args:
+        job: The one inside.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job: Final = job
+
+    @property
+    def terminal(self) -> int | None:
+        """See `Job`."""
+        return self._job.terminal
+
+    async def wait(self) -> Outcome:
+        """See `Job`."""
+        return await self._job.wait()
+
+    def kill(self) -> None:
+        """See `Job`."""
+        self._job.kill()
+
+    def resize(self, size: Size) -> None:
+        """See `Job`."""
+        self._job.resize(size)
+
+    def close(self) -> None:
+        """See `Job`."""
+        self._job.close()
+
+
 class Engine(Protocol):
     """Makes sandboxes of one mode."""
 

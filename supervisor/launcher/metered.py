@@ -6,12 +6,12 @@ from typing import Final
 
 from protocol import launching
 from protocol.egress import Ran
-from supervisor.launcher.engine import Job, Launch, Outcome, Size
+from supervisor.launcher.engine import Job, Launch, Outcome, Wrapped
 
 Report = Callable[[Ran], None]
 
 
-class Metered:
+class Metered(Wrapped):
     """See `supervisor.launcher.engine.Job`.
 
     Args:
@@ -22,7 +22,7 @@ class Metered:
     """
 
     def __init__(self, job: Job, launch: Launch, mode: launching.Mode, report: Report) -> None:
-        self._job: Final = job
+        super().__init__(job)
         self._tenant: Final = launch.tenant
         self._sandbox_id: Final = launch.sandbox_id
         self._mode: Final = mode
@@ -30,14 +30,9 @@ class Metered:
         self._began: Final = time.monotonic()
         self._told = False
 
-    @property
-    def terminal(self) -> int | None:
-        """See `Job`."""
-        return self._job.terminal
-
     async def wait(self) -> Outcome:
         """See `Job`."""
-        outcome = await self._job.wait()
+        outcome = await super().wait()
         if not self._told:
             self._told = True
             self._report(
@@ -50,15 +45,3 @@ class Metered:
                 )
             )
         return outcome
-
-    def kill(self) -> None:
-        """See `Job`."""
-        self._job.kill()
-
-    def resize(self, size: Size) -> None:
-        """See `Job`."""
-        self._job.resize(size)
-
-    def close(self) -> None:
-        """See `Job`."""
-        self._job.close()
