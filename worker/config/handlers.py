@@ -9,7 +9,7 @@ from protocol import documents, params
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import config
 from protocol.methods.config import Overlay
-from protocol.models import ModelId, ModelShown
+from protocol.models import ModelId
 from worker.agents.catalogue import Catalogue
 from worker.config.overlay import PATH, Loaded, overlay_of
 from worker.config.secrets import redacted, restored
@@ -18,7 +18,6 @@ from worker.sandbox.choice import misfit
 from worker.services import Services
 
 _SCHEMA: Final = msgspec.json.schema(Overlay)
-_models_decoder: Final = msgspec.json.Decoder(list[ModelShown])
 _HINTS: Final = {".".join(path): {"sensitive": True} for path in config.SECRETS}
 
 
@@ -143,8 +142,7 @@ async def _models(services: Services, tree: Any) -> Collection[str] | None:
         return None  # it is refused for that
     if named.split("/", 1)[0] in services.catalogue.local:
         return None
-    found = _models_decoder.decode(await services.egress.call("models", {}))
-    return [each.id for each in found]
+    return [each.id for each in await services.egress.models()]
 
 
 def _check_agent(overlay: Overlay, catalogue: Catalogue, models: Collection[str] | None) -> None:

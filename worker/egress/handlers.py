@@ -1,15 +1,7 @@
 """The handler of `models.list`."""
 
-from typing import Final
-
-import msgspec
-
 from protocol.methods import models
-from protocol.models import ModelShown
 from worker.dispatch import CallContext, handles
-
-METHOD: Final = "models"
-_decode: Final = msgspec.json.Decoder(list[ModelShown]).decode
 
 
 @handles(models.LIST)
@@ -29,6 +21,6 @@ async def list_models(call: CallContext, _params: models.ListParams) -> models.L
                 embeds=each.embeds,
                 own_key=each.own_key,
             )
-            for each in _decode(await services.egress.call(METHOD, {}))
+            for each in await services.egress.models()
         ],
     )

@@ -2,10 +2,14 @@
 
 from typing import Final
 
+import msgspec
+
 from protocol import limits
 from protocol.errors import ErrorCode, GatewayError
+from protocol.models import ModelShown
 from worker.shared_link import Bounds, SharedLink
 
+_decode_models: Final = msgspec.json.Decoder(list[ModelShown]).decode
 _BOUNDS: Final = Bounds(
     per_second=limits.EGRESS_CALLS_PER_SECOND,
     burst=limits.EGRESS_CALLS_BURST,
@@ -24,3 +28,11 @@ class EgressLink(SharedLink):
 
     def __init__(self) -> None:
         super().__init__("egress", _BOUNDS)
+
+    async def models(self) -> list[ModelShown]:
+        """Give the models that the operator allows.
+
+        Raises:
+            GatewayError: as `call`.
+        """
+        return _decode_models(await self.call("models", {}))

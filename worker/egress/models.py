@@ -26,7 +26,6 @@ CREDIT: Final = limits.STREAM_CREDIT_INITIAL
 WINDOW_SECONDS: Final = 30.0
 """How long it is believed what models can take: an operator may change it."""
 _piece_decoder: Final = msgspec.json.Decoder(models.ModelPiece)
-_shown_decoder: Final = msgspec.json.Decoder(list[models.ModelShown])
 _answer_decoder: Final = msgspec.json.Decoder(models.ModelAnswer)
 
 
@@ -110,7 +109,7 @@ class EgressModels:
     async def window(self, model: str) -> int | None:
         """See `RemoteModels`."""
         if model not in self._windows or self._clock.monotonic() > self._windows_until:
-            found = _shown_decoder.decode(await self._link.call("models", {}))
+            found = await self._link.models()
             self._windows = {each.id: each.context_window for each in found}
             self._windows_until = self._clock.monotonic() + WINDOW_SECONDS
         return self._windows.get(model)

@@ -2,17 +2,12 @@
 
 from typing import Final
 
-import msgspec
-
 from protocol.errors import ErrorCode, GatewayError
 from protocol.methods import openai
 from protocol.methods.openai import MODEL, MODELS
-from protocol.models import ModelShown
 from worker.dispatch import CallContext, handles
 from worker.openai import shapes
 
-METHOD: Final = "models"
-_decode: Final = msgspec.json.Decoder(list[ModelShown]).decode
 # OpenAI's clients want to know when a model was made; nobody tells us.
 CREATED: Final = 0
 
@@ -35,7 +30,7 @@ async def get_model(call: CallContext, params: openai.ModelParams) -> openai.Mod
 
 
 async def _all(call: CallContext) -> tuple[openai.Model, ...]:
-    shown = _decode(await call.services.egress.call(METHOD, {}))
+    shown = await call.services.egress.models()
     agent = openai.Model(id=shapes.AGENT, created=CREATED, owned_by=shapes.AGENT)
     models = (
         openai.Model(id=model.id, created=CREATED, owned_by=model.provider) for model in shown
