@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import apsw
 
+from supervisor import schema
 from supervisor.egress import ledger_schema
 from supervisor.egress.ledger_schema import GROUPED, SUMMED, Kind, Per
 from supervisor.state import StateError
@@ -98,7 +99,7 @@ def open_ledger(directory: Path) -> apsw.Connection | None:
         return None
     try:
         return _open(path, apsw.SQLITE_OPEN_READONLY)
-    except (apsw.Error, ledger_schema.TooNewError) as error:
+    except (apsw.Error, schema.TooNewError) as error:
         raise LedgerError(f"{path} cannot be read: {error}") from error
 
 
@@ -245,6 +246,6 @@ def rebuild_totals(directory: Path) -> int:
                 made = db.changes()
         finally:
             db.close()
-    except (apsw.Error, ledger_schema.TooNewError) as error:
+    except (apsw.Error, schema.TooNewError) as error:
         raise LedgerError(f"{path} cannot be made right: {error}") from error
     return made

@@ -17,7 +17,7 @@ from protocol.methods import ALL_SCOPES
 from protocol.names import digest, mint_token, mint_token_id
 from protocol.quotas import Quota
 from protocol.spawn import TokenGrant
-from supervisor import registry_schema
+from supervisor import registry_schema, schema
 from supervisor.refusals import disk_refusals
 from supervisor.state import StateError
 
@@ -123,7 +123,7 @@ class Registry:
             self._db.execute(f"PRAGMA {pragma}")
         try:
             registry_schema.migrate(self._db, self._path)
-        except registry_schema.TooNewError as error:
+        except schema.TooNewError as error:
             raise RegistryError(str(error)) from error
 
     def close(self) -> None:

@@ -5,6 +5,8 @@ from typing import Final
 
 import apsw
 
+from supervisor import schema
+
 _MIGRATIONS: Final = (
     """
 CREATE TABLE tenants (
@@ -56,40 +58,9 @@ CREATE TABLE kept_quotas (
 SCHEMA_VERSION: Final = len(_MIGRATIONS)
 
 
-class TooNewError(Exception):
-    """The file has a schema that this version does not know."""
-
-
 def migrate(db: apsw.Connection, path: Path) -> None:
-    """Bring an open registry to the newest schema, whole or not at all; a used one is copied first.
-
-    Raises:
-        TooNewError: see there; nothing is changed.
-        apsw.Error, OSError: it, or the copy, cannot be written.
-    """
-    version = int(db.pragma("user_version"))
-    if version > SCHEMA_VERSION:
-        msg = f"registry.sqlite has schema {version}; this version knows {SCHEMA_VERSION}"
-        raise TooNewError(msg)
-    if version == SCHEMA_VERSION:
-        return
-    if version:
-        _copy(db, path.with_name(f"{path.name}.before-v{version + 1}"))
-    with db:
-        for script in _MIGRATIONS[version:]:
-            db.execute(script)
-        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-
-
-def _copy(db: apsw.Connection, path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    copy = apsw.Connection(str(path))
-    try:
-        with copy.backup("main", db, "main") as backup:
-            backup.step()
-    finally:
-        copy.close()
+    """Bring an open registry to the newest schema; see `supervisor.schema.migrate`."""
+    schema.migrate(db, path, "registry.sqlite", _MIGRATIONS)
 
 
 def drop_copies(path: Path) -> None:

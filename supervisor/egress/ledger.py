@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import apsw
 
 from protocol.errors import ErrorCode, GatewayError
+from supervisor import schema
 from supervisor.egress import ledger_schema
 from supervisor.egress.books import Sums
 from supervisor.egress.ledger_schema import GROUPED, SUMMED, Kind, Per
@@ -331,7 +332,7 @@ async def open_ledger(directory: Path) -> Ledger:
         except BaseException:
             os.close(lock)
             raise
-    except (apsw.Error, OSError, ledger_schema.TooNewError) as error:
+    except (apsw.Error, OSError, schema.TooNewError) as error:
         raise LedgerError(f"the ledger cannot be opened: {error}") from error
 
 

@@ -10,6 +10,8 @@ from typing import Final, Literal
 
 import apsw
 
+from supervisor import schema
+
 Kind = Literal["model", "embedding", "sandbox", "egress"]
 Per = Literal["day", "month"]
 NAME: Final = "ledger.sqlite"
@@ -110,46 +112,11 @@ GROUPED: Final = ("tenant", "per", "period", "kind", "provider", "model")
 """The columns that a total is of."""
 
 
-class TooNewError(Exception):
-    """The file has a schema that this version does not know."""
-
-
 def migrate(db: apsw.Connection, path: Path) -> None:
-    """Bring an open ledger to the newest schema, whole or not at all; a used one is copied first.
-
-    Raises:
-        TooNewError: see there; nothing is changed.
-        apsw.Error, OSError: it, or the copy, cannot be written.
-    """
-    version = check_version(db)
-    if version == SCHEMA_VERSION:
-        return
-    if version:
-        _copy(db, path.with_name(f"{path.name}.before-v{version + 1}"))
-    with db:
-        for script in _MIGRATIONS[version:]:
-            db.execute(script)
-        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+    """Bring an open ledger to the newest schema; see `supervisor.schema.migrate`."""
+    schema.migrate(db, path, NAME, _MIGRATIONS)
 
 
 def check_version(db: apsw.Connection) -> int:
-    """Give the version that the file has; 0 for a new one.
-
-    Raises:
-        TooNewError: see there.
-    """
-    version = int(db.pragma("user_version"))
-    if version > SCHEMA_VERSION:
-        raise TooNewError(f"{NAME} has schema {version}; this version knows {SCHEMA_VERSION}")
-    return version
-
-
-def _copy(db: apsw.Connection, path: Path) -> None:
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    copy = apsw.Connection(str(path))
-    try:
-        with copy.backup("main", db, "main") as backup:
-            backup.step()
-    finally:
-        copy.close()
+    """Give the version that the file has; see `supervisor.schema.check_version`."""
+    return schema.check_version(db, NAME, SCHEMA_VERSION)
