@@ -3,19 +3,18 @@
 https://docs.anthropic.com/en/api/messages, https://docs.anthropic.com/en/api/messages-streaming
 """
 
-from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import aiohttp
 import msgspec
 
 from protocol.errors import ErrorCode, GatewayError
-from protocol.models import AskedTool, EmbedRequest, ModelPiece, ModelRequest, Spent, StopReason
+from protocol.models import AskedTool, EmbedRequest, ModelRequest, Spent, StopReason
 from supervisor.egress import refused
-from supervisor.egress.client import ANSWER_BYTES_MAX, Client
+from supervisor.egress.client import ANSWER_BYTES_MAX
 from supervisor.egress.providers.anthropic_request import written
 from supervisor.egress.providers.reported import CALLS_MAX, NAME_CHARS_MAX, counts
-from supervisor.egress.providers.streaming import INVALID, NONSENSE, Answer
+from supervisor.egress.providers.streaming import INVALID, NONSENSE, Answer, Chats
 from supervisor.egress.sse import Event
 from supervisor.egress.upstream import BrokenOffError, Embedded, Finish, Target
 
@@ -79,34 +78,17 @@ _decode_whole: Final = msgspec.json.Decoder(_Whole).decode
 _encode: Final = msgspec.json.encode
 
 
-class Anthropic:
+class Anthropic(Chats):
     """Implements `Upstream`."""
 
-    def __init__(self, client: Client) -> None:
-        self._client: Final = client
+    async def _sent(self, target: Target, request: ModelRequest) -> aiohttp.ClientResponse:
+        return await self._post(target, _encode(written(target, request)))
 
-    async def ask(
-        self, target: Target, request: ModelRequest
-    ) -> AsyncGenerator[ModelPiece | Finish, None]:
-        """See `Upstream`."""
-        response = await self._post(target, _encode(written(target, request)))
-        try:
-            request_id = (response.headers.get("request-id") or "")[:NAME_CHARS_MAX]
-            if not request.stream:
-                yield await self._whole(target, response, request_id)
-                return
-            if not response.content_type.endswith("event-stream"):
-                raise refused.by_nonsense(target)
-            body = self._client.body(response, request_id)
-            answer = _Stream(target, request_id)
-            while not answer.over:
-                for piece in answer.take(await body.read()):
-                    yield piece
-                answer.check()
-            await body.finish()
-            yield answer.finish()
-        finally:
-            response.close()
+    def _request_id(self, response: aiohttp.ClientResponse) -> str:
+        return (response.headers.get("request-id") or "")[:NAME_CHARS_MAX]
+
+    def _answer(self, target: Target, request_id: str) -> Answer:
+        return _Stream(target, request_id)
 
     async def embed(self, target: Target, request: EmbedRequest) -> Embedded:
         """See `Upstream`. The API has none."""

@@ -7,18 +7,17 @@ understood is taken: no index of a tool call, arguments that are an object, reas
 """
 
 import math
-from collections.abc import AsyncGenerator
 from typing import Any, Final
 
 import aiohttp
 import msgspec
 
-from protocol.models import AskedTool, EmbedRequest, ModelPiece, ModelRequest, Spent, StopReason
+from protocol.models import AskedTool, EmbedRequest, ModelRequest, Spent, StopReason
 from supervisor.egress import refused
-from supervisor.egress.client import ANSWER_BYTES_MAX, Client
+from supervisor.egress.client import ANSWER_BYTES_MAX
 from supervisor.egress.providers.openai_request import written
 from supervisor.egress.providers.reported import CALLS_MAX, NAME_CHARS_MAX, counts
-from supervisor.egress.providers.streaming import INVALID, NONSENSE, Answer
+from supervisor.egress.providers.streaming import INVALID, NONSENSE, Answer, Chats
 from supervisor.egress.sse import Event
 from supervisor.egress.upstream import BrokenOffError, Embedded, Finish, Target
 
@@ -95,34 +94,17 @@ _decode_vectors: Final = msgspec.json.Decoder(_Vectors).decode
 _encode: Final = msgspec.json.encode
 
 
-class OpenAI:
+class OpenAI(Chats):
     """Implements `Upstream`."""
 
-    def __init__(self, client: Client) -> None:
-        self._client: Final = client
+    async def _sent(self, target: Target, request: ModelRequest) -> aiohttp.ClientResponse:
+        return await self._post(target, "/chat/completions", _encode(written(target, request)))
 
-    async def ask(
-        self, target: Target, request: ModelRequest
-    ) -> AsyncGenerator[ModelPiece | Finish, None]:
-        """See `Upstream`."""
-        response = await self._post(target, "/chat/completions", _encode(written(target, request)))
-        try:
-            request_id = _request_id(response)
-            if not request.stream:
-                yield await self._whole(target, response, request_id)
-                return
-            if not response.content_type.endswith("event-stream"):
-                raise refused.by_nonsense(target)
-            body = self._client.body(response, request_id)
-            answer = _Stream(target, request_id)
-            while not answer.over:
-                for piece in answer.take(await body.read()):
-                    yield piece
-                answer.check()
-            await body.finish()
-            yield answer.finish()
-        finally:
-            response.close()
+    def _request_id(self, response: aiohttp.ClientResponse) -> str:
+        return _bounded(response.headers.get("x-request-id"))
+
+    def _answer(self, target: Target, request_id: str) -> Answer:
+        return _Stream(target, request_id)
 
     async def embed(self, target: Target, request: EmbedRequest) -> Embedded:
         """See `Upstream`."""
@@ -135,7 +117,7 @@ class OpenAI:
             asked["dimensions"] = request.dimensions
         response = await self._post(target, "/embeddings", _encode(asked))
         try:
-            request_id = _request_id(response)
+            request_id = self._request_id(response)
             _check_json(target, response)
             data = await self._client.body(response, request_id, ANSWER_BYTES_MAX).whole()
         finally:
@@ -289,10 +271,6 @@ def spent(usage: dict[str, Any] | None) -> Spent | None:
 def _check_json(target: Target, response: aiohttp.ClientResponse) -> None:
     if not response.content_type.endswith("json"):
         raise refused.by_nonsense(target)
-
-
-def _request_id(response: aiohttp.ClientResponse) -> str:
-    return _bounded(response.headers.get("x-request-id"))
 
 
 def _bounded(name: str | None) -> str:

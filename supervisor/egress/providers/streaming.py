@@ -1,10 +1,15 @@
-"""A streamed answer, as every API has it: events that add to it, its end, or what went wrong."""
+"""The way of a call, as every API has it: asked, then the whole answer or events that add to it."""
 
+from collections.abc import AsyncGenerator
+from typing import Final
+
+import aiohttp
 import msgspec
 
 from protocol.errors import GatewayError
-from protocol.models import ModelPiece, Spent
+from protocol.models import ModelPiece, ModelRequest, Spent
 from supervisor.egress import refused
+from supervisor.egress.client import Client
 from supervisor.egress.providers.reported import Gathered
 from supervisor.egress.sse import Decoder, Event, SSEError
 from supervisor.egress.upstream import BrokenOffError, Finish, Target
@@ -84,4 +89,54 @@ class Answer:
 
     def finish(self) -> Finish:
         """Give the end, when it is over."""
+        raise NotImplementedError
+
+
+class Chats:
+    """Asks for answers. Who derives from it knows the API's requests and answers.
+
+    Args:
+        client: Who connects.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client: Final = client
+
+    async def ask(
+        self, target: Target, request: ModelRequest
+    ) -> AsyncGenerator[ModelPiece | Finish, None]:
+        """See `Upstream`."""
+        response = await self._sent(target, request)
+        try:
+            request_id = self._request_id(response)
+            if not request.stream:
+                yield await self._whole(target, response, request_id)
+                return
+            if not response.content_type.endswith("event-stream"):
+                raise refused.by_nonsense(target)
+            body = self._client.body(response, request_id)
+            answer = self._answer(target, request_id)
+            while not answer.over:
+                for piece in answer.take(await body.read()):
+                    yield piece
+                answer.check()
+            await body.finish()
+            yield answer.finish()
+        finally:
+            response.close()
+
+    # Of each API.
+
+    async def _sent(self, target: Target, request: ModelRequest) -> aiohttp.ClientResponse:
+        raise NotImplementedError
+
+    def _request_id(self, response: aiohttp.ClientResponse) -> str:
+        raise NotImplementedError
+
+    def _answer(self, target: Target, request_id: str) -> Answer:
+        raise NotImplementedError
+
+    async def _whole(
+        self, target: Target, response: aiohttp.ClientResponse, request_id: str
+    ) -> Finish:
         raise NotImplementedError
