@@ -15,11 +15,13 @@ import uvloop
 
 from protocol import aio
 from protocol.egress import Settings
+from protocol.quotas import Standing
+from supervisor.answering import SupervisorLink
 from supervisor.egress.keys import KeysError, OwnKeys
 from supervisor.egress.ledger import LedgerError
 from supervisor.egress.ledger_till import open_till
 from supervisor.egress.outward import Outward
-from supervisor.egress.service import FROM_SUPERVISOR, Egress, SupervisorLink
+from supervisor.egress.service import FROM_SUPERVISOR, Egress
 from supervisor.front.log import Log
 
 RETRY_SECONDS: Final = 3.0
@@ -40,10 +42,16 @@ async def _serve(settings: Settings, link: socket.socket, channel: socket.socket
     asyncio.get_running_loop().set_exception_handler(
         lambda _loop, context: log.broken("event loop", context.get("exception") or RuntimeError())
     )
-    handler, outward = SupervisorLink(), Outward()
+    handler, outward = SupervisorLink("egress", log), Outward()
+    egress: Egress | None = None
+
+    def tell_standing(standing: Standing) -> None:
+        if egress is not None:  # before it is there, the supervisor will ask
+            egress.tell("quota.standing", standing)
+
     try:
         # First: nobody is let in before it is known what was spent.
-        till = await open_till(settings, handler.tell_standing)
+        till = await open_till(settings, tell_standing)
         own_keys = OwnKeys(Path(settings.ledger_directory))
     except (LedgerError, KeysError) as error:
         log.warning("no ledger", error=str(error))
@@ -52,7 +60,7 @@ async def _serve(settings: Settings, link: socket.socket, channel: socket.socket
     if till.left.calls:
         log.warning("calls were under way when the one before ended", **till.left._asdict())
     # Then: what it has to know comes at once.
-    handler.egress = egress = Egress(settings, channel, till, outward, own_keys, log)
+    handler.owner = egress = Egress(settings, channel, till, outward, own_keys, log)
     egress.supervisor = await aio.attach(link, FROM_SUPERVISOR, handler)
     log.info("start")
     looking = asyncio.create_task(till.keep_looking())

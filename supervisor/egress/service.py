@@ -21,9 +21,10 @@ from protocol.link import LIVENESS, REQUESTS
 from protocol.models import EmbedRequest, ModelRequest
 from protocol.moments import unix_ms
 from protocol.pace import Pace
-from protocol.quotas import Standing, UseAsked, exceeded
+from protocol.quotas import UseAsked, exceeded
 from protocol.spawn import LinkLost
 from protocol.usage import Question
+from supervisor.answering import answer, breach
 from supervisor.egress import asking
 from supervisor.egress.caller import Caller, Tenant, decoded
 from supervisor.egress.keys import OwnKeys
@@ -36,63 +37,10 @@ from supervisor.handed import Handed
 
 FROM_SUPERVISOR: Final = LIVENESS | REQUESTS | {frames.Event}
 FROM_WORKER: Final = REQUESTS
-REASON_CHARS_MAX: Final = 512
-_DESCRIPTORS: Final = dict.fromkeys((egress.Place, egress.Configured, egress.Proxies), 1)
+_DESCRIPTORS: Final = dict.fromkeys((egress.Place, egress.Proxies), 1)
 
 Method = Callable[[Caller, bytes], Awaitable[bytes]]
 _encode: Final = msgspec.json.Encoder().encode
-
-
-class SupervisorLink:
-    """What the supervisor says; its end is ours. Implements `protocol.aio.LinkHandler`."""
-
-    def __init__(self) -> None:
-        self.egress: Egress | None = None
-        self.closed: Final = asyncio.Event()
-        self._tasks: Final[set[asyncio.Task[None]]] = set()
-
-    def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
-        """See `LinkHandler`."""
-        task = asyncio.get_running_loop().create_task(self._answer(end, call))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _answer(self, end: aio.LinkEnd, call: frames.Call) -> None:
-        assert self.egress is not None
-        try:
-            body = await self.egress.asked[call.method](call.params)
-        except Exception as error:  # noqa: BLE001 - who asks is told, and does not wait
-            if not isinstance(error, GatewayError):
-                self.egress.log.broken(call.method, error)
-                error = GatewayError(ErrorCode.INTERNAL, "internal error of egress")
-            if end.link.is_serving(call.id):
-                end.fail(call.id, error)
-            return
-        if end.link.is_serving(call.id):
-            end.link.result(call.id, body)
-            end.flush()
-
-    def tell_standing(self, standing: Standing) -> None:
-        """Tell the supervisor what a tenant has come to; before it is there, it will ask."""
-        if self.egress is not None:
-            self.egress.tell("quota.standing", standing)
-
-    def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
-        """See `LinkHandler`. What it asks for is short."""
-
-    def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
-        """See `LinkHandler`. Nothing is streamed to the supervisor."""
-
-    def on_notice(self, end: aio.LinkEnd, frame: object) -> None:
-        """See `LinkHandler`."""
-        if isinstance(frame, frames.Event) and self.egress is not None:
-            take = self.egress.told.get(frame.topic)
-            if take is not None:
-                take(frame.body)
-
-    def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
-        """See `LinkHandler`."""
-        self.closed.set()
 
 
 class WorkerLink:
@@ -134,25 +82,7 @@ class WorkerLink:
 
     def _on_done(self, end: aio.LinkEnd, call_id: int, task: "asyncio.Task[bytes]") -> None:
         _, caller = self._open.pop(call_id)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, GatewayError):
-            if isinstance(error, RemoteProtocolError):
-                end.close(error)
-                return
-            self._owner.log.broken("call", error)
-            error = GatewayError(ErrorCode.INTERNAL, "internal error of egress")
-        if not end.link.is_serving(call_id):
-            return  # the link has ended
-        if task.cancelled():
-            end.fail(call_id, GatewayError(ErrorCode.CANCELLED, "the caller has gone away"))
-        elif isinstance(error, GatewayError):
-            end.fail(call_id, error)
-        elif caller.streams:
-            end.link.end(call_id, task.result())
-            end.flush()
-        else:
-            end.link.result(call_id, task.result())
-            end.flush()
+        answer(end, call_id, task, "egress", self._owner.log, streams=caller.streams)
 
     def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
         """See `LinkHandler`."""
@@ -174,9 +104,7 @@ class WorkerLink:
         """See `LinkHandler`. Its calls end with it; the supervisor hears why."""
         for task, _ in self._open.values():
             task.cancel()
-        if isinstance(reason, OSError):
-            reason = None  # closed with something unread, it looks reset; that is no breach
-        self._owner.lost(self, None if reason is None else str(reason)[:REASON_CHARS_MAX])
+        self._owner.lost(self, breach(reason))
 
 
 async def _called(method: Method, caller: Caller, params: bytes) -> bytes:

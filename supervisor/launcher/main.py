@@ -15,12 +15,13 @@ from typing import Final
 import uvloop
 
 from protocol import aio, launching
+from supervisor.answering import SupervisorLink
 from supervisor.front.log import Log
 from supervisor.launcher.bubblewrap import Bubblewrap
 from supervisor.launcher.bwrap import Found
 from supervisor.launcher.engine import Absent, Engine
 from supervisor.launcher.nurseries import Nurseries
-from supervisor.launcher.service import FROM_SUPERVISOR, Launcher, SupervisorLink
+from supervisor.launcher.service import FROM_SUPERVISOR, Launcher
 from supervisor.launcher.stem import Stem
 
 EXIT_STEM_GONE: Final = 3
@@ -58,9 +59,9 @@ async def _serve(
         "bubblewrap": Bubblewrap(stem, spec.policy, found),
         "docker": docker,
     }
-    handler = SupervisorLink()
+    handler = SupervisorLink("the launcher", log)
     # First: what it has to know comes at once.
-    handler.launcher = launcher = Launcher(spec, channel, engines, Nurseries(stem), log)
+    handler.owner = launcher = Launcher(spec, channel, engines, Nurseries(stem), log)
     launcher.supervisor = await aio.attach(link, FROM_SUPERVISOR, handler)
     log.info("start")
     waits = [asyncio.create_task(event.wait()) for event in (handler.closed, stem_gone)]

@@ -14,6 +14,7 @@ from protocol.errors import ErrorCode, GatewayError, RemoteProtocolError
 from protocol.link import LIVENESS, REQUESTS
 from protocol.pace import Pace
 from protocol.spawn import LinkLost, StorageRefusal
+from supervisor.answering import answer, breach
 from supervisor.front.log import Log
 from supervisor.handed import Handed
 from supervisor.launcher.directory import Directories
@@ -26,49 +27,10 @@ from supervisor.launcher.terminal_calls import TerminalCalls
 
 FROM_SUPERVISOR: Final = LIVENESS | REQUESTS | {frames.Event}
 FROM_WORKER: Final = REQUESTS
-REASON_CHARS_MAX: Final = 512
 LOOK_SECONDS: Final = 1.0
 _DESCRIPTORS: Final = {launching.Place: 2, launching.Outlet: 1}
 
 T = TypeVar("T")
-
-
-class SupervisorLink:
-    """What the supervisor says; its end is ours. Implements `protocol.aio.LinkHandler`."""
-
-    def __init__(self) -> None:
-        self.launcher: Launcher | None = None
-        self.closed: Final = asyncio.Event()
-        self._tasks: Final[set[asyncio.Task[None]]] = set()
-
-    def on_call(self, end: aio.LinkEnd, call: frames.Call) -> None:
-        """See `LinkHandler`. The supervisor has one thing to ask: that all of a tenant's end."""
-        task = asyncio.get_running_loop().create_task(self._end_tenant(end, call))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _end_tenant(self, end: aio.LinkEnd, call: frames.Call) -> None:
-        ending = msgspec.json.decode(call.params, type=launching.TenantEnd)
-        if self.launcher is not None:
-            await self.launcher.end_tenant(ending.tenant)
-        if end.link.is_serving(call.id):
-            end.link.result(call.id, b"{}")
-            end.flush()
-
-    def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
-        """See `LinkHandler`. What ends ends all the same."""
-
-    def on_credit(self, end: aio.LinkEnd, call_id: int) -> None:
-        """See `LinkHandler`. Nothing is streamed to the supervisor."""
-
-    def on_notice(self, end: aio.LinkEnd, frame: object) -> None:
-        """See `LinkHandler`."""
-        if isinstance(frame, frames.Event) and frame.topic == "hold" and self.launcher is not None:
-            self.launcher.hold(msgspec.json.decode(frame.body, type=launching.Hold))
-
-    def on_closed(self, end: aio.LinkEnd, reason: Exception | None) -> None:
-        """See `LinkHandler`."""
-        self.closed.set()
 
 
 class WorkerLink:
@@ -164,22 +126,7 @@ class WorkerLink:
     def _on_done(self, end: aio.LinkEnd, call_id: int, task: "asyncio.Task[bytes]") -> None:
         del self._tasks[call_id]
         self._launcher.let_go(self.tenant)
-        error = None if task.cancelled() else task.exception()
-        if error is not None and not isinstance(error, GatewayError):
-            if isinstance(error, RemoteProtocolError):
-                end.close(error)
-                return
-            self._launcher.log.broken("call", error)
-            error = GatewayError(ErrorCode.INTERNAL, "internal error of the launcher")
-        if not end.link.is_serving(call_id):
-            return  # the link has ended
-        if task.cancelled():
-            end.fail(call_id, GatewayError(ErrorCode.CANCELLED, "the caller has gone away"))
-        elif isinstance(error, GatewayError):
-            end.fail(call_id, error)
-        else:
-            end.link.result(call_id, task.result())
-            end.flush()
+        answer(end, call_id, task, "the launcher", self._launcher.log)
 
     def on_cancel(self, end: aio.LinkEnd, call_id: int) -> None:
         """See `LinkHandler`."""
@@ -202,9 +149,7 @@ class WorkerLink:
             task.cancel()
         self._terminals.on_closed()
         self._channel.close()
-        if isinstance(reason, OSError):
-            reason = None  # closed with something unread, it looks reset; that is no breach
-        self._launcher.lost(self, None if reason is None else str(reason)[:REASON_CHARS_MAX])
+        self._launcher.lost(self, breach(reason))
 
 
 class Launcher:
@@ -237,6 +182,10 @@ class Launcher:
         self._tenants: Final[dict[str, Tenant]] = {}
         self._holds: Final[dict[str, StorageRefusal]] = {}
         self._handed: Final = Handed(channel, launching.Handed, _DESCRIPTORS, self._take, log)
+        self.asked: Final = {"tenant.end": self._end_tenant}
+        """See `supervisor.answering.Owner`."""
+        self.told: Final = {"hold": self._on_hold}
+        """See `supervisor.answering.Owner`."""
         self._looking = self._loop.call_later(LOOK_SECONDS, self._look)
 
     def close(self) -> None:
@@ -284,8 +233,9 @@ class Launcher:
             for engine in self.engines.values():
                 engine.forget(name)
 
-    def hold(self, told: launching.Hold) -> None:
+    def _on_hold(self, body: bytes) -> None:
         """Have a tenant run nothing, or again; also one whose worker is yet to come."""
+        told = msgspec.json.decode(body, type=launching.Hold)
         if told.refusal is None:
             self._holds.pop(told.tenant, None)
         else:
@@ -294,12 +244,14 @@ class Launcher:
         if tenant is not None:
             tenant.hold(told.refusal)
 
-    async def end_tenant(self, name: str) -> None:
+    async def _end_tenant(self, params: bytes) -> bytes:
         """End everything that runs for a tenant; nothing of it does when this returns."""
+        name = msgspec.json.decode(params, type=launching.TenantEnd).tenant
         tenant = self._tenants.get(name)
         if tenant is not None:
             await tenant.end()
             self.let_go(tenant)
+        return b"{}"
 
     def lost(self, link: WorkerLink, reason: str | None) -> None:
         """Take note that a worker's link has ended, by what it did wrong or by its own end."""
